@@ -1,0 +1,196 @@
+"""Pure. The coordinator of a view change: seal, find the base, decide.
+
+Anybody may coordinate, several at once: the register decides one view per epoch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from vsync import limits
+from vsync.core import Core
+from vsync.register import Proposer
+from vsync.view import describe_epoch, pack_views, unpack_view_untrusted
+from wire.group import Accepted, Promise, Seal, SealReport, View
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One try at deciding the view of one epoch."""
+
+    epoch: int
+    reason: str
+    deadline: int
+    joiner: int = 0
+    reports: dict[int, SealReport] = field(default_factory=dict)
+    proposer: Proposer | None = None
+
+
+class Change:
+    """Coordinating half of the view change at one replica."""
+
+    def __init__(self, core: Core, now: int) -> None:
+        self.core = core
+        self.attempt: Attempt | None = None
+        self._round = 0
+        self._tries = 0
+        self._quiet_since = now
+        self._wait = 0
+        self._rearm()
+
+    # -- when to start one
+
+    def progress(self, now: int) -> None:
+        """The group moved: whoever waits for it waits anew."""
+        self._quiet_since = now
+
+    def activated(self) -> None:
+        self._tries = 0
+        self._rearm()
+
+    def _rearm(self) -> None:
+        base = min(limits.PROGRESS_WAIT << min(self._tries, 8), limits.PROGRESS_WAIT_MAX)
+        self._wait = base + self.core.rng.randrange(limits.RANK_STEP)
+
+    def tick(self, now: int) -> None:
+        """Drive what runs; start a change when there is no active view and nobody seems to be at it."""
+        core = self.core
+        if self.attempt is not None:
+            if now >= self.attempt.deadline:
+                self._timed_out(now)
+            return
+        if core.active is not None:
+            self._quiet_since = now
+            return
+        if core.outside and any(
+            (said := core.detector.last(p)) is not None and said.active >= core.newest.epoch for p in core.others
+        ):
+            self._quiet_since = now  # a learner: those inside are at work, sealing would only disturb them
+            return
+        quiet = now - max(self._quiet_since, core.hold_until if not core.outside else 0)
+        if quiet >= self._wait + core.rank() * limits.RANK_STEP:
+            self._tries += 1
+            self._rearm()
+            self.start("no active view", now)
+
+    @property
+    def deadline(self) -> int | None:
+        return self.attempt.deadline if self.attempt is not None else None
+
+    def start(self, reason: str, now: int, joiner: int = 0) -> None:
+        """Begin the change to the next epoch: ask everyone to seal."""
+        core = self.core
+        epoch = core.newest.epoch + 1
+        core.note(f"starts the change to view {describe_epoch(epoch)}: {reason}")
+        self.attempt = Attempt(epoch, reason, now + limits.SEAL_WAIT, joiner)
+        views = pack_views([core.newest])
+        for replica in core.replicas:
+            core.send(replica, Seal(epoch, reason, views))
+
+    def abandon_below(self, epoch: int) -> None:
+        """A view was decided: an attempt at it or below is over."""
+        if self.attempt is not None and self.attempt.epoch <= epoch:
+            self.attempt = None
+
+    def yield_to(self, peer: int, epoch: int) -> None:
+        """*peer* coordinates the same change: the lower id goes on, the other steps back (the register keeps
+        them apart in any case; this only saves time)."""
+        a = self.attempt
+        if a is not None and a.epoch == epoch and peer < self.core.me and a.proposer is None:
+            self.attempt = None
+
+    # -- seal
+
+    def on_report(self, peer: int, m: SealReport, now: int) -> None:
+        a = self.attempt
+        if a is None or a.proposer is not None or m.epoch != a.epoch:
+            return  # of an attempt that is over or has gone on
+        a.reports[peer] = m
+        awaited = [r for r in self.core.others if self.core.detector.hears(r)]
+        if self.core.me in a.reports and all(r in a.reports for r in awaited):
+            self._propose(a, now)
+
+    def _timed_out(self, now: int) -> None:
+        a = self.attempt
+        assert a is not None
+        if a.proposer is None and self.core.me in a.reports:
+            self._propose(a, now)
+        else:
+            self.core.note(f"the change to view {describe_epoch(a.epoch)} found no majority of voters in time")
+            self.attempt = None
+            self._quiet_since = now
+
+    # -- base, members, decide
+
+    def _propose(self, a: Attempt, now: int) -> None:
+        core = self.core
+        view = plan_view(a.epoch, core.me, a.reports, core.history.views, a.joiner)
+        if isinstance(view, str):
+            core.note(f"the change to view {describe_epoch(a.epoch)} waits: {view}")
+            self.attempt = None
+            self._quiet_since = now
+            return
+        self._round += 1
+        a.proposer = Proposer(a.epoch, (self._round, core.me, core.incarnation), core.newest.voters, view)
+        a.deadline = now + limits.DECIDE_WAIT
+        a.proposer.start(core.out)
+
+    def on_promise(self, peer: int, m: Promise) -> None:
+        if self.attempt is not None and self.attempt.proposer is not None:
+            self.attempt.proposer.on_promise(peer, m, unpack_view_untrusted, self.core.out)
+
+    def on_accepted(self, peer: int, m: Accepted) -> View | None:
+        """The view, when this makes it decided."""
+        if self.attempt is None or self.attempt.proposer is None:
+            return None
+        self.attempt.proposer.on_accepted(peer, m)
+        return self.attempt.proposer.decided
+
+
+def plan_view(
+    epoch: int, me: int, reports: dict[int, SealReport], views: dict[int, View], joiner: int
+) -> View | str:
+    """The view a coordinator proposes for *epoch*, or why it has to wait [10-group: base, decide]."""
+    last = views[max(views)]
+    base = last.epoch
+    while True:
+        sealed = [r for r in sorted(reports) if r in views[base].members]
+        if not sealed:
+            return f"no member of view {describe_epoch(base)} answered"
+        flushed = [r for r in sealed if base in reports[r].flushed]
+        if flushed:
+            break
+        # Never active, and never will be: all who could flush it are sealed or would need those who are.
+        # An absent member proves nothing, so this needs a sealed respondent, and the step is to the
+        # view's base, not to the epoch before [153/4964].
+        base = views[base].base
+        if base not in views:
+            return f"view {describe_epoch(base)} is not known here"
+    before = views[base].base
+    able = [r for r in sealed if r in flushed or (before in reports[r].flushed and r in views[before].members)]
+    furthest = max(reports[r].index for r in flushed)
+    if joiner in reports and joiner not in able and reports[joiner].index + 2 * limits.JOIN_CLOSE >= furthest:
+        able.append(joiner)
+    members = _mutual([r for r in (me, *flushed, *able) if r in able], reports)
+    if not any(r in flushed for r in members):
+        members = _mutual([*flushed, *able], reports)
+    cut: dict[int, int] = {}
+    for r in flushed:
+        for e, tops in reports[r].received:
+            if e == base:
+                for sender, seq in tops:
+                    cut[sender] = max(cut.get(sender, 0), seq)
+    hold = max(
+        [reports[r].hold_ms for r in reports]
+        + [left for r in reports for peer, left in reports[r].promises if peer not in members]
+    )
+    return View(epoch, tuple(sorted(members)), last.voters, base, tuple(sorted((s, q) for s, q in cut.items() if q)), hold)
+
+
+def _mutual(candidates: list[int], reports: dict[int, SealReport]) -> list[int]:
+    """The first of *candidates* and, in order, all that hear everyone taken so far and are heard by them."""
+    taken: list[int] = []
+    for r in candidates:
+        if r not in taken and all(r in reports[t].hears and t in reports[r].hears for t in taken):
+            taken.append(r)
+    return taken

@@ -1,0 +1,101 @@
+"""Pure. What the parts of the group machine share: who we are, what is durable, what is active."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+from vsync import limits
+from vsync.detector import Detector
+from vsync.effects import Effects
+from vsync.history import History
+from vsync.leases import Leases
+from vsync.order import Order
+from vsync.records import Durable
+from vsync.register import Acceptor
+from vsync.view import Position, pack_views
+from wire.group import Heartbeat, View, Views
+
+
+class Core:
+    """Shared state of one replica's group machine. The parts change it only through the methods here or own it."""
+
+    def __init__(
+        self, me: int, replicas: tuple[int, ...], durable: Durable, position: Position, rng: Random, now: int
+    ) -> None:
+        assert me in replicas
+        self.me = me
+        self.replicas = tuple(sorted(replicas))
+        self.others = [r for r in self.replicas if r != me]
+        self.rng = rng
+        self.incarnation = durable.incarnation
+        self.history = History(durable.views, durable.entries, position)
+        self.acceptor = Acceptor(durable.registers)
+        self.flushed = set(durable.flushed)
+        self.flushed_durable = max(self.flushed, default=-1)
+        """Highest epoch whose flush is on disk: what we may tell."""
+        # A restarted process never resumes an epoch [10-group: Views]: it is sealed above all it flushed.
+        self.sealed = max(durable.sealed, max(self.flushed, default=-1) + 1, max(durable.views, default=0))
+        self.hold_until = now + limits.LEASE
+        """A restarted process does not know whom it promised what: it holds a full T."""
+        self.order: Order | None = None
+        self.leases = Leases()
+        self.detector = Detector(self.others)
+        self.ticket = 0
+        self.durable_ticket = 0
+        self.out = Effects()
+
+    # -- derived
+
+    @property
+    def newest(self) -> View:
+        """The last decided view we know."""
+        return self.history.newest
+
+    @property
+    def active(self) -> Order | None:
+        """The order of the view we are active in, or None: none yet, sealed, or a newer one is decided."""
+        order = self.order
+        return order if order is not None and self.sealed <= order.epoch else None
+
+    @property
+    def outside(self) -> bool:
+        """Not a member of the newest view known."""
+        return self.me not in self.newest.members
+
+    def rank(self) -> int:
+        """Our place among the replicas that can act now: rank 0 acts at once, the others a little later."""
+        return sum(1 for r in self.others if r < self.me and self.detector.hears(r))
+
+    # -- effects
+
+    def send(self, peer: int, message: Any) -> None:
+        self.out.send.append((peer, message))
+
+    def after(self, peer: int, message: Any) -> None:
+        """Send when everything recorded so far is on disk."""
+        self.out.after.append((peer, message))
+
+    def note(self, text: str) -> None:
+        self.out.notes.append(text)
+
+    def tell_views(self, peer: int, known: int) -> None:
+        """Send *peer* the decided views above the epoch it knows, and that one (it may know it from hearsay)."""
+        views = [v for e, v in sorted(self.history.views.items()) if e >= known]
+        if views:
+            self.send(peer, Views(pack_views(views)))
+
+    def heartbeat(self, now: int) -> Heartbeat:
+        """What we have to say of ourselves now."""
+        order = self.active
+        hears = tuple(r for r in self.replicas if r == self.me or self.detector.hears(r))
+        common = (self.newest.epoch, order.epoch if order else -1, self.sealed, self.flushed_durable, now, self.history.index)
+        if order is None:
+            return Heartbeat(*common, 0, 0, (), (), hears)
+        return Heartbeat(*common, order.clock, order.own, tuple(order.received), tuple(order.durable[order.mine]), hears)
+
+    def beat(self, now: int) -> None:
+        """Heartbeat to every other replica."""
+        message = self.heartbeat(now)
+        for peer in self.others:
+            self.send(peer, message)

@@ -1,0 +1,88 @@
+"""Pure. Whom we hear. Silence is counted in our own ticks of at most H each: a process that was paused itself
+must not throw out the healthy ones when it wakes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vsync import limits
+from wire.group import Heartbeat
+
+MIN_TICKS = -(-limits.SILENCE_MIN // limits.HEARTBEAT)
+MAX_TICKS = limits.SILENCE_MAX // limits.HEARTBEAT
+
+
+@dataclass(slots=True)
+class Peer:
+    """What the detector knows of one replica."""
+
+    linked: bool = False
+    silent: int = MAX_TICKS + 1
+    """Own ticks since it was heard."""
+    jitter: int = 0
+    """Longest recent silence that ended by itself (ticks), decaying: the timeout adapts to it."""
+    said: Heartbeat | None = None
+    """Its last heartbeat."""
+    broken: bool = False
+    """Its link broke since it was last heard."""
+
+    @property
+    def patience(self) -> int:
+        return min(max(MIN_TICKS, 2 * self.jitter), MAX_TICKS)
+
+
+class Detector:
+    """Suspicion of every other replica."""
+
+    def __init__(self, peers: list[int]) -> None:
+        self.peers = {p: Peer() for p in peers}
+
+    def link_up(self, peer: int) -> None:
+        self.peers[peer].linked = True
+
+    def link_down(self, peer: int) -> None:
+        p = self.peers[peer]
+        p.linked = False
+        p.broken = True
+
+    def heard(self, peer: int) -> None:
+        """Something came from *peer*."""
+        p = self.peers[peer]
+        if 1 < p.silent <= MAX_TICKS:
+            p.jitter = max(p.jitter, p.silent)
+        p.silent = 0
+        if p.linked:
+            p.broken = False
+
+    def said(self, peer: int, heartbeat: Heartbeat) -> None:
+        self.peers[peer].said = heartbeat
+
+    def last(self, peer: int) -> Heartbeat | None:
+        """The last heartbeat of a peer that is still heard."""
+        return self.peers[peer].said if self.hears(peer) else None
+
+    def tick(self) -> None:
+        """One own tick passed."""
+        for p in self.peers.values():
+            p.silent = min(p.silent + 1, MAX_TICKS + 1)
+            if p.jitter and p.silent == 1:
+                p.jitter -= p.jitter // 16  # slow decay while it speaks in time
+
+    def hears(self, peer: int) -> bool:
+        """Not suspected: linked, and not silent for longer than its patience."""
+        p = self.peers[peer]
+        return p.linked and not p.broken and p.silent <= p.patience
+
+    def hear_each_other(self, group: tuple[int, ...], other: int) -> bool:
+        """Whether, by their last heartbeats, everyone of *group* (we or peers) hears *other* and it hears them."""
+        mine = self.last(other)
+        if mine is None:
+            return False
+        for member in group:
+            if member in self.peers and member != other:
+                said = self.last(member)
+                if said is None or other not in said.hears:
+                    return False
+            if member not in mine.hears:
+                return False
+        return True

@@ -1,0 +1,114 @@
+"""Pure. The group machine's way in (events) and way out (effects)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from vsync.records import Entry, Record
+from wire.group import View
+
+# --- events ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message came from *peer* (over its present connection)."""
+
+    peer: int
+    message: Any
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUp:
+    """The control connection with *peer* stands."""
+
+    peer: int
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDown:
+    """The control connection with *peer* broke: what was in flight is lost."""
+
+    peer: int
+
+
+@dataclass(frozen=True, slots=True)
+class DurableUpTo:
+    """Every record of effects with ``ticket`` at most this is on disk."""
+
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Multicast *payload*; allowed while ``Machine.may_submit``."""
+
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """The deadline has passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotInstalled:
+    """The shell has replaced the state by a snapshot taken at *position* (packed); *views* came with it."""
+
+    position: bytes
+    views: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotSent:
+    """The snapshot for *peer* has been handed over (or failed: the peer will ask again)."""
+
+    peer: int
+
+
+Event = Received | LinkUp | LinkDown | DurableUpTo | Submit | Tick | SnapshotInstalled | SnapshotSent
+
+# --- effects --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The message is next in history: apply it."""
+
+    index: int
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class ViewEvent:
+    """The view is next in history. ``here``: this replica is an active member of it now."""
+
+    index: int
+    view: View
+
+
+@dataclass(slots=True)
+class Effects:
+    """What one step asks of the shell, to be carried out in this order.
+
+    1. append ``records`` to the journal, in order, under ``ticket``;
+    2. send ``send`` at once;
+    3. hand ``history`` to the state machine, in order;
+    4. when everything up to ``ticket`` is on disk: send ``after`` (a peer that is this replica itself means:
+       step Received from itself), then step DurableUpTo.
+    """
+
+    ticket: int = 0
+    records: list[Record] = field(default_factory=list)
+    send: list[tuple[int, Any]] = field(default_factory=list)
+    after: list[tuple[int, Any]] = field(default_factory=list)
+    history: list[Delivered | ViewEvent] = field(default_factory=list)
+    appended: list[Entry] = field(default_factory=list)
+    """Entries that entered the log and are not delivered: queries that conflict with them wait."""
+    dropped: list[Entry] = field(default_factory=list)
+    """Entries that left the log undelivered (beyond a cut)."""
+    snapshot_for: list[int] = field(default_factory=list)
+    """Learners that need a snapshot of the state from here."""
+    notes: list[str] = field(default_factory=list)
+    """What happened, for the log: one line each, with its reason."""

@@ -1,0 +1,293 @@
+"""Pure. The message log of one replica and its place in history.
+
+History is the chain of bases of the decided views: for each view on the chain the messages of its base up to
+its cut, ordered by (clock, sender), then the view event.  :class:`History` holds what is in the log and not
+delivered, and a bounded tail of what was delivered, for those who come after us.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable
+
+from vsync import limits
+from vsync.effects import Delivered, Effects, ViewEvent
+from vsync.records import Decided, Entry, cut_off
+from vsync.view import START, Position, chain_message, chain_view
+from wire.group import View
+
+Item = Entry | View
+
+
+class History:
+    """Log, decided views, position. All changes to the log go through here."""
+
+    def __init__(self, views: dict[int, View], entries: Iterable[Entry], position: Position) -> None:
+        self.views = dict(views)
+        self.epoch = position.epoch
+        self.delivered: dict[int, int] = dict(position.delivered)
+        self.index = position.index
+        self.hash = position.hash
+        self._queues: dict[int, dict[int, deque[Entry]]] = {}
+        self._tops: dict[int, dict[int, int]] = {}
+        self._recent: OrderedDict[tuple[int, int, int], Entry] = OrderedDict()
+        self._items: deque[tuple[bytes, Item]] = deque()
+        self._items_bytes = 0
+        self._items_first = self.index
+        """Index of the first item in ``_items``; the hash there is the hash *before* it."""
+        for entry in sorted(entries):
+            if entry.epoch < self.epoch or entry.seq <= self._floor(entry.epoch, entry.sender):
+                continue  # the state has it already
+            if entry.seq == self.top(entry.epoch, entry.sender) + 1:
+                self._put(entry)
+        # Entries after a gap are left out: the journal trims only what the state holds, so a gap means that
+        # the entry is of an epoch that a snapshot has replaced.
+
+    # -- the log
+
+    def _floor(self, epoch: int, sender: int) -> int:
+        return self.delivered.get(sender, 0) if epoch == self.epoch else 0
+
+    def top(self, epoch: int, sender: int) -> int:
+        """Highest contiguous sequence number of *sender* in *epoch* that is in the log or was delivered."""
+        tops = self._tops.get(epoch)
+        got = tops.get(sender, 0) if tops is not None else 0
+        return max(got, self._floor(epoch, sender))
+
+    def tops(self) -> dict[int, dict[int, int]]:
+        """All of :meth:`top`, by epoch and sender, for a seal report."""
+        out = {e: dict(t) for e, t in self._tops.items()}
+        here = out.setdefault(self.epoch, {})
+        for sender, seq in self.delivered.items():
+            here[sender] = max(seq, here.get(sender, 0))
+        return out
+
+    def _put(self, entry: Entry) -> None:
+        self._tops.setdefault(entry.epoch, {})[entry.sender] = entry.seq
+        self._queues.setdefault(entry.epoch, {}).setdefault(entry.sender, deque()).append(entry)
+
+    def append(self, entry: Entry, out: Effects) -> bool:
+        """Put *entry* into the log if it is the sender's next. False: ignored (a duplicate, or not contiguous)."""
+        if entry.epoch < self.epoch or entry.seq != self.top(entry.epoch, entry.sender) + 1:
+            return False
+        self._put(entry)
+        out.records.append(entry)
+        out.appended.append(entry)
+        return True
+
+    def head(self, epoch: int, sender: int) -> Entry | None:
+        """The first undelivered entry of *sender* in *epoch*."""
+        queues = self._queues.get(epoch)
+        queue = queues.get(sender) if queues is not None else None
+        return queue[0] if queue else None
+
+    def undelivered(self) -> list[Entry]:
+        """Every entry in the log that is not delivered."""
+        return [e for queues in self._queues.values() for queue in queues.values() for e in queue]
+
+    def find(self, epoch: int, sender: int, first: int, last: int, budget: int) -> list[Entry]:
+        """Entries first..last of a sender as far as they are in memory without a gap, at most *budget* bytes."""
+        found: list[Entry] = []
+        queue = self._queues.get(epoch, {}).get(sender, deque())
+        start = queue[0].seq if queue else 0
+        for seq in range(first, last + 1):
+            entry = self._recent.get((epoch, sender, seq))
+            if entry is None and queue and start <= seq < start + len(queue):
+                entry = queue[seq - start]
+            if entry is None or budget < 0:
+                break
+            budget -= len(entry.payload) + 32
+            found.append(entry)
+        return found
+
+    # -- decided views
+
+    @property
+    def newest(self) -> View:
+        """The last decided view known."""
+        return self.views[max(self.views)]
+
+    def learn(self, view: View, out: Effects) -> bool:
+        """Learn a decided view; drops what it cuts off from the log. False: known already."""
+        known = self.views.get(view.epoch)
+        if known is not None:
+            assert known == view, f"two views decided for epoch {view.epoch}: {known} and {view}"
+            return False
+        self.views[view.epoch] = view
+        out.records.append(Decided(view))
+        for epoch in sorted(self._queues):
+            for sender, queue in self._queues[epoch].items():
+                while queue and cut_off(view, epoch, sender, queue[-1].seq):
+                    out.dropped.append(queue.pop())
+        for epoch, tops in self._tops.items():
+            for sender in tops:
+                if epoch == view.base:
+                    cut = next((last for who, last in view.cut if who == sender), 0)
+                    tops[sender] = min(tops[sender], max(cut, self._floor(epoch, sender)))
+                elif view.base < epoch < view.epoch:
+                    tops[sender] = self._floor(epoch, sender)
+        return True
+
+    def chain(self, view: View) -> list[View]:
+        """The views on *view*'s chain of bases that are not in history here yet, oldest first.
+
+        Empty when history here does not lie on the chain (or the chain is not known that far).
+        """
+        chain = [view]
+        while chain[-1].base > self.epoch:
+            base = self.views.get(chain[-1].base)
+            if base is None:
+                return []
+            chain.append(base)
+        if chain[-1].base != self.epoch:
+            return []
+        chain.reverse()
+        return chain
+
+    def wants(self, view: View) -> list[tuple[int, int, int, int]] | None:
+        """What the log lacks before *view*: (epoch, sender, first, last). None: not reachable from here."""
+        chain = self.chain(view)
+        if not chain:
+            return None
+        lacking = []
+        for v in chain:
+            for sender, last in v.cut:
+                have = self.top(v.base, sender)
+                if have < last:
+                    lacking.append((v.base, sender, have + 1, last))
+        return lacking
+
+    # -- delivery
+
+    def deliver(self, entry: Entry, out: Effects) -> None:
+        """The entry at its queue's head is next in history."""
+        queue = self._queues[entry.epoch][entry.sender]
+        assert queue[0] is entry and entry.epoch == self.epoch, "only the head of a queue of the present epoch"
+        queue.popleft()
+        self._deliver(entry, out)
+
+    def deliver_fed(self, entry: Entry, out: Effects) -> None:
+        """A learner's feed says that *entry* is next in history; it may be in the log already or not."""
+        assert entry.epoch == self.epoch, "the feed is in history's order"
+        assert entry.seq == self.delivered.get(entry.sender, 0) + 1, "the feed leaves nothing out"
+        head = self.head(entry.epoch, entry.sender)
+        if head is not None:
+            self._queues[entry.epoch][entry.sender].popleft()
+        else:
+            self._tops.setdefault(entry.epoch, {})[entry.sender] = entry.seq
+            out.records.append(entry)
+        self._deliver(entry, out)
+
+    def _deliver(self, entry: Entry, out: Effects) -> None:
+        before = self.hash
+        self.delivered[entry.sender] = entry.seq
+        self.hash = chain_message(before, *entry)
+        out.history.append(Delivered(self.index, entry))
+        self._recent[entry[:3]] = entry
+        self._keep(before, entry, len(entry.payload) + 128)
+
+    def deliver_view(self, view: View, out: Effects) -> None:
+        """The view event is next in history; its base's messages up to the cut were delivered before it."""
+        assert view.base == self.epoch, f"view {view.epoch} follows {view.base}, history is at {self.epoch}"
+        assert all(self.delivered.get(s, 0) == last for s, last in view.cut), "the cut was delivered to its end"
+        before = self.hash
+        for epoch in [e for e in self._queues if e < view.epoch]:
+            assert not any(self._queues[epoch].values()), "nothing undelivered stays behind a view event"
+            del self._queues[epoch]
+        self._tops = {e: t for e, t in self._tops.items() if e >= self.epoch}
+        self.epoch = view.epoch
+        self.delivered = {}
+        self.hash = chain_view(before, view)
+        out.history.append(ViewEvent(self.index, view))
+        self._keep(before, view, 512)
+        if len(self.views) > limits.VIEWS_KEPT:
+            for epoch in sorted(self.views)[: -limits.VIEWS_KEPT]:
+                if epoch < self.epoch:
+                    del self.views[epoch]
+
+    def finish(self, view: View, out: Effects) -> None:
+        """Deliver history up to and with the event of *view*: the rest of each base up to its cut, in order
+        [rule 5: also events of views that were flushed here and never activated]."""
+        for v in self.chain(view):
+            queues = self._queues.get(v.base, {})
+            rest = sorted((e.clock, e.sender, e.seq) for queue in queues.values() for e in queue)
+            for _, sender, seq in rest:
+                entry = queues[sender][0]
+                assert entry.seq == seq, "clocks of one sender rise with its sequence numbers"
+                self.deliver(entry, out)
+            self.deliver_view(v, out)
+
+    def _keep(self, before: bytes, item: Item, size: int) -> None:
+        self._items.append((before, item))
+        self._items_bytes += size
+        self.index += 1
+        while len(self._items) > limits.RECENT_ITEMS or self._items_bytes > limits.RECENT_BYTES:
+            _, old = self._items.popleft()
+            self._items_first += 1
+            if isinstance(old, Entry):
+                self._items_bytes -= len(old.payload) + 128
+                self._recent.pop(old[:3], None)
+            else:
+                self._items_bytes -= 512
+
+    # -- for those who come after
+
+    def position(self) -> Position:
+        """Where this replica stands in history."""
+        return Position(self.epoch, tuple(sorted(self.delivered.items())), self.index, self.hash)
+
+    def can_feed(self, index: int, hash_there: bytes) -> bool:
+        """Whether a learner at *index* with history hash *hash_there* can go on from items kept here."""
+        if index == self.index:
+            return hash_there == self.hash
+        if not self._items_first <= index < self.index:
+            return False
+        return self._items[index - self._items_first][0] == hash_there
+
+    def items(self, first: int, count: int, budget: int) -> list[Item]:
+        """Up to *count* history items from index *first* on, of at most about *budget* bytes (one at least)."""
+        start = first - self._items_first
+        assert start >= 0, "asked for items that are not kept"
+        found: list[Item] = []
+        for k in range(start, min(start + count, len(self._items))):
+            item = self._items[k][1]
+            budget -= len(item.payload) if isinstance(item, Entry) else 512
+            if found and budget < 0:
+                break
+            found.append(item)
+        return found
+
+    @property
+    def items_first(self) -> int:
+        """Index of the oldest item kept."""
+        return self._items_first
+
+    def reset(self, position: Position, views: Iterable[View], out: Effects) -> None:
+        """A snapshot replaced the state: history goes on from *position*; older entries are void."""
+        for view in views:
+            if view.epoch not in self.views:
+                self.views[view.epoch] = view
+                out.records.append(Decided(view))
+        for epoch in [e for e in self._queues if e <= position.epoch]:
+            for queue in self._queues.pop(epoch).values():
+                out.dropped.extend(queue)
+        self._tops = {e: t for e, t in self._tops.items() if e > position.epoch}
+        self.epoch = position.epoch
+        self.delivered = dict(position.delivered)
+        self.index = position.index
+        self.hash = position.hash
+        self._items.clear()
+        self._items_bytes = 0
+        self._items_first = self.index
+        self._recent.clear()
+
+    def validate(self) -> None:
+        """Assert what always holds."""
+        assert self.epoch in self.views or self.epoch == START.epoch, "the present epoch's view is known"
+        assert self._items_first + len(self._items) == self.index, "items kept end at the index"
+        for epoch, queues in self._queues.items():
+            assert epoch >= self.epoch or not any(queues.values()), "nothing undelivered in an epoch gone by"
+            for sender, queue in queues.items():
+                if queue:
+                    assert queue[0].seq == self._floor(epoch, sender) + 1, "queues begin after what is delivered"
+                    assert queue[-1].seq == self.top(epoch, sender), "queues end at the top"

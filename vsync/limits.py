@@ -1,0 +1,68 @@
+"""Pure. Every bound and time of the group layer, with its reason. Times are microseconds."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MS: Final = 1000
+
+HEARTBEAT: Final = 50 * MS
+"""H: how often a replica speaks when it has nothing else to say."""
+LEASE: Final = 300 * MS
+"""T: how long a granted read lease binds its granter. Long enough to survive two lost heartbeats and a
+scheduling hiccup, short enough that waiting it out is a pause nobody names an outage."""
+LEASE_MARGIN: Final = 30 * MS
+"""A holder stops this much earlier than its granter: clock drift (1 %) and reading the clock."""
+SILENCE_MIN: Final = 300 * MS
+"""D at least: silence after which a replica is suspected, counted in own ticks of at most H."""
+SILENCE_MAX: Final = 1000 * MS
+"""D at most, however jittery the peer has been."""
+UNDURABLE: Final = 2000 * MS
+"""D2: data sent and still not durable there: a hung disk, although heartbeats go on."""
+SEAL_WAIT: Final = 150 * MS
+"""A coordinator waits so long for reports of replicas it has a link to, then goes on without them."""
+DECIDE_WAIT: Final = 400 * MS
+"""A coordinator gives its ballot so long to be decided before it tries again with a higher one."""
+PROGRESS_WAIT: Final = 400 * MS
+"""Without an active view: so long until somebody starts a change; grows with rank, doubles with each try."""
+PROGRESS_WAIT_MAX: Final = 4000 * MS
+RANK_STEP: Final = 120 * MS
+"""Delay between replicas of neighbouring rank, so that duels of coordinators are rare."""
+FETCH_RETRY: Final = 100 * MS
+JOIN_RETRY: Final = 300 * MS
+"""A learner that hears nothing from whom it asked asks another member."""
+JOIN_STAY_MIN: Final = 200 * MS
+"""A learner must have been heard by all for this long before it is taken in; doubles with each failed stay."""
+JOIN_STAY_MAX: Final = 30_000 * MS
+STAY_GOOD: Final = 10_000 * MS
+"""A member that stayed this long has its stay time forgotten."""
+
+JOIN_CLOSE: Final = 64
+"""History items a learner may lag when it is taken in: what the flush fetches while requests wait."""
+FEED_WINDOW: Final = 512
+"""History items sent to a learner and not acknowledged by it."""
+FEED_ITEMS: Final = 64
+"""History items in one Feed message."""
+FEED_BYTES: Final = 1 << 20
+
+RECENT_ITEMS: Final = 65_536
+"""History items kept in memory for learners and flushes; beyond it a learner gets a snapshot."""
+RECENT_BYTES: Final = 64 << 20
+BATCH_BYTES: Final = 1 << 20
+"""Payload bytes of one message; half of what a frame may hold."""
+IN_FLIGHT: Final = 2
+"""Own messages sent and not delivered; requests that arrive meanwhile make the next batch."""
+BUFFERED: Final = 4096
+"""Frames of a view flushed but not yet active here; a sender has at most IN_FLIGHT, so this is generous."""
+VIEWS_KEPT: Final = 64
+"""Decided views kept and told; older ones are behind every position a replica can still come back from
+without a snapshot."""
+CONTENT_BYTES: Final = 1 << 20
+
+assert HEARTBEAT * 3 <= LEASE - LEASE_MARGIN, "a lease survives two lost heartbeats"
+assert SILENCE_MIN >= LEASE - LEASE_MARGIN, "a peer is not suspected before its lease has run out anyway"
+assert LEASE < SILENCE_MAX
+assert SEAL_WAIT > 2 * HEARTBEAT
+assert PROGRESS_WAIT > SEAL_WAIT + HEARTBEAT and DECIDE_WAIT > SEAL_WAIT
+assert JOIN_CLOSE < FEED_WINDOW < RECENT_ITEMS
+assert BATCH_BYTES * 2 <= 2 << 20

@@ -1,0 +1,416 @@
+"""Pure. The group machine of one metadata replica: dispatches events to its parts, collects their effects.
+
+One way in, :meth:`Machine.step`; one way out, the effects it returns.  Parts: vsync.order (total order in a
+view), vsync.change (coordinator), vsync.flush (learn, flush, activate), vsync.transfer (learners),
+vsync.register (votes), vsync.leases, vsync.detector, vsync.history (the log).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from random import Random
+from typing import Any
+
+from vsync import effects as ev
+from vsync import limits
+from vsync.change import Change
+from vsync.core import Core
+from vsync.effects import Effects, Event, ViewEvent
+from vsync.flush import Flush
+from vsync.order import Order
+from vsync.records import Durable, Sealed
+from vsync.transfer import Transfer
+from vsync.view import START, Position, describe_epoch, pack_views, unpack_view_untrusted
+from wire.errors import WireError
+from wire.group import (
+    Accept,
+    Accepted,
+    Ack,
+    Content,
+    Data,
+    Feed,
+    FeedAck,
+    Fetch,
+    Grant,
+    Heartbeat,
+    Join,
+    Prepare,
+    Promise,
+    Seal,
+    SealReport,
+    Views,
+)
+
+
+class Machine:
+    """Group communication for replica *me* of *replicas*, from what its journal and its state hold."""
+
+    def __init__(
+        self,
+        me: int,
+        replicas: tuple[int, ...],
+        durable: Durable,
+        position: Position = START,
+        *,
+        rng: Random,
+        now: int,
+    ) -> None:
+        self.core = Core(me, replicas, durable, position, rng, now)
+        self.change = Change(self.core, now)
+        self.flush = Flush(self.core)
+        self.transfer = Transfer(self.core, now)
+        self._next_tick = now
+        self._handed: deque[tuple[int, int, list[int]]] = deque()
+        """(ticket, epoch, received) of log records handed over and not on disk yet."""
+        self._buffered: list[tuple[int, Any]] = []
+        self._suspect_since: dict[int, int] = {}
+        self._undurable: dict[int, tuple[int, int]] = {}
+        self._resent: dict[int, int] = {}
+
+    # -- what the shell asks
+
+    @property
+    def active_view(self) -> int | None:
+        """Epoch of the view this replica is active in, or None."""
+        order = self.core.active
+        return order.epoch if order is not None else None
+
+    @property
+    def may_submit(self) -> bool:
+        """A Submit is accepted now: active, and not too many of our messages under way."""
+        order = self.core.active
+        return order is not None and order.in_flight < limits.IN_FLIGHT
+
+    def may_read(self, now: int) -> bool:
+        """Queries may be answered at *now*: every other member has promised to be in no view without us.
+
+        *now* must have been read after the query arrived.
+        """
+        order = self.core.active
+        return order is not None and self.core.leases.valid(order.peers, now)
+
+    def next_deadline(self) -> int:
+        """When to step Tick, at the latest."""
+        deadlines = [self._next_tick, self.change.deadline, self.flush.waits_until()]
+        return min(d for d in deadlines if d is not None)
+
+    def position(self) -> Position:
+        """How far history is delivered: to be stored with the state, in the same transaction as its effects."""
+        return self.core.history.position()
+
+    # -- the one way in
+
+    def step(self, event: Event, now: int) -> Effects:
+        """Take one event at time *now* (us, never going back). Returns what the shell has to do."""
+        core = self.core
+        out = core.out = Effects()
+        match event:
+            case ev.Received(peer, message):
+                self._received(peer, message, now)
+            case ev.DurableUpTo(ticket):
+                self._durable(ticket, now)
+            case ev.Submit(payload):
+                order = core.active
+                assert order is not None and self.may_submit, "the shell asks may_submit first"
+                assert len(payload) <= limits.BATCH_BYTES
+                order.multicast(payload, out)
+            case ev.Tick():
+                self._tick(now)
+            case ev.LinkUp(peer):
+                self._link_up(peer, now)
+            case ev.LinkDown(peer):
+                self._link_down(peer, now)
+            case ev.SnapshotInstalled(position, views):
+                known = [unpack_view_untrusted(v) for v in views]
+                self.transfer.installed(Position.unpack_untrusted(position), known, now)
+                core.sealed = max(core.sealed, core.newest.epoch)
+            case ev.SnapshotSent(peer):
+                self.transfer.snapshots.discard(peer)
+        self._loop_back(now)
+        self._settle(now)
+        if out.records:
+            core.ticket += 1
+            order = core.active
+            if order is not None:
+                self._handed.append((core.ticket, order.epoch, list(order.received)))
+        out.ticket = core.ticket
+        return out
+
+    def _loop_back(self, now: int) -> None:
+        """What the parts sent to this replica itself is received at once."""
+        out = self.core.out
+        while True:
+            own = [m for peer, m in out.send if peer == self.core.me]
+            if not own:
+                return
+            out.send = [item for item in out.send if item[0] != self.core.me]
+            for message in own:
+                self._received(self.core.me, message, now)
+
+    def _settle(self, now: int) -> None:
+        """What may have become possible by this step: flush, activation, a buffered frame, the feeds."""
+        core = self.core
+        if core.active is None:
+            self.flush.tick(now)
+            if self.flush.activate(now):
+                self._activated(now)
+        for item in core.out.history:
+            if isinstance(item, ViewEvent):
+                self.transfer.on_view(item, now)
+        if core.out.history and self.transfer.learners:
+            self.transfer.push_all()
+
+    def _activated(self, now: int) -> None:
+        core = self.core
+        self.change.activated()
+        self._handed.clear()
+        self._undurable.clear()
+        self._resent.clear()
+        self._suspect_since.clear()
+        core.beat(now)
+        buffered, self._buffered = self._buffered, []
+        for peer, message in buffered:
+            self._received(peer, message, now)
+
+    # -- messages
+
+    def _received(self, peer: int, m: Any, now: int) -> None:
+        core = self.core
+        if peer in core.detector.peers:
+            core.detector.heard(peer)
+        try:
+            self._dispatch(peer, m, now)
+        except WireError as exc:
+            # Parts change state and record it together, so what was done up to here stands.
+            core.note(f"ignored the rest of a {type(m).__name__} from {peer}: {exc}")
+
+    def _dispatch(self, peer: int, m: Any, now: int) -> None:
+        core = self.core
+        match m:
+            case Ack() | Data():
+                self._on_ordered(peer, m)
+            case Heartbeat():
+                self._on_heartbeat(peer, m, now)
+            case Grant():
+                order = core.active
+                if order is not None and m.epoch == order.epoch and m.stamp <= now:
+                    core.leases.hold(peer, m.stamp)
+            case Seal():
+                self._on_seal(peer, m, now)
+            case SealReport():
+                self.change.on_report(peer, m, now)
+            case Views():
+                self._learn(m.views, now)
+            case Prepare():
+                if m.epoch <= core.newest.epoch:
+                    core.tell_views(peer, m.epoch)
+                core.acceptor.on_prepare(peer, m, core.out)
+            case Promise():
+                self.change.on_promise(peer, m)
+            case Accept():
+                core.acceptor.on_accept(peer, m, core.out)
+            case Accepted():
+                view = self.change.on_accepted(peer, m)
+                if view is not None:
+                    packed = Views(pack_views([view]))
+                    for other in core.others:
+                        core.send(other, packed)
+                    self._learn(packed.views, now)
+            case Fetch():
+                self.flush.on_fetch(peer, m)
+            case Content():
+                self.flush.on_content(m, now)
+            case Join():
+                self.transfer.on_join(peer, m, now)
+            case Feed():
+                self.transfer.on_feed(peer, m, lambda view: self._learned(view, now), now)
+            case FeedAck():
+                self.transfer.on_feed_ack(peer, m)
+            case _:
+                core.note(f"ignored a {type(m).__name__} from {peer}: not a group message")
+
+    def _on_ordered(self, peer: int, m: Data | Ack) -> None:
+        core = self.core
+        order = core.order
+        if order is None or m.epoch != order.epoch:
+            if m.epoch == core.newest.epoch and m.epoch in core.flushed and core.sealed <= m.epoch:
+                if len(self._buffered) < limits.BUFFERED:
+                    self._buffered.append((peer, m))  # the sender is active already, we are about to be
+            return
+        if peer not in order.at:
+            return
+        if isinstance(m, Data):
+            if core.sealed > m.epoch:
+                return  # sealed: nothing more enters this epoch's log
+            order.on_data(peer, m, core.out)
+        else:
+            # A sealed member may still deliver what becomes stable by late acknowledgements: it is inside any cut.
+            order.on_ack(peer, m)
+        order.deliver(core.out)
+
+    def _durable(self, ticket: int, now: int) -> None:
+        core = self.core
+        core.durable_ticket = max(core.durable_ticket, ticket)
+        order = core.active
+        newest: list[int] | None = None
+        while self._handed and self._handed[0][0] <= ticket:
+            _, epoch, received = self._handed.popleft()
+            if order is not None and epoch == order.epoch:
+                newest = received
+        if order is not None and newest is not None:
+            if newest != order.durable[order.mine]:
+                order.on_durable(newest)
+                ack = order.ack()
+                for peer in order.peers:
+                    core.send(peer, ack)
+            order.deliver(core.out)
+        self.flush.on_durable(ticket, now)
+
+    def _on_heartbeat(self, peer: int, m: Heartbeat, now: int) -> None:
+        core = self.core
+        core.detector.said(peer, m)
+        if m.top < core.newest.epoch:
+            core.tell_views(peer, m.top)
+        self.flush.heard_flushed(peer, m.flushed)
+        order = core.active
+        if order is None or m.active != order.epoch or peer not in order.at:
+            return
+        if core.newest.epoch == order.epoch:
+            core.leases.grant(peer, now)
+            core.send(peer, Grant(order.epoch, m.stamp))
+        order.on_ack(peer, m)
+        got = m.received[order.mine] if len(m.received) == len(order.members) else order.own
+        if got < order.own and self._resent.get(peer) == got:
+            # Twice the same: not on its way but lost, with a link that broke.
+            order.resend(peer, got, limits.CONTENT_BYTES, core.out)
+        self._resent[peer] = got
+        if not core.leases.valid([peer], now):
+            core.send(peer, core.heartbeat(now))  # it is active: ask for its promise now, not a tick later
+        order.deliver(core.out)
+
+    def _on_seal(self, peer: int, m: Seal, now: int) -> None:
+        core = self.core
+        self._learn(m.views, now)
+        if core.newest.epoch >= m.epoch:
+            core.tell_views(peer, m.epoch)
+            return
+        if m.epoch > core.sealed:
+            core.sealed = m.epoch
+            core.out.records.append(Sealed(m.epoch))
+            core.note(f"sealed below view {describe_epoch(m.epoch)} for replica {peer}: {m.reason}")
+        if peer != core.me:
+            self.change.yield_to(peer, m.epoch)
+        self.change.progress(now)
+        core.after(peer, self._report(m.epoch, now))
+
+    def _report(self, epoch: int, now: int) -> SealReport:
+        core = self.core
+        received = tuple((e, tuple(sorted(t.items()))) for e, t in sorted(core.history.tops().items()) if e >= 0)
+        promises = []
+        for peer in core.others:
+            until = core.leases.promised_until(peer)
+            if until is not None and until > now:
+                promises.append((peer, _ms(until - now)))
+        hears = tuple(r for r in core.replicas if r == core.me or core.detector.hears(r))
+        hold = _ms(max(0, core.hold_until - now))
+        return SealReport(epoch, tuple(sorted(core.flushed)), received, tuple(promises), hold, core.history.index, hears)
+
+    # -- views
+
+    def _learn(self, views: tuple[Any, ...], now: int) -> None:
+        for view in sorted((unpack_view_untrusted(v) for v in views), key=lambda v: v.epoch):
+            self._learned(view, now)
+
+    def _learned(self, view: Any, now: int) -> None:
+        if self.flush.learn(view, now):
+            self.change.abandon_below(self.core.newest.epoch)
+            self.change.progress(now)
+            self._buffered = [(p, m) for p, m in self._buffered if m.epoch == self.core.newest.epoch]
+
+    # -- links and time
+
+    def _link_up(self, peer: int, now: int) -> None:
+        core = self.core
+        if peer not in core.detector.peers:
+            return  # a witness: asked when there is something to vote on
+        core.detector.link_up(peer)
+        core.send(peer, core.heartbeat(now))
+
+    def _link_down(self, peer: int, now: int) -> None:
+        core = self.core
+        if peer not in core.detector.peers:
+            return
+        core.detector.link_down(peer)
+        self.transfer.forget(peer)
+        self._suspect(now)
+
+    def _tick(self, now: int) -> None:
+        core = self.core
+        if now >= self._next_tick:
+            self._next_tick = now + limits.HEARTBEAT
+            core.detector.tick()
+            core.beat(now)
+            self._suspect(now)
+            self.transfer.tick(now)
+        self.change.tick(now)
+        if core.active is not None and self.change.attempt is None:
+            joiner = self.transfer.ready(now)
+            if joiner:
+                self.change.start(f"learner {joiner} has caught up", now, joiner)
+
+    def _suspect(self, now: int) -> None:
+        """Start a change when a member is suspected; the lowest that can act does so at once, others wait their turn."""
+        core = self.core
+        order = core.active
+        if order is None or self.change.attempt is not None:
+            return
+        reasons = {}
+        for peer in order.peers:
+            reason = self._why_suspect(order, peer, now)
+            if reason is not None:
+                reasons[peer] = reason
+        self._suspect_since = {p: self._suspect_since.get(p, now) for p in reasons}
+        rank = sum(1 for p in order.peers if p < core.me and p not in reasons)
+        for peer, reason in sorted(reasons.items()):
+            if now - self._suspect_since[peer] >= rank * limits.RANK_STEP:
+                self.change.start(f"replica {peer} {reason}", now)
+                return
+
+    def _why_suspect(self, order: Order, peer: int, now: int) -> str | None:
+        detector = self.core.detector
+        if not detector.hears(peer):
+            return "is gone" if detector.peers[peer].broken or not detector.peers[peer].linked else "is silent"
+        said = detector.peers[peer].said
+        if said is not None and said.sealed > order.epoch and said.active != order.epoch:
+            return f"is sealed below view {describe_epoch(said.sealed)}"
+        if not order.undurable_at(peer):
+            self._undurable.pop(peer, None)
+            return None
+        seq = order.durable[order.at[peer]][order.mine]
+        before, since = self._undurable.get(peer, (-1, now))
+        if seq != before:
+            since = now
+        self._undurable[peer] = (seq, since)
+        return "does not make durable what it was sent" if now - since >= limits.UNDURABLE else None
+
+    # -- checks
+
+    def validate(self) -> None:
+        """Assert what holds after every step (tests and simulation call it)."""
+        core = self.core
+        core.history.validate()
+        assert core.sealed >= core.newest.epoch or core.newest.epoch == 0, "learning a view seals what came before"
+        assert core.flushed_durable <= max(core.flushed, default=-1)
+        order = core.active
+        if order is not None:
+            assert order.epoch == core.newest.epoch == core.history.epoch, "active in the newest view only"
+            assert order.epoch in core.flushed and core.me in order.members
+            order.validate()
+        assert len(self._buffered) <= limits.BUFFERED
+        for learner in self.transfer.learners.values():
+            assert learner.acked <= learner.next <= core.history.index
+
+
+def _ms(us: int) -> int:
+    """Microseconds as milliseconds, rounded up: a promise is never reported shorter than it is."""
+    return -(-us // limits.MS)

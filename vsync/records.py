@@ -1,0 +1,117 @@
+"""Pure. What goes into a replica's or witness's journal, and what comes out of it at start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from wire.group import Ballot, View
+
+
+class Entry(NamedTuple):
+    """A message in the log. (epoch, sender, seq) names it for ever; clock and sender order it."""
+
+    epoch: int
+    sender: int
+    seq: int
+    clock: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """The process does nothing more in any epoch below."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """The view was learned. Implies truncation: see :meth:`vsync.history.History.learn`."""
+
+    view: View
+
+
+@dataclass(frozen=True, slots=True)
+class Flushed:
+    """Everything before the view of this epoch is in the log."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Promised:
+    """The register of ``epoch`` accepts nothing below ``ballot``."""
+
+    epoch: int
+    ballot: Ballot
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedValue:
+    """The register of ``epoch`` has accepted ``view`` at ``ballot`` (which it thereby promises, too)."""
+
+    epoch: int
+    ballot: Ballot
+    view: View
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """A snapshot was installed: entries of all epochs up to ``epoch`` are void, history goes on from there."""
+
+    epoch: int
+
+
+Record = Entry | Sealed | Decided | Flushed | Promised | AcceptedValue | Reset
+
+
+@dataclass(slots=True)
+class RegisterState:
+    """One epoch's register at one voter."""
+
+    promised: Ballot | None = None
+    accepted_at: Ballot | None = None
+    value: View | None = None
+
+
+@dataclass(slots=True)
+class Durable:
+    """What the journal holds, rebuilt by applying its records in order (the shell does it at start).
+
+    ``incarnation`` has been raised, durably, for this start.
+    """
+
+    incarnation: int = 0
+    sealed: int = 0
+    views: dict[int, View] = field(default_factory=dict)
+    flushed: set[int] = field(default_factory=set)
+    registers: dict[int, RegisterState] = field(default_factory=dict)
+    entries: list[Entry] = field(default_factory=list)
+
+    def apply(self, record: Record) -> None:
+        """Apply one record, in journal order."""
+        match record:
+            case Entry():
+                self.entries.append(record)
+            case Sealed(epoch):
+                self.sealed = max(self.sealed, epoch)
+            case Decided(view):
+                if view.epoch not in self.views:
+                    self.views[view.epoch] = view
+                    self.entries = [e for e in self.entries if not cut_off(view, e.epoch, e.sender, e.seq)]
+            case Flushed(epoch):
+                self.flushed.add(epoch)
+            case Promised(epoch, ballot):
+                self.registers.setdefault(epoch, RegisterState()).promised = ballot
+            case AcceptedValue(epoch, ballot, view):
+                self.registers[epoch] = RegisterState(ballot, ballot, view)
+            case Reset(epoch):
+                self.entries = [e for e in self.entries if e.epoch > epoch]
+
+
+def cut_off(view: View, epoch: int, sender: int, seq: int) -> bool:
+    """Whether the decision of *view* drops entry (epoch, sender, seq) from every log [10-group, rule 4]."""
+    if epoch == view.base:
+        return seq > next((last for who, last in view.cut if who == sender), 0)
+    return view.base < epoch < view.epoch

@@ -1,0 +1,185 @@
+"""Pure. Learners: a replica outside the active view is fed history until it is close, then taken in.
+
+Learners never count in stability or backpressure; a slow one's feed is cut when it falls out of what is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+from vsync import limits
+from vsync.core import Core
+from vsync.effects import ViewEvent
+from vsync.records import Entry, Reset
+from vsync.view import Position, describe_epoch, pack_views, unpack_view_untrusted
+from wire.codec import to_tuple
+from wire.errors import WireError
+from wire.group import Feed, FeedAck, Join, View
+
+_VIEW_TAG = View.TAG  # type: ignore[attr-defined]
+_VIEW_LENGTH = len(fields(View)) + 1
+"""An entry has five parts, a view more: the tag alone could be an epoch number."""
+
+
+@dataclass(slots=True)
+class Learner:
+    """One learner as its feeder sees it."""
+
+    next: int
+    """Index of the next item to send."""
+    acked: int
+    since: int
+
+
+class Transfer:
+    """Both halves: feeding others, and being fed."""
+
+    def __init__(self, core: Core, now: int) -> None:
+        self.core = core
+        self.learners: dict[int, Learner] = {}
+        self.snapshots: set[int] = set()
+        """Peers a snapshot is on its way to."""
+        self._stay: dict[int, int] = {}
+        self._joined: dict[int, int] = {}
+        self._asked: int | None = None
+        self._quiet_since = now - limits.JOIN_RETRY
+        self._turn = 0
+
+    # -- feeding
+
+    def on_join(self, peer: int, m: Join, now: int) -> None:
+        core = self.core
+        order = core.active
+        if order is None or peer in order.members:
+            return  # we cannot feed, or the peer does not know yet that it must be left out first
+        if not m.empty and core.history.can_feed(m.index, m.hash):
+            self.learners[peer] = Learner(m.index, m.index, now)
+            core.note(f"feeds learner {peer} from index {m.index} ({core.history.index - m.index} behind)")
+            self.push(peer)
+        elif peer not in self.snapshots and (m.empty or m.index <= core.history.index):
+            self.snapshots.add(peer)
+            self.learners.pop(peer, None)
+            core.note(f"learner {peer} at index {m.index} gets a snapshot: history is not kept that far, or differs")
+            core.out.snapshot_for.append(peer)
+
+    def push_all(self) -> None:
+        for peer in list(self.learners):
+            self.push(peer)
+
+    def push(self, peer: int) -> None:
+        """Send a learner what its window allows."""
+        history = self.core.history
+        learner = self.learners[peer]
+        while learner.next < history.index and learner.next - learner.acked < limits.FEED_WINDOW:
+            if learner.next < history.items_first:
+                del self.learners[peer]  # too slow: it will ask again and get a snapshot
+                self.core.note(f"learner {peer} fell out of the history kept, its feed is cut")
+                return
+            items = history.items(learner.next, limits.FEED_ITEMS, limits.FEED_BYTES)
+            packed = tuple(tuple(i) if isinstance(i, Entry) else to_tuple(i) for i in items)
+            self.core.send(peer, Feed(learner.next, packed))
+            learner.next += len(items)
+
+    def on_feed_ack(self, peer: int, m: FeedAck) -> None:
+        learner = self.learners.get(peer)
+        if learner is not None and learner.acked <= m.index <= learner.next:
+            learner.acked = m.index
+            self.push(peer)
+
+    def ready(self, now: int) -> int:
+        """A learner to be taken in now, or 0."""
+        order = self.core.active
+        if order is None:
+            return 0
+        for peer, learner in sorted(self.learners.items()):
+            close = self.core.history.index - learner.acked <= limits.JOIN_CLOSE
+            stayed = now - learner.since >= self._stay.get(peer, limits.JOIN_STAY_MIN)
+            if close and stayed and self.core.detector.hear_each_other(order.members, peer):
+                return peer
+        return 0
+
+    def forget(self, peer: int) -> None:
+        """The link with *peer* broke: it asks again."""
+        self.learners.pop(peer, None)
+
+    def on_view(self, event: ViewEvent, now: int) -> None:
+        """A view event was delivered: learners that are members now need no feed; stays are counted."""
+        for member in event.view.members:
+            self.learners.pop(member, None)
+            self._joined.setdefault(member, now)
+        for gone in [r for r in self._joined if r not in event.view.members]:
+            stayed = now - self._joined.pop(gone)
+            before = self._stay.get(gone, limits.JOIN_STAY_MIN)
+            self._stay[gone] = limits.JOIN_STAY_MIN if stayed >= limits.STAY_GOOD else min(2 * before, limits.JOIN_STAY_MAX)
+
+    # -- being fed
+
+    @property
+    def learning(self) -> bool:
+        """We need a feed: outside the newest view, or in it without a way to flush it."""
+        core = self.core
+        return core.outside or (core.newest.epoch not in core.flushed and core.history.wants(core.newest) is None)
+
+    def tick(self, now: int) -> None:
+        """Ask a member of the active view to feed us, another one each time nothing comes."""
+        core = self.core
+        if not self.learning or now - self._quiet_since < limits.JOIN_RETRY:
+            return
+        feeders = [p for p in core.others if (said := core.detector.last(p)) is not None and said.active >= 0]
+        if not feeders:
+            return
+        self._asked = feeders[self._turn % len(feeders)]
+        self._turn += 1
+        self._quiet_since = now
+        here = core.history.position()
+        core.send(self._asked, Join(here.epoch, here.index, here.hash, False))
+
+    def receiving(self, now: int) -> None:
+        """Parts of a snapshot are coming in: no need to ask again."""
+        self._quiet_since = now
+
+    def on_feed(self, peer: int, m: Feed, learn: Callable[[View], None], now: int) -> None:
+        """Deliver what is fed. *learn* is told each view before its event is delivered."""
+        core = self.core
+        if peer != self._asked or not core.outside:
+            return
+        self._quiet_since = now
+        history = core.history
+        items = [_item_untrusted(item) for item in m.items]
+        for index, item in enumerate(items, m.index):
+            if index < history.index:
+                continue  # fed twice, by a feeder before or after a reconnection
+            if index > history.index:
+                break  # a gap: the feeder's earlier frames were lost with a link; we ask again
+            if isinstance(item, View):
+                learn(item)
+                if not core.outside or item.base != history.epoch:
+                    break  # it takes us in: what is left comes with the flush
+                history.deliver_view(item, core.out)
+            else:
+                if item.epoch != history.epoch or item.seq != history.delivered.get(item.sender, 0) + 1:
+                    core.note(f"feed item {index} from {peer} is out of place: {item[:3]}")
+                    break
+                history.deliver_fed(item, core.out)
+        core.send(peer, FeedAck(history.index))
+
+    def installed(self, position: Position, views: list[View], now: int) -> None:
+        """The state was replaced by a snapshot: go on from there."""
+        core = self.core
+        core.history.reset(position, views, core.out)
+        core.out.records.append(Reset(position.epoch))
+        core.note(f"installed a snapshot at index {position.index}, view {describe_epoch(position.epoch)}")
+        self._quiet_since = now - limits.JOIN_RETRY
+
+    def views_for_snapshot(self) -> tuple[tuple[object, ...], ...]:
+        """The views a snapshot carries."""
+        return pack_views([v for _, v in sorted(self.core.history.views.items())])
+
+
+def _item_untrusted(item: tuple) -> Entry | View:  # type: ignore[type-arg]
+    if item[0] == _VIEW_TAG and len(item) == _VIEW_LENGTH:
+        return unpack_view_untrusted(item)
+    if len(item) != 5 or type(item[4]) is not bytes or not all(type(x) is int and x >= 0 for x in item[:4]):
+        raise WireError("a feed item that is neither message nor view")
+    return Entry(*item)

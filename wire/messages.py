@@ -1,0 +1,371 @@
+"""Pure. What clients, replicas, targets and tools say to each other around the operations of :mod:`wire.ops`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+from wire import ids
+from wire.codec import message
+
+
+class Role(StrEnum):
+    """What a process says it is when it connects."""
+
+    CLIENT = "client"
+    REPLICA = "replica"
+    """Control connection between two metadata replicas, or from a replica to a witness."""
+    TARGET = "target"
+    ADMIN = "admin"
+    MDS = "mds"
+    """A metadata replica as a client of a storage target (reclaiming objects)."""
+
+
+ROLES: Final = frozenset(Role)
+
+
+@message(1)
+class Hello:
+    """First frame of whoever dials. The receiver may conclude nothing before it has accepted it."""
+
+    version: int
+    cluster: bytes
+    """The cluster's id, 16 bytes."""
+    role: str
+    name: str
+    """Client: host:pid:mountpoint; replica: its number; target: its number."""
+    uuid: bytes
+    """The disk's identity (replica, witness, target) or 16 zero bytes."""
+    incarnation: int
+    """Counts starts of a replica or witness, so that a superseded connection is told apart; else 0."""
+    channel: str
+    """``main`` or, between replicas, ``control``, ``data`` or ``bulk``."""
+
+    def invalid(self) -> str | None:
+        if len(self.cluster) != 16:
+            return "cluster id is not 16 bytes"
+        if len(self.uuid) != 16:
+            return "uuid is not 16 bytes"
+        if self.role not in ROLES:
+            return f"unknown role {self.role[:32]!r}"
+        if self.channel not in ("main", "control", "data", "bulk"):
+            return f"unknown channel {self.channel[:32]!r}"
+        if len(self.name) > 255:
+            return "name over 255 characters"
+        return None if 0 <= self.incarnation < 2**63 else "incarnation"
+
+
+@message(2)
+class Welcome:
+    """Answer of whoever listens: the connection is accepted. Same fields, the listener's own."""
+
+    version: int
+    role: str
+    name: str
+    uuid: bytes
+    incarnation: int
+
+    def invalid(self) -> str | None:
+        return None if len(self.uuid) == 16 and self.role in ROLES else "uuid or role"
+
+
+@message(3)
+class Refused:
+    """The connection is not accepted, for *reason*; the listener closes it."""
+
+    reason: str
+
+    def invalid(self) -> str | None:
+        return None if len(self.reason) <= 1024 else "reason over 1024 characters"
+
+
+# --- client <-> metadata replica ------------------------------------------------------------------
+
+
+@message(4)
+class RequestCall:
+    """A client's state-changing request. *op*, an encoded wire.ops request, is executed once per
+    (session, slot, number).
+
+    ``call`` pairs the answer with it on this connection only.
+    """
+
+    call: int
+    session: int
+    slot: int
+    number: int
+    op: bytes
+
+    def invalid(self) -> str | None:
+        if not 0 <= self.call < 2**63:
+            return "call"
+        if not 0 < self.session < 2**63:
+            return f"session {self.session}"
+        if not 0 <= self.slot < 1024:
+            return f"slot {self.slot}"
+        return None if 0 < self.number < 2**63 else f"number {self.number}"
+
+
+@message(5)
+class QueryCall:
+    """A client's query: *op* is an encoded wire.ops query."""
+
+    call: int
+    op: bytes
+
+    def invalid(self) -> str | None:
+        return None if 0 <= self.call < 2**63 else "call"
+
+
+@message(6)
+class Answer:
+    """To a call: *status* (wire.errors) and, when it is 0, *body*: the result as msgpack."""
+
+    call: int
+    status: int
+    body: bytes
+
+    def invalid(self) -> str | None:
+        return None if self.call >= 0 and self.status >= 0 else "call or status"
+
+
+@message(7)
+class OpenSession:
+    """A client asks for a session (the replica orders SessionOpen). Answer body: session number."""
+
+    call: int
+    key: bytes
+    client: str
+    slots: int
+
+    def invalid(self) -> str | None:
+        if len(self.key) != 16:
+            return "session key is not 16 bytes"
+        return None if 1 <= self.slots <= 1024 and len(self.client) <= 255 else "slots or client"
+
+
+@message(8)
+class AttachSession:
+    """A client carries its session on here and declares its open handles. Answer body: attachment count.
+
+    The answer means: every declared inode that is an orphan is pinned by this replica.
+    """
+
+    call: int
+    session: int
+    key: bytes
+    handles: tuple[tuple[int, int], ...]
+    """((inode, number of open handles), ...)"""
+
+    def invalid(self) -> str | None:
+        if len(self.key) != 16 or not 0 < self.session < 2**63:
+            return "session or key"
+        return _bad_handles(self.handles)
+
+
+@message(9)
+class CloseSession:
+    """A client unmounts. Answer body: None."""
+
+    call: int
+    session: int
+    key: bytes
+
+    def invalid(self) -> str | None:
+        return None if len(self.key) == 16 and 0 < self.session < 2**63 else "session or key"
+
+
+@message(10)
+class CloseHandles:
+    """One-way, batched: the client has closed *count* handles of *inode*, as ((inode, count), ...).
+
+    The replica counts a handle for each Open and Create it answers with success; a client that gave up
+    waiting for such an answer closes the handle when the answer comes late.
+    """
+
+    handles: tuple[tuple[int, int], ...]
+
+    def invalid(self) -> str | None:
+        return _bad_handles(self.handles)
+
+
+@message(11)
+class Ping:
+    """Liveness between a client and its replica or target, both ways; the answer is Pong with the same number."""
+
+    number: int
+
+    def invalid(self) -> str | None:
+        return None if self.number >= 0 else "number"
+
+
+@message(12)
+class Pong:
+    """See Ping. ``serving``: this replica is active in a view (a client attached to one that is not moves on)."""
+
+    number: int
+    serving: bool
+
+    def invalid(self) -> str | None:
+        return None if self.number >= 0 else "number"
+
+
+@message(13)
+class ViewChanged:
+    """A replica tells its clients each new view: the replicas to turn to, as ((id, address), ...)."""
+
+    generation: int
+    epoch: int
+    members: tuple[tuple[int, str], ...]
+
+    def invalid(self) -> str | None:
+        for item in self.members:
+            if type(item) is not tuple or len(item) != 2 or type(item[0]) is not int or type(item[1]) is not str:
+                return "a member that is not (id, address)"
+        return None if self.generation >= 0 and self.epoch >= 0 else "generation or epoch"
+
+
+@message(14)
+class StatusCall:
+    """The admin tool asks a replica or target for its status. Answer body: a dict of plain values."""
+
+    call: int
+
+    def invalid(self) -> str | None:
+        return None if self.call >= 0 else "call"
+
+
+@message(15)
+class AdminCall:
+    """The admin tool asks a replica to order *op*, an encoded wire.ops request that belongs to no session
+    (TargetSet). Only on a connection with role admin. Answered by Answer like a request; sent again to any
+    replica when its outcome is unknown, so *op* must be idempotent.
+    """
+
+    call: int
+    op: bytes
+
+    def invalid(self) -> str | None:
+        return None if 0 <= self.call < 2**63 else "call"
+
+
+# --- anyone <-> storage target --------------------------------------------------------------------
+
+
+@message(100)
+class ObjectKey:
+    """Which object: column *column* of inode *ino*."""
+
+    ino: int
+    column: int
+
+    def invalid(self) -> str | None:
+        return None if 0 < self.ino < 2**63 and 0 <= self.column < 65536 else f"object {self.ino}.{self.column}"
+
+
+@message(101)
+class ObjectWrite:
+    """Write the frame's bulk data at *offset* of the object. Answer: OK, after the data is in the target's
+    page cache; ObjectSync makes it durable.  ENOSPC when the target is full; nothing is written then.
+
+    ``truncations``: the inode's unsettled truncations in terms of this object: ``((seq, length), ...)``,
+    oldest first; the target trims by those it has not carried out before it writes.
+    """
+
+    call: int
+    key: ObjectKey
+    chain: int
+    chain_version: int
+    truncations: tuple[tuple[int, int], ...]
+    offset: int
+
+    def invalid(self) -> str | None:
+        return _bad_truncations(self.truncations) or (None if 0 <= self.offset < 2**63 else "offset")
+
+
+@message(102)
+class ObjectRead:
+    """Read *length* bytes at *offset*. Answer: OK with what there is as the frame's bulk data.
+
+    Shorter than asked where the object ends (the client fills with zeros up to the file's size).
+    """
+
+    call: int
+    key: ObjectKey
+    chain: int
+    chain_version: int
+    truncations: tuple[tuple[int, int], ...]
+    offset: int
+    length: int
+
+    def invalid(self) -> str | None:
+        if not 0 <= self.offset < 2**63 or not 0 <= self.length <= 8 << 20:
+            return f"offset {self.offset} length {self.length}"
+        return _bad_truncations(self.truncations)
+
+
+@message(103)
+class ObjectTruncate:
+    """Carry out *truncations* now, durably. Answer: OK (also when there is no such object)."""
+
+    call: int
+    key: ObjectKey
+    chain: int
+    chain_version: int
+    truncations: tuple[tuple[int, int], ...]
+
+    def invalid(self) -> str | None:
+        return _bad_truncations(self.truncations)
+
+
+@message(104)
+class ObjectDelete:
+    """Delete these objects, durably; those that are not there are done already. Answer: OK."""
+
+    call: int
+    keys: tuple[tuple[int, int], ...]
+
+    def invalid(self) -> str | None:
+        for item in self.keys:
+            if type(item) is not tuple or len(item) != 2 or not all(type(x) is int and 0 <= x < 2**63 for x in item):
+                return "a key that is not (inode, column)"
+        return None
+
+
+@message(105)
+class ObjectSync:
+    """Make all earlier writes to the object durable. Answer: OK, or the errno of a write that was lost."""
+
+    call: int
+    key: ObjectKey
+    chain: int
+    chain_version: int
+
+    def invalid(self) -> str | None:
+        return None
+
+
+@message(106)
+class TargetStat:
+    """Space of the target. Answer body: ``(total bytes, free bytes, objects)``."""
+
+    call: int
+
+    def invalid(self) -> str | None:
+        return None
+
+
+def _bad_handles(items: tuple[tuple[int, int], ...]) -> str | None:
+    for item in items:
+        if type(item) is not tuple or len(item) != 2 or not all(type(x) is int and 0 < x < 2**63 for x in item):
+            return "a handle that is not (inode, count)"
+    return None
+
+
+def _bad_truncations(items: tuple[tuple[int, int], ...]) -> str | None:
+    if len(items) > 64:
+        return f"{len(items)} truncations"
+    for item in items:
+        if type(item) is not tuple or len(item) != 2 or not all(type(x) is int and 0 <= x <= ids.U64_MAX for x in item):
+            return "a truncation that is not (seq, length)"
+    return None
