@@ -63,7 +63,22 @@ class Reset:
     epoch: int
 
 
-Record = Entry | Sealed | Decided | Flushed | Promised | AcceptedValue | Reset
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The process was started once more: ballots carry the number, so that none is ever used twice."""
+
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Met:
+    """Replica or witness ``peer`` has the disk ``uuid``: with another disk it would be another voter."""
+
+    peer: int
+    uuid: bytes
+
+
+Record = Entry | Sealed | Decided | Flushed | Promised | AcceptedValue | Reset | Started | Met
 
 
 @dataclass(slots=True)
@@ -79,7 +94,7 @@ class RegisterState:
 class Durable:
     """What the journal holds, rebuilt by applying its records in order (the shell does it at start).
 
-    ``incarnation`` has been raised, durably, for this start.
+    ``incarnation`` has been raised, durably, for this start.  ``met``: disk of each peer ever met.
     """
 
     incarnation: int = 0
@@ -88,6 +103,7 @@ class Durable:
     flushed: set[int] = field(default_factory=set)
     registers: dict[int, RegisterState] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
+    met: dict[int, bytes] = field(default_factory=dict)
 
     def apply(self, record: Record) -> None:
         """Apply one record, in journal order."""
@@ -108,6 +124,10 @@ class Durable:
                 self.registers[epoch] = RegisterState(ballot, ballot, view)
             case Reset(epoch):
                 self.entries = [e for e in self.entries if e.epoch > epoch]
+            case Started(incarnation):
+                self.incarnation = max(self.incarnation, incarnation)
+            case Met(peer, uuid):
+                self.met.setdefault(peer, uuid)
 
 
 def cut_off(view: View, epoch: int, sender: int, seq: int) -> bool:

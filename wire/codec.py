@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import types
 import typing
 from collections.abc import Callable
 from operator import attrgetter
@@ -17,7 +18,7 @@ from typing import Any, ClassVar, Protocol, TypeVar, dataclass_transform
 
 import msgpack
 
-from wire.errors import WireError
+from wire.errors import BadMessage, WireError
 
 T = TypeVar("T")
 
@@ -36,7 +37,7 @@ def pack(value: object) -> bytes:
     return typing.cast(bytes, _packer.pack(value))
 
 
-def unpack_untrusted(data: bytes | memoryview) -> Any:
+def unpack_untrusted(data: bytes | bytearray | memoryview) -> Any:
     """The value packed in *data*; arrays come back as tuples. Raises :class:`WireError`."""
     try:
         return msgpack.unpackb(
@@ -45,13 +46,15 @@ def unpack_untrusted(data: bytes | memoryview) -> Any:
             raw=False,
             strict_map_key=False,
         )
-    except (ValueError, RecursionError, msgpack.UnpackException) as exc:
-        # ValueError covers msgpack's FormatError, StackError, ExtraData and UnicodeDecodeError.
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as exc:
+        # ValueError covers msgpack's FormatError, StackError, ExtraData and UnicodeDecodeError; TypeError is a
+        # map's key that cannot be one.
         raise WireError(f"not msgpack: {type(exc).__name__}: {exc}") from exc
 
 
 _by_tag: dict[int, type] = {}
-_plan: dict[type, tuple[Callable[[Any], Any], tuple[tuple[int, type], ...], int, tuple[Any, ...]]] = {}
+_plans: dict[type, _Plan] = {}
+_plans_by_tag: dict[int, _Plan] = {}
 
 
 @dataclass_transform(frozen_default=True)
@@ -71,59 +74,89 @@ def message(tag: int) -> Callable[[type[T]], type[T]]:
     return make
 
 
-def _plan_of(cls: type) -> tuple[Callable[[Any], Any], tuple[tuple[int, type], ...], int, tuple[Any, ...]]:
-    """(field getter, [(position, nested class)], number of fields, checks), worked out at first use."""
-    plan = _plan.get(cls)
-    if plan is None:
+def message_classes() -> tuple[type, ...]:
+    """Every message class of the modules imported so far, by tag."""
+    return tuple(_by_tag[tag] for tag in sorted(_by_tag))
+
+
+# --- plans ----------------------------------------------------------------------------------------
+
+
+class _Plan:
+    """How to take messages of one class apart and put them together, worked out at first use."""
+
+    __slots__ = ("cls", "fields", "fits", "getter", "kinds", "nested", "size")
+
+    def __init__(self, cls: type) -> None:
         hints = typing.get_type_hints(cls, vars(sys.modules[cls.__module__]))
-        fields = dataclasses.fields(cls)
-        names = [f.name for f in fields]
+        self.cls = cls
+        self.fields = [f.name for f in dataclasses.fields(cls)]
+        self.size = len(self.fields) + 1
         known = set(_by_tag.values())
-        nested = tuple((k, hints[n]) for k, n in enumerate(names) if isinstance(hints[n], type) and hints[n] in known)
-        checks = tuple(_check_of(hints[n]) for n in names)
-        if not names:
-            getter: Callable[[Any], Any] = lambda m: ()  # noqa: E731 - a table entry, not a function to name
-        elif len(names) == 1:
-            one = attrgetter(names[0])
-            getter = lambda m: (one(m),)  # noqa: E731
+        self.nested = tuple((k, hints[n]) for k, n in enumerate(self.fields, 1) if hints[n] in known)
+        """((position in the wire's tuple, message class), ...)"""
+        self.kinds = [_kinds_of(hints[n]) for n in self.fields]
+        """Per field the classes its value may have; none: any."""
+        self.fits = _compiled(self.fields, self.kinds)
+        if not self.fields:
+            self.getter: Callable[[Any], Any] = lambda m: ()
+        elif len(self.fields) == 1:
+            one = attrgetter(self.fields[0])
+            self.getter = lambda m: (one(m),)
         else:
-            getter = attrgetter(*names)
-        plan = _plan[cls] = (getter, nested, len(names), checks)
+            self.getter = attrgetter(*self.fields)
+
+
+def _plan_of(cls: type) -> _Plan:
+    plan = _plans.get(cls)
+    if plan is None:
+        plan = _plans[cls] = _plans_by_tag[cls.TAG] = _Plan(cls)  # type: ignore[attr-defined]
     return plan
 
 
-def _check_of(hint: Any) -> Any:
-    """What isinstance() must hold for a field declared as *hint* (containers are checked by invalid())."""
+def _kinds_of(hint: Any) -> tuple[type, ...]:
+    """The classes a field declared as *hint* may have (what is inside of containers is checked by invalid())."""
     origin = typing.get_origin(hint)
     if isinstance(hint, typing.NewType):
-        return _check_of(hint.__supertype__)
-    if origin is tuple:
-        return tuple
-    if origin is dict:
-        return dict
-    if origin is typing.Union or type(hint).__name__ == "UnionType":
-        kinds: list[type] = []
-        for arg in typing.get_args(hint):
-            kind = _check_of(arg)
-            kinds.extend(kind if isinstance(kind, tuple) else (kind,))
-        return tuple(kinds)
+        return _kinds_of(hint.__supertype__)
+    if origin in (tuple, dict):
+        return (origin,)
+    if origin in (typing.Union, types.UnionType):
+        return tuple(kind for arg in typing.get_args(hint) for kind in _kinds_of(arg))
     if hint is Any:
-        return object
+        return ()
     if not isinstance(hint, type):
         raise AssertionError(f"field type {hint!r} is not one the wire knows")
-    return hint
+    return (hint,)
+
+
+def _compiled(fields: list[str], kinds: list[tuple[type, ...]]) -> Callable[..., bool]:
+    """One function of all fields: has each a class it may have? (As one expression it is several times as fast
+    as a loop, and every message passes here. bool is not int: classes are compared, not asked isinstance.)"""
+    names: dict[str, Any] = {}
+    terms = []
+    for name, allowed in zip(fields, kinds, strict=True):
+        for kind in allowed:
+            names[f"is_{kind.__name__}"] = kind
+        if allowed:
+            terms.append("(" + " or ".join(f"type({name}) is is_{kind.__name__}" for kind in allowed) + ")")
+    made: Callable[..., bool] = eval(f"lambda {', '.join(fields)}: {' and '.join(terms) or 'True'}", names)
+    return made
+
+
+# --- messages as bytes ----------------------------------------------------------------------------
 
 
 def to_tuple(msg: Any) -> tuple[Any, ...]:
     """*msg* as the tuple ``(tag, field, ...)`` that :func:`pack` takes."""
-    getter, nested, _, _ = _plan_of(type(msg))
-    values = getter(msg)
-    if nested:
-        fields = list(values)
-        for k, _cls in nested:
-            fields[k] = to_tuple(fields[k])
-        values = fields
-    return (msg.TAG, *values)
+    plan = _plan_of(type(msg))
+    values = (msg.TAG, *plan.getter(msg))
+    if plan.nested:
+        parts = list(values)
+        for k, _cls in plan.nested:
+            parts[k] = to_tuple(parts[k])
+        return tuple(parts)
+    return values
 
 
 def encode(msg: Any) -> bytes:
@@ -132,34 +165,50 @@ def encode(msg: Any) -> bytes:
 
 
 def from_tuple_untrusted(parts: Any) -> Any:
-    """The message that ``(tag, field, ...)`` stands for, checked. Raises :class:`WireError`."""
+    """The message that ``(tag, field, ...)`` stands for, checked.
+
+    Raises :class:`WireError`; its :class:`BadMessage` when at least the tag is known.
+    """
     if type(parts) is not tuple or not parts or type(parts[0]) is not int:
         raise WireError("not a message: no leading tag")
-    cls = _by_tag.get(parts[0])
-    if cls is None:
-        raise WireError(f"unknown message tag {parts[0]}")
-    _, nested, count, checks = _plan_of(cls)
-    if len(parts) != count + 1:
-        raise WireError(f"{cls.__name__}: {len(parts) - 1} fields, {count} expected")
+    plan = _plans_by_tag.get(parts[0])
+    if plan is None:
+        cls = _by_tag.get(parts[0])
+        if cls is None:
+            raise WireError(f"unknown message tag {parts[0]}")
+        plan = _plan_of(cls)
+    if len(parts) != plan.size:
+        raise _bad(plan, parts, f"{len(parts) - 1} fields, {plan.size - 1} expected")
     values: Any = parts[1:]
-    if nested:
-        fields = list(values)
-        for k, kind in nested:
-            inner = from_tuple_untrusted(fields[k])
-            if type(inner) is not kind:
-                raise WireError(f"{cls.__name__}: field {k} is a {type(inner).__name__}, not a {kind.__name__}")
-            fields[k] = inner
-        values = fields
-    for value, check in zip(values, checks, strict=True):
-        if not isinstance(value, check) or (value.__class__ is bool and check is int):
-            raise WireError(f"{cls.__name__}: a {type(value).__name__} where {check} belongs")
-    msg = cls(*values)
+    if plan.nested:
+        values = list(values)
+        for k, _kind in plan.nested:
+            try:
+                values[k - 1] = from_tuple_untrusted(parts[k])
+            except WireError as exc:
+                raise _bad(plan, parts, f"field {plan.fields[k - 1]}: {exc}") from exc
+    if not plan.fits(*values):
+        raise _bad(plan, parts, _misfit(plan, values))
+    msg = plan.cls(*values)
     reason = msg.invalid()
     if reason is not None:
-        raise WireError(f"{cls.__name__}: {reason}")
+        raise _bad(plan, parts, reason)
     return msg
 
 
-def decode(data: bytes | memoryview) -> Any:
+def _misfit(plan: _Plan, values: Any) -> str:
+    for name, value, kinds in zip(plan.fields, values, plan.kinds, strict=True):
+        if kinds and type(value) not in kinds:
+            return f"field {name} is {type(value).__name__}, not {' or '.join(k.__name__ for k in kinds)}"
+    raise AssertionError("the compiled check and the loop disagree")
+
+
+def _bad(plan: _Plan, parts: tuple[Any, ...], what: str) -> BadMessage:
+    call = parts[1] if plan.fields[:1] == ["call"] and len(parts) > 1 else None
+    answerable = type(call) is int and 0 <= call < 2**63
+    return BadMessage(f"{plan.cls.__name__}: {what}", call if answerable else None)
+
+
+def decode(data: bytes | bytearray | memoryview) -> Any:
     """The message in *data*. Raises :class:`WireError` with the reason when it is none of ours."""
     return from_tuple_untrusted(unpack_untrusted(data))

@@ -20,7 +20,7 @@ Ballot = tuple[int, int, int]
 
 
 def _bad_ids(items: tuple[int, ...], what: str) -> str | None:
-    if list(items) != sorted(set(items)) or not all(type(i) is int and 0 < i <= ids.REPLICA_ID_MAX for i in items):
+    if not all(type(i) is int and 0 < i <= ids.REPLICA_ID_MAX for i in items) or list(items) != sorted(set(items)):
         return f"{what} {items} are not distinct, sorted replica ids"
     return None
 
@@ -39,7 +39,7 @@ def _bad_pairs(items: tuple[tuple[int, int], ...], what: str) -> str | None:
 
 
 def _bad_ballot(ballot: tuple[int, int, int]) -> str | None:
-    if len(ballot) != 3 or not all(type(x) is int and 0 <= x < 2**63 for x in ballot):
+    if type(ballot) is not tuple or len(ballot) != 3 or not all(type(x) is int and 0 <= x < 2**63 for x in ballot):
         return f"ballot {ballot}"
     return None
 
@@ -223,7 +223,8 @@ class Promise:
     def invalid(self) -> str | None:
         if self.accepted and (len(self.accepted) != 2 or type(self.accepted[1]) is not tuple):
             return "accepted is not (ballot, value)"
-        return _bad_epoch(self.epoch) or _bad_ballot(self.ballot) or (_bad_ballot(self.accepted[0]) if self.accepted else None)
+        accepted = _bad_ballot(self.accepted[0]) if self.accepted else None
+        return _bad_epoch(self.epoch) or _bad_ballot(self.ballot) or accepted
 
 
 @message(210)
@@ -260,7 +261,8 @@ class Fetch:
 
     def invalid(self) -> str | None:
         for item in self.wants:
-            if type(item) is not tuple or len(item) != 4 or not all(type(x) is int and 0 <= x <= ids.U64_MAX for x in item):
+            numbers = type(item) is tuple and all(type(x) is int and 0 <= x <= ids.U64_MAX for x in item)
+            if not numbers or len(item) != 4:
                 return "a want that is not (epoch, sender, first, last)"
         return _bad_epoch(self.epoch)
 

@@ -121,9 +121,11 @@ class Mknod:
     rdev: int
 
     def invalid(self) -> str | None:
+        if (reason := bad_mode(self.mode)) is not None:  # first: S_IFMT raises for a mode of more than 32 bits
+            return reason
         if stat.S_IFMT(self.mode) not in (stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFREG):
             return f"mknod of type {stat.S_IFMT(self.mode):#o}"
-        return _bad_dirop(self.parent, self.name) or bad_mode(self.mode) or (None if 0 <= self.rdev < 2**32 else "rdev")
+        return _bad_dirop(self.parent, self.name) or (None if 0 <= self.rdev < 2**32 else "rdev")
 
 
 @message(35)

@@ -12,6 +12,7 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final
 
 import trio
@@ -26,14 +27,17 @@ log = logging.getLogger(__name__)
 
 Buffer = bytes | bytearray | memoryview
 
-RECV_SIZE: Final = 256 << 10
-BULK_DIRECT_MIN: Final = 16 << 10
-"""Bulk data larger than this is received straight into its own buffer, not through the connection's."""
+RECV_SIZE: Final = 64 << 10
+"""Bytes asked of the kernel at a time; what a frame has beyond these is received straight into its own buffer."""
 OUTBOUND_MAX: Final = 64 << 20
 """Bytes that may wait to be sent on one connection; a peer that lets more pile up is cut off."""
 OUTBOUND_HIGH: Final = 4 << 20
 """Senders that can wait (:meth:`Connection.drain`) do so above this."""
 HANDSHAKE_TIMEOUT_S: Final = 5.0
+KEEPALIVE_IDLE_S: Final = 30
+KEEPALIVE_PROBES: Final = 3
+"""A connection whose other host is gone is noticed after this much silence and so many probes, 10 s apart; where it
+matters sooner than that the two ends ping each other."""
 READS_WITHOUT_CHECKPOINT: Final = 16
 """A busy connection lets other tasks run after so many reads in a row."""
 
@@ -49,17 +53,26 @@ class Connection:
         sock.setblocking(False)
         with contextlib.suppress(OSError):  # not a TCP socket (socketpair in tests): nothing to set
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
         self.where = where
         self.hello: Hello | Welcome | None = None
         self.limits = Limits()
         self.closed: str | None = None
         self._sock = sock
-        self._in = bytearray()
+        self._in = b""
         self._at = 0
+        # What is known of the frame being received, kept here so that receive() may be cancelled anywhere.
+        self._lengths: tuple[int, int] | None = None
+        self._meta: Buffer | None = None
+        self._part: bytearray | None = None
+        self._part_have = 0
         self._out: deque[Buffer] = deque()
         self._out_bytes = 0
         self._writable = trio.Event()
-        self._drained = trio.Condition()
+        self._drained = trio.Event()
         self._reads = 0
 
     def __repr__(self) -> str:
@@ -73,38 +86,39 @@ class Connection:
     # -- sending
 
     def send(self, msg: Any, bulk: Buffer | tuple[Buffer, ...] = b"") -> None:
-        """Queue *msg* with *bulk* and hand the kernel what it takes now. Raises :class:`ConnectionLost`."""
+        """Queue *msg* with *bulk* and hand the kernel what it takes now. Raises :class:`ConnectionLost`.
+
+        *bulk* is not copied: its bytes must not change afterwards.
+        """
         self.send_meta(encode(msg), bulk)
 
     def send_meta(self, meta: bytes, bulk: Buffer | tuple[Buffer, ...] = b"") -> None:
         """As :meth:`send`, for a message that is encoded already (one encoding, several receivers)."""
         if self.closed is not None:
             raise ConnectionLost(self.closed)
-        parts = bulk if isinstance(bulk, tuple) else ((bulk,) if len(bulk) else ())
-        size = sum(len(p) for p in parts)
+        parts = bulk if type(bulk) is tuple else (bulk,)
+        size = sum(map(len, parts))
         head = header(len(meta), size) + meta
-        if not self._out and not parts:
+        if self._out:
+            sent = 0
+        else:
             try:
-                sent = self._sock.send(head)
+                sent = self._sock.sendmsg((head, *parts)) if size else self._sock.send(head)
             except BlockingIOError:
                 sent = 0
             except OSError as exc:
                 self._lost(f"send: {exc.strerror}")
                 raise ConnectionLost(str(self.closed)) from exc
-            if sent == len(head):
+            if sent == len(head) + size:
                 return
-            self._push(memoryview(head)[sent:])
-        else:
-            self._push(head)
-            for part in parts:
-                self._push(part if isinstance(part, bytes) else memoryview(part).cast("B"))
-            if self._out_bytes == len(head) + size:
-                self._write_some()
+        for part in (head, *parts):
+            if sent < len(part):
+                self._push(memoryview(part)[sent:] if sent else part)
+            sent = max(0, sent - len(part))
         if self._out_bytes > OUTBOUND_MAX:
             self._lost(f"{self._out_bytes} bytes unsent: the peer does not read")
             raise ConnectionLost(str(self.closed))
-        if self._out:
-            self._writable.set()
+        self._writable.set()
 
     def _push(self, part: Buffer) -> None:
         self._out.append(part)
@@ -117,7 +131,7 @@ class Connection:
             try:
                 sent = self._sock.sendmsg(parts)
             except BlockingIOError:
-                return
+                break
             except OSError as exc:
                 self._lost(f"send: {exc.strerror}")
                 return
@@ -128,6 +142,8 @@ class Connection:
                     self._out.appendleft(memoryview(first)[sent:])
                     break
                 sent -= len(first)
+        if self._out_bytes < OUTBOUND_HIGH:
+            self._drained.set()
 
     async def run_writer(self) -> None:
         """Send what did not fit at once; returns when the connection is closed. One task per connection."""
@@ -141,71 +157,58 @@ class Connection:
             except (trio.ClosedResourceError, OSError, ValueError):
                 return  # closed meanwhile: `closed` says why
             self._write_some()
-            if self._out_bytes < OUTBOUND_HIGH or self.closed is not None:
-                async with self._drained:
-                    self._drained.notify_all()
 
     async def drain(self) -> None:
         """Wait until less than OUTBOUND_HIGH bytes are unsent, or the connection is closed."""
         while self._out_bytes >= OUTBOUND_HIGH and self.closed is None:
-            async with self._drained:
-                if self._out_bytes >= OUTBOUND_HIGH and self.closed is None:
-                    await self._drained.wait()
+            if self._drained.is_set():
+                self._drained = trio.Event()
+            await self._drained.wait()
 
     # -- receiving
 
     async def receive(self) -> tuple[Any, Buffer]:
         """The next message and its bulk data (b"" if none).
 
-        Raises :class:`ConnectionLost` when there is no more, :class:`wire.errors.WireError` for bytes that are
-        not our protocol (the caller closes the connection and logs the reason).
+        Raises :class:`ConnectionLost` when there is no more, :class:`wire.errors.BadMessage` for a message that is not
+        acceptable (the next call gives the next one), any other :class:`wire.errors.WireError` for bytes that are not
+        our protocol (the caller closes the connection and logs the reason).  May be cancelled without losing any.
         """
-        while True:
-            got = self._take_frame()
-            if got is not None:
-                meta, bulk_len = got
-                bulk = await self._take_bulk(bulk_len) if bulk_len else b""
-                return decode(meta), bulk
-            await self._fill()
+        if self._lengths is None:
+            while len(self._in) - self._at < HEADER.size:
+                await self._fill()
+            self._lengths = parse_header_untrusted(self._in, self.limits, self._at)
+            self._at += HEADER.size
+        meta_len, bulk_len = self._lengths
+        if self._meta is None:
+            self._meta = await self._take(meta_len)
+        bulk = await self._take(bulk_len) if bulk_len else b""
+        meta, self._meta, self._lengths = self._meta, None, None
+        return decode(meta), bulk
 
-    def _take_frame(self) -> tuple[bytes, int] | None:
-        have = len(self._in) - self._at
-        if have < HEADER.size:
-            return None
-        meta_len, bulk_len = parse_header_untrusted(self._in, self.limits, self._at)
-        if have < HEADER.size + meta_len:
-            return None
-        start = self._at + HEADER.size
-        meta = bytes(memoryview(self._in)[start : start + meta_len])
-        self._consume(HEADER.size + meta_len)
-        return meta, bulk_len
-
-    def _consume(self, count: int) -> None:
-        self._at += count
-        if self._at == len(self._in):
-            self._in = bytearray()
-            self._at = 0
-
-    async def _take_bulk(self, size: int) -> Buffer:
-        have = min(size, len(self._in) - self._at)
-        data = bytearray(size)
-        view = memoryview(data)
-        view[:have] = memoryview(self._in)[self._at : self._at + have]
-        self._consume(have)
-        while have < size:
-            count = await self._recv(lambda: self._sock.recv_into(view[have:]))  # noqa: B023 - called at once
-            have += count
-        return data
+    async def _take(self, size: int) -> Buffer:
+        """The next *size* bytes. When cancelled, it goes on where it was when it is called again."""
+        if self._part is None:
+            end = self._at + size
+            if end <= len(self._in):
+                taken = self._in[self._at : end]
+                self._at = end
+                return taken
+            self._part = bytearray(size)
+            self._part_have = len(self._in) - self._at
+            self._part[: self._part_have] = memoryview(self._in)[self._at :]
+            self._in, self._at = b"", 0
+        with memoryview(self._part) as view:
+            while self._part_have < size:
+                rest = view[self._part_have :]
+                self._part_have += await self._recv(partial(self._sock.recv_into, rest))
+        part, self._part = self._part, None
+        return part
 
     async def _fill(self) -> None:
-        if self._at:
-            del self._in[: self._at]
-            self._at = 0
-        chunk = await self._recv(lambda: self._sock.recv(RECV_SIZE))
-        if self._in:
-            self._in += chunk
-        else:
-            self._in = bytearray(chunk)
+        rest = self._in[self._at :]  # less than a header
+        chunk = await self._recv(partial(self._sock.recv, RECV_SIZE))
+        self._in, self._at = rest + chunk, 0
 
     async def _recv(self, read: Callable[[], Any]) -> Any:
         """What *read* gives, waiting for the socket where there is nothing to read."""
@@ -249,6 +252,7 @@ class Connection:
         trio.lowlevel.notify_closing(self._sock)
         self._sock.close()
         self._writable.set()
+        self._drained.set()
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -277,7 +281,7 @@ async def dial(address: str, hello: Hello) -> Connection:
     except (OSError, trio.TooSlowError, WireError, ConnectionLost) as exc:
         if conn is not None:
             conn.close()
-        raise ConnectionLost(f"{address}: {exc or type(exc).__name__}") from exc
+        raise ConnectionLost(f"{address}: {str(exc) or type(exc).__name__}") from exc
     except BaseException:
         if conn is not None:
             conn.close()
@@ -300,9 +304,11 @@ def _unwrap(sock: trio.socket.SocketType) -> socket.socket:
 
 Handler = Callable[[Connection, Hello], Awaitable[None]]
 Judge = Callable[[Hello], str | None]
+Greeter = Callable[[Hello], Welcome]
+"""Who answers depends on who asks: a target and the witness it hosts share an address."""
 
 
-async def _admit(conn: Connection, cluster: bytes, judge: Judge, welcome: Welcome) -> Hello | None:
+async def _admit(conn: Connection, cluster: bytes, judge: Judge, welcome: Greeter) -> Hello | None:
     """Listener's half of the handshake: the Hello, or None when the connection was refused and logged."""
     reason: str | None
     try:
@@ -320,12 +326,12 @@ async def _admit(conn: Connection, cluster: bytes, judge: Judge, welcome: Welcom
             assert isinstance(hello, Hello)
             conn.hello = hello
             conn.limits = Limits()
-            conn.send(welcome)
+            conn.send(welcome(hello))
             return hello
     except WireError as exc:
         reason = str(exc)
     except (ConnectionLost, trio.TooSlowError) as exc:
-        log.info("connection refused: %s: %s before the handshake was done", conn.where, exc or "silent")
+        log.info("connection refused: %s: %s before the handshake was done", conn.where, str(exc) or "silent")
         conn.close()
         return None
     log.warning("connection refused: %s: %s", conn.where, reason)
@@ -357,7 +363,7 @@ class Listener:
         self.port: int = self._sock.getsockname()[1]
 
     async def serve(
-        self, nursery: trio.Nursery, cluster: bytes, judge: Judge, welcome: Callable[[], Welcome], handler: Handler
+        self, nursery: trio.Nursery, cluster: bytes, judge: Judge, welcome: Greeter, handler: Handler
     ) -> None:
         """Accept; for each admitted connection run *handler* in *nursery* until it returns or the link breaks."""
         while True:
@@ -383,12 +389,12 @@ class Listener:
         conn: Connection,
         cluster: bytes,
         judge: Judge,
-        welcome: Callable[[], Welcome],
+        welcome: Greeter,
         handler: Handler,
     ) -> None:
         conn.limits = HANDSHAKE_LIMITS
         try:
-            hello = await _admit(conn, cluster, judge, welcome())
+            hello = await _admit(conn, cluster, judge, welcome)
             if hello is None:
                 return
             nursery.start_soon(conn.run_writer)

@@ -1,0 +1,1 @@
+"""What each LockstepFS process does at its start: read the configuration, set up logging, handle signals."""

@@ -1,0 +1,1 @@
+"""The metadata service: a group member, a deterministic file system state machine, and a session server."""

@@ -1,0 +1,40 @@
+"""Pure. Every bound and time of the metadata service, with its reason (the group's own are in vsync.limits)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from vsync.limits import BATCH_BYTES as GROUP_BATCH_BYTES
+
+SECOND_US: Final = 1_000_000
+
+QUEUE_REQUESTS: Final = 65_536
+"""Requests waiting for a batch; beyond it a client is told OVERLOADED and comes again."""
+BATCH_ENTRIES: Final = 1024
+"""Requests in one message: what a replica applies in one go while heartbeats wait (some 50 ms)."""
+BATCH_BYTES: Final = GROUP_BATCH_BYTES - 4096
+PARKED_QUERIES: Final = 65_536
+"""Queries waiting for a lease or a conflicting request."""
+UNWRITTEN_BYTES: Final = 256 << 20
+"""Applied effects not yet in LMDB; above it no new batch is sent until the disk has caught up."""
+COMMIT_INTERVAL_S: Final = 0.5
+"""How often applied effects are written to LMDB: what a restart replays from the log at most, give or take."""
+HOLD_ON_US: Final = 1_500_000
+"""Without an active view for so long, clients are told that this replica does not serve."""
+
+SESSION_TIMEOUT_US: Final = 60 * SECOND_US
+"""A session whose client is not heard for so long is expired."""
+MAINTENANCE_S: Final = 0.1
+"""How often owed answers (orphans, reclaiming, expiry) are looked at."""
+EXPIRY_EVERY: Final = 50
+"""Sessions and departed debtors are looked at every so many maintenance rounds."""
+ORPHAN_ANSWERS: Final = 1024
+"""Inodes in one OrphanAnswer."""
+RECLAIM_FILES: Final = 64
+"""Removed files whose objects are deleted in one go."""
+SNAPSHOT_PART: Final = 1 << 20
+"""Bytes of a snapshot in one frame."""
+SNAPSHOT_STALL_S: Final = 10.0
+"""A learner that takes no part of a snapshot for so long is given up."""
+
+assert BATCH_ENTRIES <= 4096, "inode numbers leave 12 bits for the entry (mds.schema.NUMBER_BITS)"

@@ -1,0 +1,154 @@
+"""Connections between metadata replicas, and from a replica to the witnesses.
+
+Three connections per pair of replicas, so that a megabyte of snapshot never stands before a heartbeat: control
+(heartbeats, seal, votes), data (messages and acknowledgements), bulk (feeds, contents, snapshots).  Of two
+replicas the one with the higher id dials; witnesses are dialled.  A newer connection supersedes an older one
+of the same peer and channel, whose frames are dropped from then on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+import trio
+
+from daemon.acquaintances import Acquaintances
+from wire.codec import encode
+from wire.errors import WireError
+from wire.group import Ack, Content, Data, Feed, SnapshotPart
+from wire.ids import PROTOCOL_VERSION
+from wire.messages import Hello, Role
+from wire.peer import Buffer, Connection, ConnectionLost, dial
+
+log = logging.getLogger(__name__)
+
+CHANNELS: Final = ("control", "data", "bulk")
+REDIAL_MIN_S: Final = 0.02
+REDIAL_MAX_S: Final = 0.25
+"""A replica that comes back is linked within a quarter of a second."""
+
+_CHANNEL_OF: Final = {Data: "data", Ack: "data", Feed: "bulk", Content: "bulk", SnapshotPart: "bulk"}
+
+
+class Links:
+    """All group connections of one replica."""
+
+    def __init__(
+        self,
+        me: int,
+        uuid: bytes,
+        incarnation: int,
+        cluster: bytes,
+        *,
+        met: Acquaintances,
+        received: Callable[[int, Any, Buffer], None],
+        up: Callable[[int], None],
+        down: Callable[[int], None],
+    ) -> None:
+        """*received*, *up*, *down* are called from the connection's task; up and down are about the control one."""
+        self.me = me
+        self._hello = (me, uuid, incarnation, cluster)
+        self._met = met
+        self._received = received
+        self._up = up
+        self._down = down
+        self._conns: dict[tuple[int, str], Connection] = {}
+        self._last: tuple[Any, bytes] = (None, b"")
+
+    # -- sending
+
+    def send(self, peer: int, message: Any, bulk: Buffer = b"") -> None:
+        """Send if there is a connection; else the message is lost, as on any network."""
+        conn = self._conns.get((peer, _CHANNEL_OF.get(type(message), "control")))
+        if conn is None:
+            return
+        if self._last[0] is not message:
+            self._last = (message, encode(message))  # one encoding for all receivers of a multicast
+        try:
+            conn.send_meta(self._last[1], bulk)
+        except ConnectionLost as exc:
+            log.debug("to replica %d: %s", peer, exc)  # its reader sees the same and reports the link down
+
+    def bulk(self, peer: int) -> Connection | None:
+        """The bulk connection with *peer*, for who wants to drain it."""
+        return self._conns.get((peer, "bulk"))
+
+    # -- who may connect
+
+    def judge(self, hello: Hello, expected: set[int]) -> str | None:
+        """Why a connecting replica is refused, or None."""
+        if not hello.name.isdigit() or int(hello.name) not in expected or int(hello.name) == self.me:
+            return f"replica {hello.name!r} does not belong to this cluster"
+        return self._met.judge(int(hello.name), hello.uuid, hello.incarnation)
+
+    # -- connections
+
+    async def accepted(self, conn: Connection, hello: Hello) -> None:
+        """Serve a connection that a peer made, until it breaks."""
+        self._met.introduce(int(hello.name), hello.uuid, hello.incarnation)
+        channel = hello.channel if hello.channel in CHANNELS else "control"
+        await self._serve(conn, int(hello.name), channel)
+
+    async def keep(self, peer: int, address: str, channel: str, role: str) -> None:
+        """Dial *peer* and serve the connection, again and again, for ever."""
+        me, uuid, incarnation, cluster = self._hello
+        hello = Hello(PROTOCOL_VERSION, cluster, Role.REPLICA, str(me), uuid, incarnation, channel)
+        wait = REDIAL_MIN_S
+        said = ""
+        while True:
+            try:
+                conn = await dial(address, hello)
+            except ConnectionLost as exc:
+                if str(exc) != said:
+                    said = str(exc)
+                    (log.warning if "refused:" in said else log.debug)("no %s link with %d: %s", channel, peer, said)
+                await trio.sleep(wait)
+                wait = min(2 * wait, REDIAL_MAX_S)
+                continue
+            welcome = conn.hello
+            assert welcome is not None
+            reason = self._met.judge(peer, welcome.uuid, welcome.incarnation)
+            if welcome.role != role or reason is not None:
+                log.warning("not linked with %d at %s: %s", peer, address, reason or f"it is a {welcome.role}")
+                conn.close()
+                await trio.sleep(REDIAL_MAX_S)
+                continue
+            wait, said = REDIAL_MIN_S, ""
+            self._met.introduce(peer, welcome.uuid, welcome.incarnation)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(conn.run_writer)
+                await self._serve(conn, peer, channel)
+                nursery.cancel_scope.cancel()
+
+    async def _serve(self, conn: Connection, peer: int, channel: str) -> None:
+        old = self._conns.get((peer, channel))
+        if old is not None:
+            old.close("superseded by a newer connection")
+            self._gone(old, peer, channel)
+        self._conns[peer, channel] = conn
+        conn.where = f"replica {peer} ({channel})"
+        if channel == "control":
+            log.info("linked with replica %d", peer)
+            self._up(peer)
+        try:
+            while True:
+                message, bulk = await conn.receive()
+                if self._conns.get((peer, channel)) is not conn:
+                    return  # superseded: what it still brings is void
+                self._received(peer, message, bulk)
+        except ConnectionLost as exc:
+            log.debug("%s: %s", conn.where, exc)
+        except WireError as exc:
+            log.warning("link with replica %d (%s) dropped: %s", peer, channel, exc)
+        finally:
+            conn.close()
+            self._gone(conn, peer, channel)
+
+    def _gone(self, conn: Connection, peer: int, channel: str) -> None:
+        if self._conns.get((peer, channel)) is conn:
+            del self._conns[peer, channel]
+            if channel == "control":
+                log.info("link with replica %d is down: %s", peer, conn.closed)
+                self._down(peer)

@@ -1,0 +1,436 @@
+"""Pure. The metadata state machine: ordered batches of requests in, outcomes out; queries on the side.
+
+What is applied depends on the state and the batch alone: no clock, no randomness, no order of sets, no float. Live
+execution and replay are one function, :meth:`StateMachine.apply`. The operations are in :mod:`mds.namespace.ops`; this
+module decodes, admits each request once (:mod:`mds.sessions`), runs it in its own transaction of the store, keeps its
+reply in the same transaction, and sums the effects into the digest.
+
+A request that fails (with an errno or a status) changes nothing but its slot: its reply is kept, too. What is not
+executed at all keeps no reply: an entry or batch that is malformed, a session or slot that is not known, an old number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Final
+
+from mds import schema, sessions
+from mds.namespace import layout
+from mds.namespace.inode import DIRECTORY_SIZE, S_IFDIR, Inode, Layout
+from mds.namespace.layout import Storage, StorageMap
+from mds.namespace.ops import (
+    commit,
+    create,
+    link,
+    mkdir,
+    mknod,
+    orphans,
+    reclaim,
+    removexattr,
+    rename,
+    rmdir,
+    settle,
+    symlink,
+    targets,
+    unlink,
+)
+from mds.namespace.ops import sessions as session_ops
+from mds.namespace.ops import setattr as setattr_op
+from mds.namespace.ops import setxattr as setxattr_op
+from mds.namespace.queries import QUERIES, STORAGE_MAP, Handles
+from mds.namespace.scope import Scope
+from mds.sessions import Session
+from mds.store import Effects, Store, StoreCorrupt
+from wire import ids, ops
+from wire.codec import decode, pack, unpack_untrusted
+from wire.errors import OK, FileSystemError, Status, WireError
+
+DIGEST_MASK: Final = 2**64 - 1
+VIEW_ENTRY: Final = -1
+"""Stands for the entry number where the digest counts a view event."""
+BOOT_ENTRY: Final = -2
+"""Stands for the entry number where the digest counts what a new state begins with."""
+
+_APPLY: Final[dict[type, Callable[[Scope, Any], Any]]] = {
+    ops.Create: create.apply,
+    ops.Mkdir: mkdir.apply,
+    ops.Mknod: mknod.apply,
+    ops.Symlink: symlink.apply,
+    ops.Link: link.apply,
+    ops.Unlink: unlink.apply,
+    ops.Rmdir: rmdir.apply,
+    ops.Rename: rename.apply,
+    ops.SetAttr: setattr_op.apply,
+    ops.SetXattr: setxattr_op.apply,
+    ops.RemoveXattr: removexattr.apply,
+    ops.Commit: commit.apply,
+    ops.Settle: settle.apply,
+}
+"""What clients ask, in a slot of their session."""
+
+_APPLY_INTERNAL: Final[dict[type, Callable[[Scope, Any], Any]]] = {
+    ops.SessionOpen: session_ops.open_session,
+    ops.SessionAttach: session_ops.attach,
+    ops.SessionClose: session_ops.close,
+    ops.SessionExpire: session_ops.expire,
+    ops.OrphanAnswer: orphans.apply,
+    ops.TargetSet: targets.apply,
+    ops.ReclaimDone: reclaim.apply,
+}
+"""What replicas ask for themselves (session 0); from a client's session they are refused."""
+
+_APPLY_ALL: Final = {**_APPLY, **_APPLY_INTERNAL}
+_NOTHING: Final[frozenset[int]] = frozenset()
+
+
+class _NoHandles:
+    def is_open(self, ino: int) -> bool:
+        return False
+
+
+_NO_HANDLES: Final = _NoHandles()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one entry of a batch came to; the entry's origin answers its client from it."""
+
+    session: int
+    slot: int
+    number: int
+    status: int
+    """0, an errno, or a :class:`wire.errors.Status`."""
+    body: bytes
+    """The result as msgpack when status is 0."""
+    store_reply: bool
+    """The reply was kept in the reply table: the request was executed now, by a client's session."""
+    opened: int = 0
+    """The inode of which the answer counts a handle, or 0."""
+    orphaned: tuple[int, ...] = ()
+    """Files whose last name went: every member owes an :class:`wire.ops.OrphanAnswer`."""
+    session_gone: int = 0
+    """The session that has ended (closed or expired), or 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueryResult:
+    status: int
+    body: bytes
+    read: frozenset[int]
+    """The inodes (queries.STORAGE_MAP: the storage map) on which the answer, an error as well, depends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bootstrap:
+    """What a new state begins with. From the cluster's configuration, the same at every replica."""
+
+    stripe_size: int = layout.STRIPE_SIZE
+    stripe_count: int = layout.STRIPE_COUNT
+    root_uid: int = 0
+    root_gid: int = 0
+    root_mode: int = 0o755
+
+
+class StateMachine:
+    """See the module. *store* belongs to it alone; *me* is this replica's number (no effect depends on it).
+
+    *bootstrap* counts only when the store is new.
+    """
+
+    def __init__(self, store: Store, me: int, bootstrap: Bootstrap = Bootstrap()) -> None:
+        self.store = store
+        self.me = me
+        self._index = 0
+        self._digest = 0
+        self._time = 0
+        self._generation = 0
+        self._epoch = 0
+        raw = store.get(schema.META, schema.META_APPLIED)
+        if raw is None:
+            self._make_new(bootstrap)
+            self._scope = Scope(store, Storage(store))
+            self._scope.inodes = 1
+            self._save()
+            return
+        self._scope = Scope(store, Storage(store))
+        self._index, digest, self._time, self._scope.inodes, self._scope.sessions = unpack_untrusted(raw)
+        self._digest = int.from_bytes(digest, "big")
+        raw = store.get(schema.META, schema.META_MEMBERS)
+        if raw is not None:
+            self._generation, self._epoch, self._scope.members = unpack_untrusted(raw)
+
+    def _make_new(self, bootstrap: Bootstrap) -> None:
+        """The root directory and an empty storage map."""
+        store = self.store
+        store.begin()
+        mode = S_IFDIR | bootstrap.root_mode & 0o7777
+        root = Inode(
+            mode, 2, bootstrap.root_uid, bootstrap.root_gid, 0, DIRECTORY_SIZE, 0, 0, 0, None, (), 0, 0, ids.ROOT_INO, 0
+        )
+        store.put(schema.INODES, schema.u64(ids.ROOT_INO), root.encode())
+        store.put(schema.META, schema.META_STORAGE, pack((0, bootstrap.stripe_size, bootstrap.stripe_count)))
+        self._count(0, BOOT_ENTRY, store.commit())
+
+    # -- what stands
+
+    @property
+    def digest(self) -> bytes:
+        """Sum of the effects of everything applied, 8 bytes: equal at replicas of equal index, or one is wrong."""
+        return self._digest.to_bytes(8, "big")
+
+    @property
+    def index(self) -> int:
+        """Delivery index of what was applied last; 0 in a new state."""
+        return self._index
+
+    @property
+    def time_ns(self) -> int:
+        """The state's time: the latest stamp of any request so far."""
+        return self._time
+
+    @property
+    def members(self) -> tuple[int, ...]:
+        """Replicas of the last view event."""
+        return self._scope.members
+
+    @property
+    def position(self) -> bytes | None:
+        """What :meth:`set_position` stored last; in a reopened store, that of the effects that are in it."""
+        return self.store.get(schema.META, schema.META_POSITION)
+
+    @property
+    def inodes(self) -> int:
+        """Inodes in use, unlinked open ones among them."""
+        return self._scope.inodes
+
+    @property
+    def session_count(self) -> int:
+        return self._scope.sessions
+
+    def storage_map(self) -> StorageMap:
+        """(version, ((target, address, state), ...), ((chain, version, (target, ...)), ...))."""
+        return self._scope.storage.map
+
+    def sessions(self) -> Iterator[tuple[int, Session]]:
+        """All sessions with the replica each is attached to and its attachment count, ascending by number."""
+        return sessions.every(self.store)
+
+    def session(self, number: int) -> Session | None:
+        return sessions.find(self.store, number)
+
+    def orphans_owed(self, replica: int) -> Iterator[int]:
+        """Unlinked inodes that wait for *replica*: it has not answered yet, or has pinned them."""
+        prefix = replica.to_bytes(1, "big")
+        stop = (replica + 1).to_bytes(1, "big") if replica < ids.REPLICA_ID_MAX else None
+        for key, _value in self.store.scan(schema.OWED, prefix, stop):
+            yield int.from_bytes(key[1:], "big")
+
+    def orphan_debtors(self) -> tuple[int, ...]:
+        """Replicas that :meth:`orphans_owed` names something for, ascending; some may have left the view."""
+        found: list[int] = []
+        start = b""
+        while True:
+            item = next(self.store.scan(schema.OWED, start, None), None)
+            if item is None:
+                return tuple(found)
+            found.append(item[0][0])
+            if found[-1] == ids.REPLICA_ID_MAX:
+                return tuple(found)
+            start = (found[-1] + 1).to_bytes(1, "big")
+
+    def is_orphan(self, ino: int) -> bool:
+        return self.store.get(schema.ORPHANS, schema.u64(ino)) is not None
+
+    def reclaimable(self, limit: int) -> list[tuple[int, Layout]]:
+        """Removed files whose objects are to be deleted, at most *limit*: (inode, its layout)."""
+        found: list[tuple[int, Layout]] = []
+        for key, value in self.store.scan(schema.RECLAIM, b"", None):
+            if len(found) == limit:
+                break
+            found.append((int.from_bytes(key, "big"), unpack_untrusted(value)))
+        return found
+
+    # -- applying
+
+    def apply(self, index: int, origin: int, batch: bytes) -> list[Outcome]:
+        """Apply the batch that *origin* multicast and that was delivered at *index*; outcomes in order of entries.
+
+        A batch that does not decode (a faulty replica sent it) is empty for everyone. Store the position and freeze
+        only between batches.
+        """
+        assert index > self._index, f"batch {index} after {self._index}"
+        self._index = index
+        outcomes = [self._apply_entry(index, k, entry) for k, entry in enumerate(_entries_untrusted(batch))]
+        self._save()
+        return outcomes
+
+    def view_event(self, index: int, generation: int, epoch: int, members: tuple[int, ...]) -> None:
+        """A new view stands in history after *index*: its members answer for handles on files unlinked from now on."""
+        assert index >= self._index, f"view event {index} after {self._index}"
+        self._index = index
+        self._generation, self._epoch = generation, epoch
+        self._scope.members = tuple(sorted(members))
+        self.store.begin()
+        self.store.put(schema.META, schema.META_MEMBERS, pack((generation, epoch, self._scope.members)))
+        self._count(index, VIEW_ENTRY, self.store.commit())
+        self._save()
+
+    def set_position(self, blob: bytes) -> None:
+        """Store *blob* with the effects applied so far (before the next freeze)."""
+        self.store.begin()
+        self.store.put(schema.META, schema.META_POSITION, blob)
+        self.store.commit()
+
+    def _save(self) -> None:
+        """The small things that change with every batch. They sum up effects and are not effects themselves."""
+        scope = self._scope
+        self.store.begin()
+        self.store.put(
+            schema.META,
+            schema.META_APPLIED,
+            pack((self._index, self.digest, self._time, scope.inodes, scope.sessions)),
+        )
+        self.store.commit()
+
+    def _count(self, index: int, k: int, effects: Effects) -> None:
+        """Add one entry's effects to the digest. A sum, so that it does not depend on the order of execution."""
+        hashed = blake2b(pack((index, k, effects)), digest_size=8).digest()
+        self._digest = (self._digest + int.from_bytes(hashed, "big")) & DIGEST_MASK
+
+    def _apply_entry(self, index: int, k: int, entry: Any) -> Outcome:
+        if not _well_formed(entry):
+            return Outcome(0, 0, 0, Status.BAD_MESSAGE, b"", False)
+        time_ns, session, slot, number, op_bytes = entry
+        if time_ns > self._time:
+            self._time = time_ns
+        if session:
+            known = self._admit(session, slot, number)
+            if known is not None:
+                return known
+        store = self.store
+        scope = self._scope
+        scope.start(self._time, schema.number_at(index, k))
+        store.begin()
+        status, body = self._execute(session, op_bytes)
+        if status != OK:
+            store.rollback()
+            scope.undo()
+            store.begin()
+        if session:
+            sessions.keep(store, session, slot, number, status, scope.opened, body)
+        self._count(index, k, store.commit())
+        if scope.storage_changed:
+            scope.storage.load()
+        return Outcome(
+            session, slot, number, status, body, session != 0, scope.opened, tuple(scope.orphaned), scope.session_gone
+        )
+
+    def _execute(self, session: int, op_bytes: bytes) -> tuple[int, bytes]:
+        try:
+            op = decode(op_bytes)
+        except WireError:
+            return Status.BAD_MESSAGE, b""
+        run = (_APPLY if session else _APPLY_ALL).get(type(op))
+        if run is None:
+            return Status.BAD_MESSAGE, b""
+        try:
+            return OK, pack(run(self._scope, op))
+        except FileSystemError as exc:
+            return exc.status, b""
+        except WireError as exc:
+            raise StoreCorrupt(self.store.path, f"a record does not decode: {exc}") from exc
+
+    def _admit(self, session: int, slot: int, number: int) -> Outcome | None:
+        """None when the request is to be executed, else what it is answered without being executed (again)."""
+        kept = sessions.reply(self.store, session, slot)
+        if kept is not None:
+            # Replies go with their session, so this one exists and has the slot.
+            if number > kept.number:
+                return None
+            if number == kept.number:
+                return Outcome(session, slot, number, kept.status, kept.body, False, kept.opened)
+            return Outcome(session, slot, number, Status.STALE_NUMBER, b"", False)
+        found = sessions.find(self.store, session)
+        if found is None:
+            return Outcome(session, slot, number, Status.SESSION_UNKNOWN, b"", False)
+        if slot >= found.slots:
+            return Outcome(session, slot, number, Status.BAD_MESSAGE, b"", False)
+        return None
+
+    # -- asking
+
+    def query(self, op: Any, handles: Handles = _NO_HANDLES) -> QueryResult:
+        """Answer a wire.ops query from the state as it stands. *handles*: what clients have open here."""
+        ask = QUERIES.get(type(op))
+        if ask is None:
+            return QueryResult(Status.BAD_MESSAGE, b"", _NOTHING)
+        read: list[int] = []
+        try:
+            body = pack(ask(self._scope, op, handles, read))
+        except FileSystemError as exc:
+            return QueryResult(exc.status, b"", frozenset(read))
+        except WireError as exc:
+            raise StoreCorrupt(self.store.path, f"a record does not decode: {exc}") from exc
+        return QueryResult(OK, body, frozenset(read))
+
+    def touched(self, op: Any) -> frozenset[int] | None:
+        """Inodes of which the request may change what a query sees (attributes, entries, extended attributes).
+
+        None where that depends on the state in which it is executed: then it is any of them.
+        """
+        if isinstance(op, ops.Create | ops.Mkdir | ops.Mknod | ops.Symlink):
+            return frozenset((op.parent,))
+        if isinstance(op, ops.SetAttr | ops.Commit | ops.Settle | ops.SetXattr | ops.RemoveXattr):
+            return frozenset((op.ino,))
+        if isinstance(op, ops.Link):
+            return frozenset((op.ino, op.parent))
+        if isinstance(op, ops.OrphanAnswer):
+            return frozenset(op.released + op.pinned)
+        if isinstance(op, ops.TargetSet):
+            return frozenset((STORAGE_MAP,))
+        if isinstance(op, ops.SessionOpen | ops.SessionAttach | ops.SessionClose | ops.SessionExpire | ops.ReclaimDone):
+            return _NOTHING
+        return None  # Unlink, Rmdir, Rename: the inodes behind the names
+
+    def validate(self) -> None:
+        """For tests, after every step: what is held in memory agrees with the store. Raises AssertionError."""
+        store = self.store
+        raw = store.get(schema.META, schema.META_APPLIED)
+        assert raw is not None, "applied is always stored"
+        stored = unpack_untrusted(raw)
+        scope = self._scope
+        assert stored == (self._index, self.digest, self._time, scope.inodes, scope.sessions), "counters are stored"
+        assert scope.inodes >= 1 and scope.sessions >= 0, "the root is never removed"
+        assert Storage(store).map == scope.storage.map, "the storage map in memory is the stored one"
+        assert list(scope.members) == sorted(set(scope.members)), "members ascend"
+        assert store.get(schema.INODES, schema.u64(ids.ROOT_INO)) is not None, "the root is never removed"
+
+
+def _entries_untrusted(batch: bytes) -> tuple[Any, ...]:
+    try:
+        entries = unpack_untrusted(batch)
+    except WireError:
+        return ()
+    if type(entries) is not tuple or len(entries) > schema.BATCH_ENTRIES_MAX:
+        return ()
+    return entries
+
+
+def _well_formed(entry: Any) -> bool:
+    """(time_ns, session, slot, number, op) with each in its bounds."""
+    if type(entry) is not tuple or len(entry) != 5:
+        return False
+    time_ns, session, slot, number, op = entry
+    return (
+        type(time_ns) is int
+        and type(session) is int
+        and type(slot) is int
+        and type(number) is int
+        and type(op) is bytes
+        and 0 <= time_ns <= ops.TIME_NS_MAX
+        and 0 <= session < 2**63
+        and 0 <= slot < 65536
+        and 0 <= number < 2**64
+    )

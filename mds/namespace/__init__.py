@@ -1,0 +1,1 @@
+"""The namespace: inodes, directories, permissions; queries; one module per operation in :mod:`mds.namespace.ops`."""

@@ -1,0 +1,25 @@
+"""Pure. RemoveXattr: removexattr(2). ENODATA when there is no such attribute."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+from mds import schema
+from mds.namespace import xattrs
+from mds.namespace.scope import Scope
+from wire.errors import FileSystemError
+from wire.ops import RemoveXattr
+
+
+def apply(scope: Scope, op: RemoveXattr) -> Any:
+    inode = scope.inode(op.ino)
+    xattrs.check_write(inode, op.cred, op.name)
+    key = schema.xattr_key(op.ino, op.name)
+    if scope.store.get(schema.XATTRS, key) is None:
+        raise FileSystemError(errno.ENODATA)
+    scope.store.delete(schema.XATTRS, key)
+    inode.xattrs -= 1
+    inode.ctime_ns = scope.now
+    scope.put(op.ino, inode)
+    return None

@@ -1,0 +1,41 @@
+"""Pure. SetXattr: setxattr(2). Name spaces and limits: :mod:`mds.namespace.xattrs`.
+
+EEXIST and ENODATA by the flags; ERANGE for a long name, E2BIG for a long value, ENOSPC for too much on one inode.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+from mds import schema
+from mds.namespace import xattrs
+from mds.namespace.scope import Scope
+from wire import ids
+from wire.errors import FileSystemError
+from wire.ops import XATTR_CREATE, XATTR_REPLACE, SetXattr
+
+
+def apply(scope: Scope, op: SetXattr) -> Any:
+    if len(op.value) > ids.XATTR_SIZE_MAX:
+        raise FileSystemError(errno.E2BIG)
+    inode = scope.inode(op.ino)
+    xattrs.check_write(inode, op.cred, op.name)
+    key = schema.xattr_key(op.ino, op.name)
+    old = scope.store.get(schema.XATTRS, key)
+    if old is not None and op.flags == XATTR_CREATE:
+        raise FileSystemError(errno.EEXIST)
+    if old is None and op.flags == XATTR_REPLACE:
+        raise FileSystemError(errno.ENODATA)
+    if inode.xattrs or len(op.name) + len(op.value) > xattrs.TOTAL_MAX:
+        total, names = xattrs.sizes(scope, op.ino)
+        total += len(op.value) - len(old) if old is not None else len(op.name) + len(op.value)
+        names += 0 if old is not None else len(op.name) + 1
+        if total > xattrs.TOTAL_MAX or names > xattrs.LIST_MAX:
+            raise FileSystemError(errno.ENOSPC)
+    scope.store.put(schema.XATTRS, key, op.value)
+    if old is None:
+        inode.xattrs += 1
+    inode.ctime_ns = scope.now
+    scope.put(op.ino, inode)
+    return None

@@ -1,0 +1,66 @@
+"""Pure. Which inodes the messages in the log touch that are not applied yet: what queries wait for.
+
+A query runs on the state as it is and then asks whether anything it read is about to be changed by a message
+that is in this replica's log (acknowledged, or flushed with a view) and not applied.  If so it waits for the
+messages that were pending when it came, and runs again.  What touches nothing pending is answered at once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+Key = tuple[int, int, int]
+"""(epoch, sender, seq) of a message."""
+
+
+class Pending:
+    """Messages in the log, not applied, and the inodes they may change."""
+
+    def __init__(self) -> None:
+        self._messages: dict[Key, frozenset[int] | None] = {}
+        self._touched: Counter[int] = Counter()
+        self._anything = 0
+        """Messages that may change anything (their inodes cannot be told before execution)."""
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def add(self, key: Key, touched: frozenset[int] | None) -> None:
+        """The message entered the log; it may change these inodes (None: any)."""
+        assert key not in self._messages
+        self._messages[key] = touched
+        if touched is None:
+            self._anything += 1
+        else:
+            self._touched.update(touched)
+
+    def remove(self, key: Key) -> None:
+        """The message was applied, or dropped from the log. Harmless if it was never added (a learner's feed)."""
+        if key not in self._messages:
+            return
+        touched = self._messages.pop(key)
+        if touched is None:
+            self._anything -= 1
+            return
+        for ino in touched:
+            self._touched[ino] -= 1
+            if not self._touched[ino]:
+                del self._touched[ino]
+
+    def clear(self) -> None:
+        self._messages.clear()
+        self._touched.clear()
+        self._anything = 0
+
+    def conflicts(self, read: frozenset[int]) -> list[Key]:
+        """The messages that may change what was *read*; the query waits for these and no later ones."""
+        if not self._messages or not (self._anything or any(ino in self._touched for ino in read)):
+            return []
+        return [k for k, touched in self._messages.items() if touched is None or not touched.isdisjoint(read)]
+
+    def keys(self) -> frozenset[Key]:
+        """Everything pending now."""
+        return frozenset(self._messages)
+
+    def has(self, key: Key) -> bool:
+        return key in self._messages

@@ -1,0 +1,102 @@
+"""Work owed to storage targets: deleting the objects of removed files.
+
+The queue is replicated state; the lowest member of the view does the work, the next one takes over. Deleting
+twice is harmless, so nothing needs to be remembered about work half done.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import trio
+
+from mds import limits
+from mds.replica import Replica
+from wire import ops
+from wire.ids import PROTOCOL_VERSION
+from wire.messages import Answer, Hello, ObjectDelete, Role
+from wire.peer import Connection, ConnectionLost, dial
+
+log = logging.getLogger(__name__)
+
+ANSWER_S = 30.0
+"""A target that does not answer a deletion for so long is asked again later."""
+
+
+class Reclaimer:
+    """Drains the reclaim queue while this replica is the one to do it."""
+
+    def __init__(self, replica: Replica, cluster: bytes, uuid: bytes) -> None:
+        self._replica = replica
+        self._hello = Hello(PROTOCOL_VERSION, cluster, Role.MDS, str(replica.me), uuid, 0, "main")
+        self._busy = False
+        self._complained: set[int] = set()
+
+    async def round(self) -> None:
+        """Delete the objects of some removed files, and order that it is done."""
+        replica = self._replica
+        if self._busy or not replica.lowest:
+            return
+        files = replica.state.reclaimable(limits.RECLAIM_FILES)
+        if not files:
+            return
+        _, targets, chains = replica.state.storage_map()
+        addresses = {target: address for target, address, _ in targets}
+        members = {chain: members for chain, _, members in chains}
+        wanted: dict[int, list[tuple[int, int]]] = {}
+        for ino, (_, columns) in files:
+            for column, chain in enumerate(columns):
+                for target in members.get(chain, ()):
+                    wanted.setdefault(target, []).append((ino, column))
+        failed: set[int] = set()
+
+        async def ask(target: int, keys: list[tuple[int, int]]) -> None:
+            if not await self._delete(target, addresses[target], keys):
+                failed.update(ino for ino, _ in keys)
+
+        async with trio.open_nursery() as nursery:
+            for target, keys in sorted(wanted.items()):
+                nursery.start_soon(ask, target, keys)
+        done = tuple(sorted(ino for ino, _ in files if ino not in failed))
+        if done and replica.lowest:
+            self._busy = True
+
+            def finished(outcome: object) -> None:
+                self._busy = False
+
+            replica.internal(ops.ReclaimDone(done), finished)
+
+    async def _delete(self, target: int, address: str, keys: list[tuple[int, int]]) -> bool:
+        try:
+            conn = await dial(address, self._hello)
+        except ConnectionLost as exc:
+            if target not in self._complained:
+                self._complained.add(target)
+                log.warning("objects of removed files wait for target %d: %s", target, exc)
+            return False
+        try:
+            answer = await self._ask(conn, keys)
+        finally:
+            conn.close()
+        if answer is None or answer.status:
+            log.warning("target %d did not delete %d objects: %s", target, len(keys), answer)
+            return False
+        self._complained.discard(target)
+        return True
+
+    async def _ask(self, conn: Connection, keys: list[tuple[int, int]]) -> Answer | None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(conn.run_writer)
+            try:
+                with trio.move_on_after(ANSWER_S):
+                    conn.send(ObjectDelete(1, tuple(keys)))
+                    while True:
+                        message, _ = await conn.receive()
+                        if isinstance(message, Answer):
+                            return message
+            except ConnectionLost as exc:
+                log.debug("deleting objects: %s", exc)
+            finally:
+                conn.close()
+                nursery.cancel_scope.cancel()
+        return None

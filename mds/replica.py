@@ -1,0 +1,560 @@
+"""One metadata replica: group member + state machine + session server, glued together without any waiting.
+
+Everything here happens in one thread and returns at once; what blocks or waits is done by :mod:`mds.serve`
+through the :class:`Shell` it passes.  The life of a request: :meth:`Replica.client_message` queues it,
+:meth:`_pump` multicasts a batch, the group delivers it, :meth:`_apply` executes it and answers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from mds import limits
+from mds.handles import Handles
+from mds.machine import Outcome, StateMachine
+from mds.pending import Key, Pending
+from vsync import effects as ev
+from vsync.effects import Delivered, Effects, Event, ViewEvent
+from vsync.machine import Machine
+from vsync.records import Entry, Record
+from vsync.view import generation_of
+from wire import messages as msg
+from wire import ops
+from wire.codec import decode, encode, pack, unpack_untrusted
+from wire.errors import OK, Status, WireError
+
+log = logging.getLogger(__name__)
+
+_CLIENT_REQUESTS = (
+    ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink, ops.Link, ops.Unlink, ops.Rmdir, ops.Rename, ops.SetAttr,
+    ops.SetXattr, ops.RemoveXattr, ops.Commit, ops.Settle,
+)  # fmt: skip
+
+
+class ClientConnection(Protocol):
+    """What a replica needs of a connection with a client or tool."""
+
+    def send(self, message: Any) -> None: ...
+
+
+class Shell(Protocol):
+    """What the replica asks of the process around it; none of these waits."""
+
+    def now(self) -> int: ...
+    def stamp_ns(self) -> int: ...
+    def append(self, ticket: int, records: list[Record]) -> None: ...
+    def link_send(self, peer: int, message: Any) -> None: ...
+    def send_snapshot(self, peer: int) -> None: ...
+    def address_of(self, replica: int) -> str: ...
+
+
+@dataclass(slots=True, eq=False)
+class Client:
+    """One connected client (or tool)."""
+
+    conn: ClientConnection
+    name: str
+    session: int = 0
+    gone: bool = False
+
+    def send(self, message: Any) -> None:
+        """Send, unless the connection is gone: the client asks again elsewhere."""
+        if not self.gone:
+            self.conn.send(message)
+
+
+@dataclass(slots=True, eq=False)
+class Parked:
+    """A query that waits for the lease, or for conflicting requests that were pending when it came."""
+
+    client: Client
+    call: int
+    op: Any
+    arrived: frozenset[Key]
+    waits: set[Key] = field(default_factory=set)
+
+
+class Replica:
+    """See the module."""
+
+    def __init__(self, me: int, group: Machine, state: StateMachine, shell: Shell) -> None:
+        self.me = me
+        self.group = group
+        self.state = state
+        self.shell = shell
+        self.pending = Pending()
+        self.handles = Handles()
+        self.clients: set[Client] = set()
+        self.heard: dict[int, int] = {}
+        """Sessions attached here -> when their client was last heard."""
+        self.answered = 0
+        self.queried = 0
+        self._queue: deque[tuple[int, int, int, int, bytes]] = deque()
+        self._waiting: dict[tuple[int, int, int], tuple[Client, int]] = {}
+        self._internal: dict[int, Callable[[Outcome], None]] = {}
+        self._token = 0
+        self._parked: list[Parked] = []
+        self._ops: dict[Key, list[Any]] = {}
+        self._events: deque[Event] = deque()
+        self._running = False
+        self._durable_ticket = 0
+        self._after: deque[tuple[int, list[tuple[int, Any]]]] = deque()
+        self._inactive_since: int | None = shell.now()
+        self._was_outside = False
+        self._grace_since = shell.now()
+        """When the present stretch of being active began: clients had no chance to be heard before."""
+        self.releases: set[int] = set()
+        """Orphans nobody here has open: the answer we owe goes out with the next maintenance round."""
+        for entry in group.core.history.undelivered():
+            self._entered(entry)
+
+    # -- the group
+
+    @property
+    def active(self) -> bool:
+        return self.group.active_view is not None
+
+    def group_event(self, event: Event) -> None:
+        """Take one event of the group layer and everything that follows from it."""
+        self._events.append(event)
+        if self._running:
+            return
+        self._running = True
+        try:
+            while True:
+                while self._events:
+                    self._carry_out(self.group.step(self._events.popleft(), self.shell.now()))
+                if not self._submit_batch():
+                    break
+        finally:
+            self._running = False
+        if self._parked:
+            self._unpark()
+
+    def durable(self, ticket: int) -> None:
+        """The journal has everything up to *ticket* on disk."""
+        self._durable_ticket = max(self._durable_ticket, ticket)
+        while self._after and self._after[0][0] <= ticket:
+            self._send_after(self._after.popleft()[1])
+        self.group_event(ev.DurableUpTo(ticket))
+
+    def _carry_out(self, out: Effects) -> None:
+        if out.records:
+            self.shell.append(out.ticket, out.records)
+        for peer, message in out.send:
+            self.shell.link_send(peer, message)
+        for note in out.notes:
+            log.info("%s", note)
+        for entry in out.dropped:
+            self._left(entry)
+        for entry in out.appended:
+            self._entered(entry)
+        for item in out.history:
+            if isinstance(item, Delivered):
+                self._apply(item)
+            else:
+                self._new_view(item)
+        if out.after:
+            if out.ticket <= self._durable_ticket:
+                self._send_after(out.after)
+            else:
+                self._after.append((out.ticket, out.after))
+        for peer in out.snapshot_for:
+            self.shell.send_snapshot(peer)
+        self._watch_activity()
+
+    def _send_after(self, messages: list[tuple[int, Any]]) -> None:
+        for peer, message in messages:
+            if peer == self.me:
+                self._events.append(ev.Received(peer, message))
+            else:
+                self.shell.link_send(peer, message)
+
+    # -- messages in the log
+
+    def _entered(self, entry: Entry) -> None:
+        """A message is in the log: from now on queries that conflict with it wait."""
+        key = entry[:3]
+        decoded = [_decode_op(item) for item in _entries(entry.payload)]
+        self._ops[key] = decoded
+        touched: set[int] | None = set()
+        for op in decoded:
+            one = self.state.touched(op) if op is not None else frozenset[int]()
+            if one is None:
+                touched = None
+                break
+            assert touched is not None
+            touched |= one
+        self.pending.add(key, None if touched is None else frozenset(touched))
+
+    def _left(self, entry: Entry) -> None:
+        """A message was dropped from the log undelivered (beyond a cut): it never happened."""
+        key = entry[:3]
+        self.pending.remove(key)
+        self._ops.pop(key, None)
+        if entry.sender == self.me and not self.group.core.outside:
+            # It is in no history, so sending it again under the same slot number is safe.
+            for item in _entries(entry.payload):
+                self._queue.append(item)
+
+    def _apply(self, item: Delivered) -> None:
+        entry = item.entry
+        key = entry[:3]
+        outcomes = self.state.apply(item.index, entry.sender, entry.payload)
+        decoded = self._ops.pop(key, [])
+        self.pending.remove(key)
+        for op in decoded:
+            if isinstance(op, ops.SessionAttach) and op.replica != self.me:
+                self._moved_away(op.session)
+        for outcome in outcomes:
+            if outcome.session:
+                waiter = self._waiting.pop((outcome.session, outcome.slot, outcome.number), None)
+                if waiter is not None:
+                    client, call = waiter
+                    if outcome.opened and outcome.status == OK and not client.gone:
+                        self.handles.open(outcome.session, outcome.opened)
+                    self.answered += 1
+                    client.send(msg.Answer(call, outcome.status, outcome.body))
+            elif outcome.slot == self.me:
+                done = self._internal.pop(outcome.number, None)
+                if done is not None:
+                    done(outcome)
+            for ino in outcome.orphaned:
+                if not self.handles.is_open(ino):
+                    self.releases.add(ino)
+            if outcome.session_gone:
+                self._moved_away(outcome.session_gone)
+
+    def _moved_away(self, session: int) -> None:
+        """The session has ended or is attached to another replica: its handles are counted there, if at all."""
+        self.heard.pop(session, None)
+        self.releases.update(self.handles.forget(session))
+        for client in self.clients:
+            if client.session == session:
+                client.session = 0
+
+    def _new_view(self, item: ViewEvent) -> None:
+        view = item.view
+        self.state.view_event(item.index, generation_of(view.epoch), view.epoch, view.members)
+        told = self._view_changed(view.epoch, view.members)
+        for client in self.clients:
+            client.send(told)
+
+    def _view_changed(self, epoch: int, members: tuple[int, ...]) -> msg.ViewChanged:
+        return msg.ViewChanged(
+            generation_of(epoch), epoch, tuple((m, self.shell.address_of(m)) for m in members)
+        )
+
+    # -- serving or not
+
+    def _watch_activity(self) -> None:
+        if self.active:
+            if self._inactive_since is not None:
+                self._inactive_since = None
+                self._grace_since = self.shell.now()
+            self._was_outside = False
+            return
+        if self._inactive_since is None:
+            self._inactive_since = self.shell.now()
+        outside = self.group.core.outside
+        if outside and not self._was_outside:
+            self._turn_away()
+        self._was_outside = outside
+
+    def _turn_away(self) -> None:
+        """Left out of the view: every client goes on elsewhere, with what it has outstanding."""
+        waiting, self._waiting = self._waiting, {}
+        parked, self._parked = self._parked, []
+        internal, self._internal = self._internal, {}
+        self._queue.clear()
+        for token, done in internal.items():
+            done(Outcome(0, self.me, token, Status.NOT_SERVING, b"", False))
+        for client, call in waiting.values():
+            client.send(msg.Answer(call, Status.NOT_SERVING, b""))
+        for query in parked:
+            query.client.send(msg.Answer(query.call, Status.NOT_SERVING, b""))
+
+    @property
+    def serving(self) -> bool:
+        """Clients may stay: active, or in the middle of a view change that has not taken long yet."""
+        if self.active:
+            return True
+        since = self._inactive_since
+        return not self.group.core.outside and since is not None and self.shell.now() - since < limits.HOLD_ON_US
+
+    # -- clients
+
+    def client_joined(self, client: Client) -> None:
+        self.clients.add(client)
+        if self.active:
+            newest = self.group.core.newest
+            client.send(self._view_changed(newest.epoch, newest.members))
+
+    def client_left(self, client: Client) -> None:
+        """The connection is gone. The session stays until the client attaches elsewhere or it expires."""
+        client.gone = True
+        self.clients.discard(client)
+
+    def client_message(self, client: Client, m: Any) -> None:
+        """One message of a client. Whatever it is, it is answered, or an error is logged."""
+        if client.session:
+            self.heard[client.session] = self.shell.now()
+        match m:
+            case msg.RequestCall():
+                self._request(client, m)
+            case msg.QueryCall():
+                self._query(client, m)
+            case msg.Ping(number):
+                client.send(msg.Pong(number, self.serving))
+            case msg.Pong():
+                pass
+            case msg.CloseHandles(handles):
+                self._close_handles(client, handles)
+            case msg.OpenSession(call, key, name, slots):
+                self._order(client, call, ops.SessionOpen(key, name, slots, self.me), attach=True)
+            case msg.AttachSession():
+                self._attach(client, m)
+            case msg.CloseSession(call, session, key):
+                self._order(client, call, ops.SessionClose(session, key))
+            case msg.AdminCall(call, op):
+                self._admin(client, call, op)
+            case _:
+                log.warning("%s sent a %s, which is not for a metadata replica", client.name, type(m).__name__)
+
+    def _refused(self, client: Client, call: int) -> bool:
+        if not self.serving:
+            client.send(msg.Answer(call, Status.NOT_SERVING, b""))
+            return True
+        if len(self._queue) >= limits.QUEUE_REQUESTS or len(self._parked) >= limits.PARKED_QUERIES:
+            client.send(msg.Answer(call, Status.OVERLOADED, b""))
+            return True
+        return False
+
+    def _request(self, client: Client, m: msg.RequestCall) -> None:
+        if self._refused(client, m.call):
+            return
+        if client.session != m.session:
+            client.send(msg.Answer(m.call, Status.NOT_ATTACHED, b""))
+            return
+        try:
+            op = decode(m.op)
+        except WireError as exc:
+            log.warning("%s: request %d.%d.%d refused: %s", client.name, m.session, m.slot, m.number, exc)
+            op = None
+        if not isinstance(op, _CLIENT_REQUESTS):
+            client.send(msg.Answer(m.call, Status.BAD_MESSAGE, b""))
+            return
+        self._waiting[m.session, m.slot, m.number] = (client, m.call)
+        self._queue.append((self.shell.stamp_ns(), m.session, m.slot, m.number, m.op))
+        self._pump()
+
+    def internal(self, op: Any, done: Callable[[Outcome], None]) -> None:
+        """Order *op* for this replica itself; *done* gets the outcome (NOT_SERVING: we were left out)."""
+        self._token += 1
+        self._internal[self._token] = done
+        self._queue.append((self.shell.stamp_ns(), 0, self.me, self._token, encode(op)))
+        self._pump()
+
+    def _order(self, client: Client, call: int, op: Any, attach: bool = False) -> None:
+        if self._refused(client, call):
+            return
+
+        def done(outcome: Outcome) -> None:
+            if attach and outcome.status == OK and not client.gone:
+                client.session = op.session if isinstance(op, ops.SessionAttach) else unpack_untrusted(outcome.body)
+                self.heard[client.session] = self.shell.now()
+            client.send(msg.Answer(call, outcome.status, outcome.body))
+
+        self.internal(op, done)
+
+    def _attach(self, client: Client, m: msg.AttachSession) -> None:
+        if self._refused(client, m.call):
+            return
+        # 1. From now on an unlink applied here finds the handles. 2. Orphans among them are pinned before the
+        # attachment is ordered: the replica the session came from lets go of them only after that.
+        self.handles.declare(m.session, m.handles)
+        pins = tuple(sorted(ino for ino, _ in m.handles if self.state.is_orphan(ino)))
+        for at in range(0, len(pins), limits.ORPHAN_ANSWERS):
+            self.internal(ops.OrphanAnswer(self.me, (), pins[at : at + limits.ORPHAN_ANSWERS]), lambda outcome: None)
+        self._order(client, m.call, ops.SessionAttach(m.session, m.key, self.me), attach=True)
+
+    def _admin(self, client: Client, call: int, op_bytes: bytes) -> None:
+        try:
+            op = decode(op_bytes)
+        except WireError as exc:
+            log.warning("%s: admin request refused: %s", client.name, exc)
+            op = None
+        if not isinstance(op, ops.TargetSet):
+            client.send(msg.Answer(call, Status.BAD_MESSAGE, b""))
+            return
+        self._order(client, call, op)
+
+    def _close_handles(self, client: Client, handles: tuple[tuple[int, int], ...]) -> None:
+        for ino, count in handles:
+            if self.handles.close(client.session, ino, count):
+                self.releases.add(ino)
+
+    # -- requests into the group
+
+    def _pump(self) -> None:
+        if not self._running and self._queue and self._may_submit():
+            self._running = True
+            try:
+                while self._submit_batch():
+                    while self._events:
+                        self._carry_out(self.group.step(self._events.popleft(), self.shell.now()))
+            finally:
+                self._running = False
+
+    def _may_submit(self) -> bool:
+        return self.group.may_submit and self.state.store.pending_bytes < limits.UNWRITTEN_BYTES
+
+    def _submit_batch(self) -> bool:
+        """Multicast what waits, as one message, if the group takes one now."""
+        if not self._queue or not self._may_submit():
+            return False
+        batch = []
+        size = 0
+        while self._queue and len(batch) < limits.BATCH_ENTRIES:
+            size += len(self._queue[0][4]) + 64
+            if batch and size > limits.BATCH_BYTES:
+                break
+            batch.append(self._queue.popleft())
+        self._carry_out(self.group.step(ev.Submit(pack(batch)), self.shell.now()))
+        return True
+
+    # -- queries
+
+    def _query(self, client: Client, m: msg.QueryCall) -> None:
+        if self._refused(client, m.call):
+            return
+        try:
+            op = decode(m.op)
+        except WireError as exc:
+            log.warning("%s: query refused: %s", client.name, exc)
+            client.send(msg.Answer(m.call, Status.BAD_MESSAGE, b""))
+            return
+        query = Parked(client, m.call, op, frozenset())
+        if not self._answer(query, first=True):
+            self._parked.append(query)
+
+    def _answer(self, query: Parked, first: bool) -> bool:
+        """Answer the query from our own state, if that is allowed now and the answer will stay true."""
+        if not self.group.may_read(self.shell.now()):
+            if first:
+                query.arrived = self.pending.keys()
+            return False
+        result = self.state.query(query.op, self.handles)
+        conflicts = self.pending.conflicts(result.read)
+        if conflicts:
+            if first:
+                query.arrived = self.pending.keys()
+            waits = {key for key in conflicts if key in query.arrived}
+            if waits:
+                query.waits = waits
+                return False
+        if result.status == OK and isinstance(query.op, ops.Open) and not query.client.gone:
+            self.handles.open(query.client.session, query.op.ino)
+        self.queried += 1
+        query.client.send(msg.Answer(query.call, result.status, result.body))
+        return True
+
+    def _unpark(self) -> None:
+        still = []
+        parked, self._parked = self._parked, []
+        for query in parked:
+            if query.client.gone:
+                continue
+            query.waits = {key for key in query.waits if self.pending.has(key)}
+            if query.waits or not self._answer(query, first=False):
+                still.append(query)
+        self._parked = still + self._parked
+
+
+    # -- owed work
+
+    def maintain(self, look_at_sessions: bool) -> None:
+        """Send the answers this replica owes for unlinked inodes; now and then look for sessions to expire."""
+        if not self.active:
+            return
+        owed = [i for i in sorted(self.releases) if self.state.is_orphan(i) and not self.handles.is_open(i)]
+        self.releases.clear()
+        for at in range(0, len(owed), limits.ORPHAN_ANSWERS):
+            part = tuple(owed[at : at + limits.ORPHAN_ANSWERS])
+            self.internal(ops.OrphanAnswer(self.me, part, ()), lambda outcome: None)
+        if look_at_sessions:
+            self._expire()
+
+    @property
+    def lowest(self) -> bool:
+        """This replica does what one member does for all."""
+        return self.active and self.me == min(self.group.core.newest.members)
+
+    def _expire(self) -> None:
+        """Expire sessions not heard; answer for replicas that have left. Time without a view never counts: the
+        clocks here start anew when a view becomes active (see :meth:`_grace`)."""
+        now = self.shell.now()
+        members = self.group.core.newest.members
+        graced = now - self._grace_since >= limits.SESSION_TIMEOUT_US
+        connected = {client.session for client in self.clients if client.session}
+        for number, session in self.state.sessions():
+            if session.replica == self.me:
+                since = now - self.heard.setdefault(number, now)
+                expired = number not in connected and since >= limits.SESSION_TIMEOUT_US
+            else:
+                expired = session.replica not in members and self.lowest and graced
+            if expired and graced:
+                log.info("session %d (%s) is expired: not heard of", number, session.client)
+                self.internal(ops.SessionExpire(number, session.count), lambda outcome: None)
+        if not graced:
+            return
+        self.releases.update(i for i in self.state.orphans_owed(self.me) if not self.handles.is_open(i))
+        for debtor in self.state.orphan_debtors():
+            if debtor not in members and self.lowest:
+                owed = tuple(self.state.orphans_owed(debtor))[: limits.ORPHAN_ANSWERS]
+                log.info("answers for replica %d, which has left: %d unlinked files", debtor, len(owed))
+                self.internal(ops.OrphanAnswer(debtor, owed, ()), lambda outcome: None)
+
+    # -- the state is replaced (a learner got a snapshot)
+
+    def hold(self) -> None:
+        """Take no event of the group until :meth:`resume`: they queue."""
+        assert not self._running
+        self._running = True
+
+    def resume(self, state: StateMachine | None) -> None:
+        """Go on, with another state if one is given."""
+        if state is not None:
+            self.state = state
+            self.handles = Handles()
+            self.releases.clear()
+        self._running = False
+        self.group_event(ev.Tick())
+
+    def validate(self) -> None:
+        """Assert what always holds (tests)."""
+        self.group.validate()
+        self.state.validate()
+        self.handles.validate()
+        assert set(self._ops) == set(self.pending.keys())
+
+
+def _entries(payload: bytes) -> list[Any]:
+    """The entries of a batch as they were submitted. A batch that is none is empty, as it is when applied."""
+    try:
+        items = unpack_untrusted(payload)
+    except WireError:
+        return []
+    return list(items) if type(items) is tuple else []
+
+
+def _decode_op(item: Any) -> Any:
+    """The operation of an entry, or None when it is none (it will be answered BAD_MESSAGE, touching nothing)."""
+    try:
+        return decode(item[4])
+    except (WireError, IndexError, TypeError):
+        return None

@@ -1,0 +1,139 @@
+"""Pure. The tables of a replica's state: the authoritative description of every key and value.
+
+Integers in keys are big-endian and of fixed width, so that a prefix is a range. Values are msgpack arrays unless said
+otherwise. What stands in these tables is the replicated state: byte for byte the same at every replica that has
+applied the same history. ``SCHEMA_VERSION`` changes with any change here; a state directory of another version is not
+read.
+
+==============  ===========================  =====================================================================
+table           key                          value
+==============  ===========================  =====================================================================
+META            ascii name                   see "META" below
+INODES          ino u64                      :class:`mds.namespace.inode.Inode`, its fields in order
+DIRENTS         parent u64, name             ``(ino, type, cookie)``; type is ``mode >> 12``
+COOKIES         parent u64, cookie u64       ino u64, name (raw). Derived from DIRENTS: one for one
+SYMLINKS        ino u64                      the target (raw). Exactly for inodes of type S_IFLNK
+XATTRS          ino u64, name                the value (raw). ``Inode.xattrs`` counts them
+ORPHANS         ino u64                      ``((replica, pinned), ...)`` ascending by replica, never empty
+OWED            replica u8, ino u64          empty. Derived from ORPHANS: one per replica named there
+RECLAIM         ino u64                      ``(stripe_size, (chain, ...))``: objects to delete, inode gone
+SESSIONS        session u64                  ``(key, client, slots, replica, attachments)``
+SESSION_KEYS    key (16 bytes)               session u64. Derived from SESSIONS: one for one
+REPLIES         session u64, slot u16        ``(number, status, opened, body)`` of the slot's last request
+TARGETS         target u16                   ``(address, state, uuid)``; state is "serving"
+CHAINS          chain u32                    ``(version, (target, ...))``
+==============  ===========================  =====================================================================
+
+META
+    ``schema``    ``(SCHEMA_VERSION,)``, written when the environment is made
+    ``applied``   ``(index, digest, time_ns, inodes, sessions)``: last applied index, sum of effects, the state's time,
+                  and two counts derived from INODES and SESSIONS
+    ``members``   ``(generation, epoch, (replica, ...))`` of the last view event
+    ``storage``   ``(version, stripe_size, stripe_count)`` of the storage map and the layout of new files
+    ``position``  raw: what the replica stores with the effects to know from where to replay; not looked into
+
+Invariants (:mod:`mds.check` tests them): every entry names an inode; an inode that is no directory is named by
+exactly ``nlink`` entries, and is in ORPHANS if and only if that is 0; a directory is named once, by the entry that
+its ``parent`` field leads to, and has ``nlink`` 2 + its subdirectories; cookies are unique for the life of the
+cluster.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+SCHEMA_VERSION: Final = 1
+
+
+class Table:
+    """One kind of record: ``number`` is its place in the store and in digests, ``name`` its LMDB database."""
+
+    __slots__ = ("name", "number")
+
+    def __init__(self, number: int, name: str) -> None:
+        self.number = number
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<Table {self.name}>"
+
+
+META: Final = Table(0, "meta")
+INODES: Final = Table(1, "inodes")
+DIRENTS: Final = Table(2, "dirents")
+COOKIES: Final = Table(3, "cookies")
+SYMLINKS: Final = Table(4, "symlinks")
+XATTRS: Final = Table(5, "xattrs")
+ORPHANS: Final = Table(6, "orphans")
+OWED: Final = Table(7, "owed")
+RECLAIM: Final = Table(8, "reclaim")
+SESSIONS: Final = Table(9, "sessions")
+SESSION_KEYS: Final = Table(10, "session_keys")
+REPLIES: Final = Table(11, "replies")
+TARGETS: Final = Table(12, "targets")
+CHAINS: Final = Table(13, "chains")
+
+TABLES: Final = (
+    META, INODES, DIRENTS, COOKIES, SYMLINKS, XATTRS, ORPHANS, OWED, RECLAIM, SESSIONS, SESSION_KEYS, REPLIES, TARGETS,
+    CHAINS,
+)  # fmt: skip
+assert [t.number for t in TABLES] == list(range(len(TABLES))), "a table's number is its place"
+
+META_SCHEMA: Final = b"schema"
+META_APPLIED: Final = b"applied"
+META_MEMBERS: Final = b"members"
+META_STORAGE: Final = b"storage"
+META_POSITION: Final = b"position"
+
+NUMBER_BITS: Final = 12
+"""A number derived from the delivery index leaves this many bits for the entry within its batch."""
+BATCH_ENTRIES_MAX: Final = 1 << NUMBER_BITS
+"""Entries in one batch, so that numbers derived from (index, entry) never meet those of another index."""
+NUMBER_FIRST: Final = 2
+"""The first number of a batch is (index << NUMBER_BITS) + this: 1 is the root directory and 0 means none."""
+
+
+def number_at(index: int, entry: int) -> int:
+    """The number that entry *entry* of the batch at *index* gives what it makes: an inode, a session, a cookie.
+
+    Unique over the life of the cluster: the last of a batch, (i << 12) + 4097, is one below the first of the next.
+    """
+    return (index << NUMBER_BITS) + entry + NUMBER_FIRST
+
+
+def u64(number: int) -> bytes:
+    """Key of INODES, SYMLINKS, ORPHANS, RECLAIM, SESSIONS; prefix of DIRENTS, COOKIES, XATTRS, REPLIES."""
+    return number.to_bytes(8, "big")
+
+
+def after(prefix: bytes) -> bytes:
+    """The first key after all that begin with *prefix* (which ends in a fixed-width integer below its maximum)."""
+    return (int.from_bytes(prefix, "big") + 1).to_bytes(len(prefix), "big")
+
+
+def dirent_key(parent: int, name: bytes) -> bytes:
+    return parent.to_bytes(8, "big") + name
+
+
+def cookie_key(parent: int, cookie: int) -> bytes:
+    return (parent << 64 | cookie).to_bytes(16, "big")
+
+
+def xattr_key(ino: int, name: bytes) -> bytes:
+    return ino.to_bytes(8, "big") + name
+
+
+def owed_key(replica: int, ino: int) -> bytes:
+    return (replica << 64 | ino).to_bytes(9, "big")
+
+
+def reply_key(session: int, slot: int) -> bytes:
+    return (session << 16 | slot).to_bytes(10, "big")
+
+
+def target_key(target: int) -> bytes:
+    return target.to_bytes(2, "big")
+
+
+def chain_key(chain: int) -> bytes:
+    return chain.to_bytes(4, "big")

@@ -1,0 +1,112 @@
+"""Snapshots of a replica's state: sent to a learner while requests go on, received and installed by one."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from mds import limits
+from mds.store import Store
+from wire.group import SnapshotPart
+from wire.peer import Buffer, Connection, ConnectionLost
+
+log = logging.getLogger(__name__)
+
+DATA: Final = "data.mdb"
+INCOMING: Final = "incoming"
+"""Directory, beside the state, where a snapshot is put together; what a crash leaves there is void."""
+
+
+def clear_leftovers(base: Path) -> None:
+    """Remove what a crash may have left of snapshots in *base*."""
+    for path in [base / INCOMING, *base.glob("outgoing-*"), *base.glob("replaced-*")]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+async def send(store: Store, base: Path, views: tuple[Any, ...], conn: Connection) -> int:
+    """Send a consistent copy of what *store* has written over *conn*. Returns its size in bytes.
+
+    The position it belongs to is stored in it. Raises ConnectionLost, or trio.TooSlowError when the learner
+    takes nothing for long.
+    """
+    scratch = Path(tempfile.mkdtemp(prefix="outgoing-", dir=base))
+    try:
+        await trio.to_thread.run_sync(store.copy_to, scratch / "state")
+        size = 0
+        number = 0
+        digest = hashlib.blake2b(digest_size=16)
+        with (scratch / "state" / DATA).open("rb") as file:
+            while True:
+                part = await trio.to_thread.run_sync(file.read, limits.SNAPSHOT_PART)
+                digest.update(part)
+                size += len(part)
+                last = len(part) < limits.SNAPSHOT_PART
+                conn.send(SnapshotPart(number, last, digest.digest() if last else b"", b"", views), part)
+                with trio.fail_after(limits.SNAPSHOT_STALL_S):
+                    await conn.drain()
+                if conn.closed is not None:
+                    raise ConnectionLost(conn.closed)
+                if last:
+                    return size
+                number += 1
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+class Receiver:
+    """Puts the parts of one snapshot at a time together in ``base/incoming``."""
+
+    def __init__(self, base: Path) -> None:
+        self.path = base / INCOMING
+        self._number = 0
+        self._digest = hashlib.blake2b(digest_size=16)
+
+    def part(self, m: SnapshotPart, bulk: Buffer) -> bool:
+        """Take one part. True: the snapshot is complete and its checksum is right."""
+        if m.number == 0:
+            shutil.rmtree(self.path, ignore_errors=True)
+            self.path.mkdir()
+            self._number = 0
+            self._digest = hashlib.blake2b(digest_size=16)
+        elif m.number != self._number:
+            return False  # of a snapshot whose beginning was lost with a link: the feeder is asked again
+        with (self.path / DATA).open("ab") as file:
+            file.write(bulk)
+        self._digest.update(bulk)
+        self._number += 1
+        if not m.last:
+            return False
+        if self._digest.digest() != m.digest:
+            log.error("a snapshot arrived damaged (checksum): it is dropped and asked for again")
+            return False
+        return True
+
+    def sync(self) -> None:
+        """Blocking: make the snapshot durable."""
+        for path in (self.path / DATA, self.path):
+            fd = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+
+def swap_in(base: Path, state: Path) -> None:
+    """Replace directory *state* by the received snapshot; a crash leaves the old or the new one."""
+    old = Path(tempfile.mkdtemp(prefix="replaced-", dir=base))
+    if state.exists():
+        state.rename(old / "state")
+    (base / INCOMING).rename(state)
+    fd = os.open(base, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    shutil.rmtree(old, ignore_errors=True)

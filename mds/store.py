@@ -1,0 +1,476 @@
+"""The replica's state on disk: the only module that knows lmdb.
+
+What is applied is seen at once and written later.  Effects gather in the *current layer*, a dict per table in memory;
+:meth:`Store.freeze` makes it immutable, :meth:`Store.write` puts a frozen layer into LMDB in one synced transaction (in
+a worker thread), :meth:`Store.release` drops it and moves the read snapshot on.  Reads look at the current layer, the
+frozen one and the snapshot, in that order.  A crash loses whole layers from the end, never part of one: the state on
+disk is always that of one moment between two batches, and the log is replayed from the position stored with it.
+
+Threads: everything belongs to the event loop's thread but :meth:`Store.write` and :meth:`Store.copy_to`, which block.
+LMDB is used in its default durable mode; no flag that lets a power cut corrupt it is ever set.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from bisect import bisect_left
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import lmdb
+from sortedcontainers import SortedList
+
+from mds.schema import META, META_SCHEMA, SCHEMA_VERSION, TABLES, Table
+from wire.codec import pack, unpack_untrusted
+from wire.errors import WireError
+
+MAP_SIZE: Final = 1 << 30
+"""Address space reserved for a new store, not disk space; it doubles by itself."""
+MAP_SIZE_MAX: Final = 1 << 45
+"""32 TiB: beyond this something is wrong and growing on would only fill the disk."""
+SCAN_FIRST: Final = 32
+SCAN_CHUNK: Final = 512
+"""A scan fetches so many records from LMDB at a time: first few, for a caller that wants one, then more."""
+OVERHEAD: Final = 200
+"""What a record in a layer takes in memory beside its bytes: two objects' headers and a place in a dict."""
+SORT_RUN: Final = 16384
+"""Keys sorted in one go when a layer is written: sorting holds the interpreter lock, a few milliseconds at most."""
+SLICE: Final = 512
+"""Records put between two looks at whether the event loop waits (some 0.3 ms of work)."""
+LEND_EVERY: Final = 16
+"""Transactions of the event loop between two slices it waits for: 16 make about 100 records, a slice stores 512."""
+LEND_MAX_S: Final = 0.002
+assert SLICE > LEND_EVERY * 16, "a layer is written faster than the next one fills"
+KEY_MAX: Final = 511
+"""LMDB's own limit; the longest key of ours is 8 + 255 bytes."""
+
+Effects = list[tuple[int, bytes, bytes | None]]
+"""What one request changed, in order: (table number, key, value or None for deleted)."""
+
+_MISSING: Final = object()
+
+
+class StoreCorrupt(Exception):
+    """The state directory cannot be used; the text names it, what is wrong, and how to recover."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        super().__init__(path, what)
+        self.path = path
+        self.what = what
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path}: {self.what}. To recover, stop this replica and remove that directory: "
+            "it takes the whole state from another replica when it starts again."
+        )
+
+
+class StoreFailed(Exception):
+    """The disk refused a write (full, or broken); the text says which. Nothing of the layer is stored."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        super().__init__(path, what)
+        self.path = path
+        self.what = what
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.what}"
+
+
+class Layer:
+    """Effects not yet in LMDB: per table key -> value, None for a key that is deleted."""
+
+    __slots__ = ("_fresh", "_sorted", "bytes", "tables")
+
+    def __init__(self) -> None:
+        self.tables: list[dict[bytes, bytes | None]] = [{} for _ in TABLES]
+        self.bytes = 0
+        # Keys in order, built when a table is first scanned and completed at each scan after that: a table which
+        # is only written to pays nothing, and one that is listed while it grows pays for each key once.
+        self._sorted: list[Any] = [None for _ in TABLES]
+        self._fresh: list[list[bytes]] = [[] for _ in TABLES]
+
+    def __bool__(self) -> bool:
+        return any(self.tables)
+
+    def set(self, n: int, key: bytes, value: bytes | None) -> Any:
+        """Set *key*; returns what it was in this layer (or _MISSING)."""
+        table = self.tables[n]
+        old = table.get(key, _MISSING)
+        table[key] = value
+        if old is _MISSING:
+            self.bytes += len(key) + OVERHEAD
+            if self._sorted[n] is not None:
+                self._fresh[n].append(key)
+        elif old is not None:
+            self.bytes -= len(old)  # type: ignore[arg-type]
+        if value is not None:
+            self.bytes += len(value)
+        return old
+
+    def unset(self, n: int, key: bytes, old: Any) -> None:
+        """Take back one :meth:`set` (in reverse order)."""
+        table = self.tables[n]
+        value = table[key]
+        if value is not None:
+            self.bytes -= len(value)
+        if old is not _MISSING:
+            table[key] = old
+            if old is not None:
+                self.bytes += len(old)
+            return
+        del table[key]
+        self.bytes -= len(key) + OVERHEAD
+        fresh = self._fresh[n]
+        if fresh and fresh[-1] == key:
+            fresh.pop()
+        elif self._sorted[n] is not None:
+            self._sorted[n].remove(key)  # a scan within the request had sorted it in
+
+    def keys(self, n: int, start: bytes, stop: bytes | None) -> Iterator[bytes]:
+        """Keys of table *n* in [start, stop), in order."""
+        if not self.tables[n]:
+            return iter(())
+        keys = self._sorted[n]
+        if keys is None:
+            keys = self._sorted[n] = SortedList(self.tables[n])
+        elif self._fresh[n]:
+            keys.update(self._fresh[n])
+            self._fresh[n].clear()
+        found: Iterator[bytes] = keys.irange(start, stop, (True, False))
+        return found
+
+
+class _Loan:
+    """How the event loop lets a writing worker run: by standing still for a slice of its records now and then.
+
+    lmdb gives the interpreter lock up and takes it again for every single record. Against a loop that is busy each
+    taking costs up to a switch interval, and a layer that needs 10 ms of work takes 20 s. A loop that waits for one
+    slice per few transactions loses only what the slice costs, and the layer is written as fast as it is due.
+    """
+
+    __slots__ = ("_done", "_since", "_waiting", "wanted")
+
+    def __init__(self) -> None:
+        self.wanted = False
+        self._waiting = False
+        self._since = 0
+        self._done = threading.Semaphore(0)
+
+    def __enter__(self) -> None:
+        """Worker: records are about to be put."""
+        self.wanted = True
+
+    def __exit__(self, *exc: object) -> None:
+        """Worker: all are put (the commit after it is one call and needs no help)."""
+        self.wanted = False
+        self.slice_done()
+
+    def slice_done(self) -> None:
+        """Worker: a slice is put."""
+        if self._waiting:
+            self._waiting = False
+            self._done.release()
+
+    def lend(self) -> None:
+        """Event loop: wait for a slice, every few calls. The timeout bounds the pause; nothing depends on it."""
+        self._since += 1
+        if self._since >= LEND_EVERY:
+            self._since = 0
+            self._waiting = True
+            self._done.acquire(timeout=LEND_MAX_S)
+            self._waiting = False
+
+
+class Store:
+    """See the module. Make one with :meth:`open`."""
+
+    def __init__(self, path: Path, env: Any, dbs: list[Any]) -> None:
+        self.path = path
+        self._env = env
+        self._dbs = dbs
+        self._read = env.begin()
+        self._current = Layer()
+        self._tables = self._current.tables
+        self._frozen: Layer | None = None
+        self._undo: list[tuple[int, bytes, Any]] | None = None
+        self._effects: Effects = []
+        # Held around every use of the read snapshot: growing the map moves it, in the worker thread.
+        self._map_lock = threading.Lock()
+        # Held by a copy for as long as it runs: the map must not be moved under it.
+        self._copy_lock = threading.Lock()
+        self._loan = _Loan()
+
+    @classmethod
+    def open(cls, path: Path, map_size: int = MAP_SIZE) -> Store:
+        """The store in *path*, made if it is not there. Raises :class:`StoreCorrupt`, :class:`StoreFailed`."""
+        env = None
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            data = path / "data.mdb"
+            on_disk = data.stat().st_size if data.exists() else 0
+            env = lmdb.open(str(path), max_dbs=len(TABLES), map_size=max(map_size, 2 * on_disk), mode=0o600)
+            if on_disk:
+                info = env.info()
+                need = (info["last_pgno"] + 1) * env.stat()["psize"]
+                if on_disk < need:
+                    # Reading beyond the end of a mapped file kills the process, so this is looked at first.
+                    raise StoreCorrupt(path, f"data.mdb is cut off: {on_disk} bytes of {need}")
+            dbs = cls._open_tables(path, env)
+            if not on_disk:
+                _sync_directory(path)
+                _sync_directory(path.parent)
+            return cls(path, env, dbs)
+        except (lmdb.DiskError, OSError) as exc:
+            _close(env)
+            raise StoreFailed(path, f"cannot be opened: {exc}") from exc
+        except (lmdb.Error, WireError) as exc:
+            _close(env)
+            raise StoreCorrupt(path, f"cannot be read: {exc}") from exc
+        except StoreCorrupt:
+            _close(env)
+            raise
+
+    @staticmethod
+    def _open_tables(path: Path, env: Any) -> list[Any]:
+        new = env.stat()["entries"] == 0
+        with env.begin(write=True) as txn:
+            try:
+                dbs = [env.open_db(t.name.encode(), txn=txn, create=new) for t in TABLES]
+            except lmdb.NotFoundError as exc:
+                raise StoreCorrupt(path, "it holds an LMDB environment that is not a LockstepFS state") from exc
+            if new:
+                txn.put(META_SCHEMA, pack((SCHEMA_VERSION,)), db=dbs[META.number])
+                return dbs
+            raw = txn.get(META_SCHEMA, db=dbs[META.number])
+            version = unpack_untrusted(raw) if raw is not None else None
+            if version != (SCHEMA_VERSION,):
+                raise StoreCorrupt(path, f"its schema version is {version!r}, this program's is {SCHEMA_VERSION}")
+        return dbs
+
+    # -- reading
+
+    def get(self, table: Table, key: bytes) -> bytes | None:
+        """The value of *key*, written to LMDB or not."""
+        n = table.number
+        value = self._tables[n].get(key, _MISSING)
+        if value is not _MISSING:
+            return value  # type: ignore[return-value]
+        if self._frozen is not None:
+            value = self._frozen.tables[n].get(key, _MISSING)
+            if value is not _MISSING:
+                return value  # type: ignore[return-value]
+        try:
+            with self._map_lock:
+                return self._read.get(key, None, self._dbs[n])  # type: ignore[no-any-return]
+        except lmdb.Error as exc:
+            raise StoreCorrupt(self.path, f"cannot be read: {exc}") from exc
+
+    def scan(self, table: Table, start: bytes, stop: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+        """Records with start <= key < stop (None: to the end) in order of key.
+
+        The store must not be changed between two steps of the scan; take what is to be changed into a list first.
+        """
+        n = table.number
+        below = self._scan_disk(n, start, stop)
+        for layer in (self._frozen, self._current):
+            if layer is not None and layer.tables[n]:
+                below = _overlay(below, layer.keys(n, start, stop), layer.tables[n])
+        return below
+
+    def _scan_disk(self, n: int, start: bytes, stop: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+        db = self._dbs[n]
+        size = SCAN_FIRST
+        while True:
+            chunk: list[tuple[bytes, bytes]] = []
+            try:
+                # A cursor lives for one chunk: between chunks the caller may take its time, or never come back.
+                with self._map_lock, self._read.cursor(db) as cursor:
+                    more = cursor.set_range(start) if start else cursor.first()
+                    if more:
+                        for item in cursor.iternext():
+                            chunk.append(item)
+                            if len(chunk) == size:
+                                break
+            except lmdb.Error as exc:
+                raise StoreCorrupt(self.path, f"cannot be read: {exc}") from exc
+            if stop is not None and chunk and chunk[-1][0] >= stop:
+                yield from chunk[: bisect_left(chunk, stop, key=_key_of)]
+                return
+            yield from chunk
+            if len(chunk) < size:
+                return
+            start = chunk[-1][0] + b"\0"
+            size = SCAN_CHUNK
+
+    # -- one request's transaction
+
+    def begin(self) -> None:
+        """Begin a transaction; what it puts is seen by reads at once."""
+        assert self._undo is None, "a transaction is open already"
+        self._undo = []
+        self._effects = []
+        if self._loan.wanted:
+            self._loan.lend()
+
+    def put(self, table: Table, key: bytes, value: bytes) -> None:
+        assert self._undo is not None, "put outside a transaction"
+        n = table.number
+        self._undo.append((n, key, self._current.set(n, key, value)))
+        self._effects.append((n, key, value))
+
+    def delete(self, table: Table, key: bytes) -> None:
+        """Delete *key* (harmless when it is not there)."""
+        assert self._undo is not None, "delete outside a transaction"
+        n = table.number
+        self._undo.append((n, key, self._current.set(n, key, None)))
+        self._effects.append((n, key, None))
+
+    def commit(self) -> Effects:
+        """End the transaction; returns what it changed."""
+        assert self._undo is not None, "commit outside a transaction"
+        self._undo = None
+        return self._effects
+
+    def rollback(self) -> None:
+        """End the transaction as if it had never begun."""
+        assert self._undo is not None, "rollback outside a transaction"
+        for n, key, old in reversed(self._undo):
+            self._current.unset(n, key, old)
+        self._undo = None
+        self._effects = []
+
+    # -- to disk
+
+    @property
+    def pending_bytes(self) -> int:
+        """About how much memory the layers hold that are not written."""
+        return self._current.bytes + (self._frozen.bytes if self._frozen is not None else 0)
+
+    def freeze(self) -> Layer | None:
+        """What was applied since the last freeze, to be given to :meth:`write` and then :meth:`release`.
+
+        None when there is nothing, or when the layer before has not been released. Call it between batches, after
+        the position that belongs to them is stored, never within a transaction.
+        """
+        assert self._undo is None, "freeze within a transaction"
+        if self._frozen is not None or not self._current:
+            return None
+        self._frozen = self._current
+        self._current = Layer()
+        self._tables = self._current.tables
+        return self._frozen
+
+    def write(self, layer: Layer) -> None:
+        """Blocking, for a worker thread: put *layer* into LMDB in one transaction and sync it to disk.
+
+        Raises :class:`StoreFailed` when the disk refuses, :class:`StoreCorrupt` when LMDB finds itself damaged.
+        """
+        assert layer is self._frozen, "write of a layer that is not the frozen one"
+        while True:
+            try:
+                with self._env.begin(write=True) as txn, self._loan:
+                    for n, table in enumerate(layer.tables):
+                        if table:
+                            _write_table(txn, self._dbs[n], table, self._loan)
+                return
+            except (lmdb.MapFullError, lmdb.MapResizedError):
+                self._grow()  # the transaction is undone: again with more room
+            except (lmdb.DiskError, OSError) as exc:
+                raise StoreFailed(self.path, f"cannot be written: {exc}") from exc
+            except lmdb.Error as exc:
+                if "No space left" in str(exc) or "Input/output error" in str(exc):
+                    raise StoreFailed(self.path, f"cannot be written: {exc}") from exc
+                raise StoreCorrupt(self.path, f"cannot be written: {exc}") from exc
+
+    def _grow(self) -> None:
+        """Double the map. LMDB allows that only while the process has no transaction at all."""
+        with self._copy_lock, self._map_lock:
+            size = 2 * self._env.info()["map_size"]
+            if size > MAP_SIZE_MAX:
+                raise StoreFailed(self.path, f"the state needs a map of {size} bytes, {MAP_SIZE_MAX} is the most")
+            self._read.abort()
+            self._env.set_mapsize(size)
+            # The same snapshot as before: nobody else writes, and our own transaction was undone.
+            self._read = self._env.begin()
+
+    def release(self, layer: Layer) -> None:
+        """After :meth:`write` returned: drop *layer*, reads see it in LMDB from now on."""
+        assert layer is self._frozen, "release of a layer that is not the frozen one"
+        with self._map_lock:
+            self._read.abort()
+            self._read = self._env.begin()
+        self._frozen = None
+
+    def copy_to(self, path: Path) -> None:
+        """Blocking, for a worker thread: a consistent compacted copy, in the new directory *path*, of what is written.
+
+        Writing goes on meanwhile (a growing map waits for the copy to end). Raises :class:`StoreFailed`.
+        """
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            with self._copy_lock:
+                self._env.copy(str(path), compact=True)
+            with (path / "data.mdb").open("rb") as copy:
+                os.fsync(copy.fileno())
+            _sync_directory(path)
+        except (lmdb.Error, OSError) as exc:
+            raise StoreFailed(path, f"cannot be written: {exc}") from exc
+
+    def close(self) -> None:
+        """Let go of LMDB; layers that are not written are lost. No worker may be in write() or copy_to()."""
+        self._read.abort()
+        self._env.close()
+
+
+def _write_table(txn: Any, db: Any, table: dict[bytes, bytes | None], loan: _Loan) -> None:
+    """In order of key within each run, so that LMDB touches a page once or twice and not once per record."""
+    keys = list(table)
+    for at in range(0, len(keys), SORT_RUN):
+        run = sorted(keys[at : at + SORT_RUN])
+        for first in range(0, len(run), SLICE):
+            part = run[first : first + SLICE]
+            with txn.cursor(db) as cursor:
+                cursor.putmulti([(key, value) for key in part if (value := table[key]) is not None])
+            for key in part:
+                if table[key] is None:
+                    txn.delete(key, db=db)
+            loan.slice_done()
+
+
+def _key_of(item: tuple[bytes, bytes]) -> bytes:
+    return item[0]
+
+
+def _overlay(
+    below: Iterator[tuple[bytes, bytes]], keys: Iterator[bytes], values: dict[bytes, bytes | None]
+) -> Iterator[tuple[bytes, bytes]]:
+    """*below* with the records of one layer over it; a layer's key hides the same key below."""
+    under = next(below, None)
+    for key in keys:
+        while under is not None and under[0] < key:
+            yield under
+            under = next(below, None)
+        if under is not None and under[0] == key:
+            under = next(below, None)
+        value = values[key]
+        if value is not None:
+            yield key, value
+    if under is not None:
+        yield under
+        yield from below
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _close(env: Any) -> None:
+    if env is not None:
+        env.close()
