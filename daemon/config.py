@@ -27,8 +27,6 @@ STRIPE_SIZE_MIN: Final = 4096
 STRIPE_SIZE_MAX: Final = 8 << 20
 """One stripe unit must fit one frame's bulk data (wire.framing.BULK_MAX)."""
 STRIPE_COUNT_MAX: Final = 64
-SLOTS_MAX: Final = 1024
-"""As in wire.messages.OpenSession."""
 CONFIG_SIZE_MAX: Final = 1 << 20
 
 
@@ -86,8 +84,6 @@ class ClientConfig:
     soft: bool = False
     """False (hard): wait for ever while no replica answers. True: ETIMEDOUT after ``timeout_ms``."""
     timeout_ms: int = 60_000
-    slots: int = 64
-    """Requests that one client may have outstanding at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +260,6 @@ def _client(section: _Section) -> ClientConfig:
     made = ClientConfig(
         section.flag("soft", default.soft),
         section.number("timeout_ms", 100, 86_400_000, default.timeout_ms),
-        section.number("slots", 1, SLOTS_MAX, default.slots),
     )
     section.end()
     return made
@@ -403,8 +398,6 @@ def render(config: Config) -> str:
         "# with ETIMEDOUT after timeout_ms (soft). Mount options override both.",
         f"soft = {'true' if config.client.soft else 'false'}",
         f"timeout_ms = {config.client.timeout_ms}",
-        "# Requests that one mount may have outstanding at a time.",
-        f"slots = {config.client.slots}",
         "",
     ]
     return "\n".join(out)

@@ -2,7 +2,7 @@
 
 Everything here happens in one thread and returns at once; what blocks or waits is done by :mod:`mds.serve`
 through the :class:`Shell` it passes.  The life of a request: :meth:`Replica.client_message` queues it,
-:meth:`_pump` multicasts a batch, the group delivers it, :meth:`_apply` executes it and answers.
+:meth:`_submit_batch` multicasts it, the group delivers it, :meth:`_apply` executes it and answers.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from mds import limits
+from mds.caches import LEASE_US, Caches
 from mds.handles import Handles
 from mds.machine import Outcome, StateMachine
 from mds.pending import Key, Pending
@@ -28,6 +29,13 @@ from wire.codec import decode, encode, pack, unpack_untrusted
 from wire.errors import OK, Status, WireError
 
 log = logging.getLogger(__name__)
+
+_NOTHING: frozenset[int] = frozenset()
+_ROOT = ops.Cred(0, 0, ())
+_CACHEABLE = (ops.Lookup, ops.GetAttr, ops.ReadDir)
+"""Queries whose answer a client may keep under a lease."""
+_MAKES = (ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink, ops.Link)
+"""Requests whose answer tells a client of a name and its inode."""
 
 _CLIENT_REQUESTS = (
     ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink, ops.Link, ops.Unlink, ops.Rmdir, ops.Rename, ops.SetAttr,
@@ -88,6 +96,9 @@ class Replica:
         self.shell = shell
         self.pending = Pending()
         self.handles = Handles()
+        self.caches: Caches[Client] = Caches()
+        self._departed: list[Client] = []
+        """Clients whose connection is gone while their cache lease may still run."""
         self.clients: set[Client] = set()
         self.heard: dict[int, int] = {}
         """Sessions attached here -> when their client was last heard."""
@@ -101,7 +112,8 @@ class Replica:
         self._ops: dict[Key, list[Any]] = {}
         self._events: deque[Event] = deque()
         self._running = False
-        self._durable_ticket = 0
+        self._on_disk = 0
+        self._acknowledged = 0
         self._after: deque[tuple[int, list[tuple[int, Any]]]] = deque()
         self._inactive_since: int | None = shell.now()
         self._was_outside = False
@@ -110,7 +122,7 @@ class Replica:
         self.releases: set[int] = set()
         """Orphans nobody here has open: the answer we owe goes out with the next maintenance round."""
         for entry in group.core.history.undelivered():
-            self._entered(entry)
+            self._entered(entry, 0)
 
     # -- the group
 
@@ -121,15 +133,17 @@ class Replica:
     def group_event(self, event: Event) -> None:
         """Take one event of the group layer and everything that follows from it."""
         self._events.append(event)
+        self._run()
+
+    def _run(self) -> None:
+        """Step the group until nothing is left to step; what the steps bring about joins the queue."""
         if self._running:
             return
         self._running = True
         try:
-            while True:
+            while self._events or self._submit_batch():
                 while self._events:
                     self._carry_out(self.group.step(self._events.popleft(), self.shell.now()))
-                if not self._submit_batch():
-                    break
         finally:
             self._running = False
         if self._parked:
@@ -137,10 +151,19 @@ class Replica:
 
     def durable(self, ticket: int) -> None:
         """The journal has everything up to *ticket* on disk."""
-        self._durable_ticket = max(self._durable_ticket, ticket)
+        self._on_disk = max(self._on_disk, ticket)
         while self._after and self._after[0][0] <= ticket:
             self._send_after(self._after.popleft()[1])
-        self.group_event(ev.DurableUpTo(ticket))
+        self._acknowledge()
+
+    def _acknowledge(self) -> None:
+        """Tell the group what is on disk, up to what a client's cache still contradicts (see mds.caches)."""
+        held = self.caches.held_back(self.shell.now())
+        ticket = self._on_disk if held is None else min(self._on_disk, held - 1)
+        if ticket > self._acknowledged:
+            self._acknowledged = ticket
+            self._events.append(ev.DurableUpTo(ticket))
+        self._run()
 
     def _carry_out(self, out: Effects) -> None:
         if out.records:
@@ -152,14 +175,14 @@ class Replica:
         for entry in out.dropped:
             self._left(entry)
         for entry in out.appended:
-            self._entered(entry)
+            self._entered(entry, out.ticket)
         for item in out.history:
             if isinstance(item, Delivered):
                 self._apply(item)
             else:
                 self._new_view(item)
         if out.after:
-            if out.ticket <= self._durable_ticket:
+            if out.ticket <= self._on_disk:
                 self._send_after(out.after)
             else:
                 self._after.append((out.ticket, out.after))
@@ -176,20 +199,53 @@ class Replica:
 
     # -- messages in the log
 
-    def _entered(self, entry: Entry) -> None:
-        """A message is in the log: from now on queries that conflict with it wait."""
+    def _entered(self, entry: Entry, ticket: int) -> None:
+        """A message is in the log: from now on queries that conflict with it wait, and caches let go."""
         key = entry[:3]
-        decoded = [_decode_op(item) for item in _entries(entry.payload)]
+        items = _entries(entry.payload)
+        decoded = [_decode_op(item) for item in items]
         self._ops[key] = decoded
-        touched: set[int] | None = set()
+        known: set[int] | None = set()
         for op in decoded:
-            one = self.state.touched(op) if op is not None else frozenset[int]()
+            one = self.state.touched(op) if op is not None else _NOTHING
+            if one is None or known is None:
+                known = None
+            else:
+                known |= one
+        touched = None if known is None else frozenset(known)
+        if self.caches:
+            self._recall(items, decoded, touched, ticket)
+        self.pending.add(key, touched)
+
+    def _recall(self, items: list[Any], decoded: list[Any], touched: frozenset[int] | None, ticket: int) -> None:
+        """Call back the cache leases that the message contradicts, from all clients but those who sent its requests."""
+        if touched is None:
+            touched = self._resolve(decoded)
+        requesters = {w[0] for item in items if (w := self._waiting.get((item[1], item[2], item[3]))) is not None}
+        if touched is not None and len(requesters) > 1:
+            requesters = set()  # each one's request contradicts the others' caches
+        for client, number, inodes in self.caches.recall(touched, requesters, ticket, self.shell.now()):
+            client.send(msg.Recall(number, inodes))
+
+    def _resolve(self, decoded: list[Any]) -> frozenset[int] | None:
+        """The inodes that removals and renames touch, if nothing pending can make that untrue; else None.
+
+        Enough for caches, not for queries: a message ordered before this one may arrive after it and change what a
+        name stands for; that message calls back the caches itself, and no lease is granted while either is pending.
+        """
+        touched: set[int] = set()
+        for op in decoded:
+            one = self.state.touched(op) if op is not None else _NOTHING
             if one is None:
-                touched = None
-                break
-            assert touched is not None
+                names = [(op.parent, op.name)]
+                if isinstance(op, ops.Rename):
+                    names.append((op.new_parent, op.new_name))
+                parents = frozenset(parent for parent, _ in names)
+                if not touched.isdisjoint(parents) or self.pending.conflicts(parents):
+                    return None
+                one = parents.union(*(self.state.query(ops.Lookup(_ROOT, *name), self.handles).read for name in names))
             touched |= one
-        self.pending.add(key, None if touched is None else frozenset(touched))
+        return frozenset(touched)
 
     def _left(self, entry: Entry) -> None:
         """A message was dropped from the log undelivered (beyond a cut): it never happened."""
@@ -210,7 +266,7 @@ class Replica:
         for op in decoded:
             if isinstance(op, ops.SessionAttach) and op.replica != self.me:
                 self._moved_away(op.session)
-        for outcome in outcomes:
+        for k, outcome in enumerate(outcomes):
             if outcome.session:
                 waiter = self._waiting.pop((outcome.session, outcome.slot, outcome.number), None)
                 if waiter is not None:
@@ -218,7 +274,9 @@ class Replica:
                     if outcome.opened and outcome.status == OK and not client.gone:
                         self.handles.open(outcome.session, outcome.opened)
                     self.answered += 1
-                    client.send(msg.Answer(call, outcome.status, outcome.body))
+                    made = decoded[k] if outcome.status == OK and decoded else None
+                    lease = self._lease_made(client, made, outcome.body)
+                    client.send(msg.Answer(call, outcome.status, outcome.body, lease))
             elif outcome.slot == self.me:
                 done = self._internal.pop(outcome.number, None)
                 if done is not None:
@@ -228,6 +286,19 @@ class Replica:
                     self.releases.add(ino)
             if outcome.session_gone:
                 self._moved_away(outcome.session_gone)
+
+    def _lease_made(self, client: Client, op: Any, body: bytes) -> bool:
+        """Whether the client may keep what its own request has told it."""
+        if not isinstance(op, _MAKES) or not self.caches.has(client):
+            return False
+        return self._lease(client, frozenset((op.parent, unpack_untrusted(body)[0])))
+
+    def _lease(self, client: Client, inodes: frozenset[int]) -> bool:
+        """Grant a lease on what was read just now, unless a message in the log is about to change it."""
+        now = self.shell.now()
+        if self.pending.conflicts(inodes) or not self.group.may_read(now):
+            return False
+        return self.caches.grant(client, inodes, now)
 
     def _moved_away(self, session: int) -> None:
         """The session has ended or is attached to another replica: its handles are counted there, if at all."""
@@ -267,6 +338,7 @@ class Replica:
 
     def _turn_away(self) -> None:
         """Left out of the view: every client goes on elsewhere, with what it has outstanding."""
+        self.caches.take_all()
         waiting, self._waiting = self._waiting, {}
         parked, self._parked = self._parked, []
         internal, self._internal = self._internal, {}
@@ -298,6 +370,7 @@ class Replica:
         """The connection is gone. The session stays until the client attaches elsewhere or it expires."""
         client.gone = True
         self.clients.discard(client)
+        self._departed.append(client)
 
     def client_message(self, client: Client, m: Any) -> None:
         """One message of a client. Whatever it is, it is answered, or an error is logged."""
@@ -312,6 +385,11 @@ class Replica:
                 client.send(msg.Pong(number, self.serving))
             case msg.Pong():
                 pass
+            case msg.KeepCache(number):
+                self._keep_cache(client, number)
+            case msg.Recalled(number):
+                self.caches.done(client, number)
+                self._acknowledge()
             case msg.CloseHandles(handles):
                 self._close_handles(client, handles)
             case msg.OpenSession(call, key, name, slots):
@@ -350,14 +428,14 @@ class Replica:
             return
         self._waiting[m.session, m.slot, m.number] = (client, m.call)
         self._queue.append((self.shell.stamp_ns(), m.session, m.slot, m.number, m.op))
-        self._pump()
+        self._run()
 
     def internal(self, op: Any, done: Callable[[Outcome], None]) -> None:
         """Order *op* for this replica itself; *done* gets the outcome (NOT_SERVING: we were left out)."""
         self._token += 1
         self._internal[self._token] = done
         self._queue.append((self.shell.stamp_ns(), 0, self.me, self._token, encode(op)))
-        self._pump()
+        self._run()
 
     def _order(self, client: Client, call: int, op: Any, attach: bool = False) -> None:
         if self._refused(client, call):
@@ -393,22 +471,19 @@ class Replica:
             return
         self._order(client, call, op)
 
+    def _keep_cache(self, client: Client, number: int) -> None:
+        """Extend a client's cache lease, never beyond our own read lease."""
+        now = self.shell.now()
+        until = min(self.group.read_until(), now + LEASE_US)
+        epoch = self.caches.renew(client, until)
+        client.send(msg.CacheLease(number, epoch, max(0, until - now)))
+
     def _close_handles(self, client: Client, handles: tuple[tuple[int, int], ...]) -> None:
         for ino, count in handles:
             if self.handles.close(client.session, ino, count):
                 self.releases.add(ino)
 
     # -- requests into the group
-
-    def _pump(self) -> None:
-        if not self._running and self._queue and self._may_submit():
-            self._running = True
-            try:
-                while self._submit_batch():
-                    while self._events:
-                        self._carry_out(self.group.step(self._events.popleft(), self.shell.now()))
-            finally:
-                self._running = False
 
     def _may_submit(self) -> bool:
         return self.group.may_submit and self.state.store.pending_bytes < limits.UNWRITTEN_BYTES
@@ -417,7 +492,7 @@ class Replica:
         """Multicast what waits, as one message, if the group takes one now."""
         if not self._queue or not self._may_submit():
             return False
-        batch = []
+        batch: list[tuple[int, int, int, int, bytes]] = []
         size = 0
         while self._queue and len(batch) < limits.BATCH_ENTRIES:
             size += len(self._queue[0][4]) + 64
@@ -460,7 +535,10 @@ class Replica:
         if result.status == OK and isinstance(query.op, ops.Open) and not query.client.gone:
             self.handles.open(query.client.session, query.op.ino)
         self.queried += 1
-        query.client.send(msg.Answer(query.call, result.status, result.body))
+        lease = isinstance(query.op, _CACHEABLE) and not conflicts and self.caches.has(query.client)
+        if lease:
+            lease = self.caches.grant(query.client, result.read, self.shell.now())
+        query.client.send(msg.Answer(query.call, result.status, result.body, lease))
         return True
 
     def _unpark(self) -> None:
@@ -479,6 +557,9 @@ class Replica:
 
     def maintain(self, look_at_sessions: bool) -> None:
         """Send the answers this replica owes for unlinked inodes; now and then look for sessions to expire."""
+        now = self.shell.now()
+        self._departed = [client for client in self._departed if not self.caches.gone(client, now)]
+        self._acknowledge()  # recalls end by time as well
         if not self.active:
             return
         owed = [i for i in sorted(self.releases) if self.state.is_orphan(i) and not self.handles.is_open(i)]
@@ -509,7 +590,7 @@ class Replica:
                 expired = session.replica not in members and self.lowest and graced
             if expired and graced:
                 log.info("session %d (%s) is expired: not heard of", number, session.client)
-                self.internal(ops.SessionExpire(number, session.count), lambda outcome: None)
+                self.internal(ops.SessionExpire(number, session.attachments), lambda outcome: None)
         if not graced:
             return
         self.releases.update(i for i in self.state.orphans_owed(self.me) if not self.handles.is_open(i))
@@ -532,6 +613,10 @@ class Replica:
             self.state = state
             self.handles = Handles()
             self.releases.clear()
+            self.pending.clear()
+            self._ops.clear()
+            for entry in self.group.core.history.undelivered():
+                self._entered(entry, 0)
         self._running = False
         self.group_event(ev.Tick())
 

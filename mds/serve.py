@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 SWITCH_INTERVAL_S: Final = 0.0005
 """How long the interpreter lets one thread run while another waits: the loop must not wait for a writer's slice."""
+GC_THRESHOLD: Final = (20_000, 20, 50)
+"""Messages live for a millisecond and hold no cycles: the default, a pass per 700 objects, finds nothing."""
 IDLE_TICK_US: Final = 10_000
 """Longest sleep of the timer while no view is active: deadlines come and go quickly then."""
 
@@ -231,10 +233,9 @@ class Process:
                 self.replica.group_event(ev.Tick())
 
     def _wake_timer(self) -> None:
-        """Its deadline may have come nearer (only while views change)."""
-        if not self.replica.active and self._timer_scope is not None:
-            if self.replica.group.next_deadline() < self._timer_until:
-                self._timer_scope.cancel()
+        """The deadline may have come nearer."""
+        if self._timer_scope is not None and self.replica.group.next_deadline() < self._timer_until:
+            self._timer_scope.cancel()
 
     async def maintenance(self) -> None:
         """Work owed, and a look at the disk's pulse."""
@@ -243,7 +244,7 @@ class Process:
             await trio.sleep(limits.MAINTENANCE_S)
             count += 1
             if self.journal.stuck_s > FLUSH_MAX_S:
-                log.critical("a flush of the journal has not come back for %.0f s: this disk cannot be served from", FLUSH_MAX_S)
+                log.critical("a flush of the journal has not come back for %.0f s: the disk is unusable", FLUSH_MAX_S)
                 os._exit(1)  # the stuck thread could not be joined
             self.replica.maintain(look_at_sessions=count % limits.EXPIRY_EVERY == 0)
             await self.reclaimer.round()
@@ -302,18 +303,15 @@ class Process:
         """Replace the state by the received one. The group takes no event meanwhile: its history jumps."""
         async with self._state_lock:
             await trio.to_thread.run_sync(self._receiver.sync)
-            if not self.replica.group.transfer.learning:
-                return
-            self.replica.hold()
             received = Store.open(self._receiver.path)
             blob = StateMachine(received, self.me).position
             received.close()
             assert blob is not None, "a snapshot is sent after the position was stored"
-            position = Position.unpack_untrusted(blob)
-            if position.index <= self.replica.group.core.history.index:
-                log.info("the snapshot is older than what is here: dropped")
-                self.replica.resume(None)
+            if not self.replica.group.may_install(blob):
+                log.info("a snapshot is of no use any more: dropped")
                 return
+            position = Position.unpack_untrusted(blob)
+            self.replica.hold()
             out = self.replica.group.step(ev.SnapshotInstalled(blob, views), now_us())
             on_disk = trio.Event()
             self._journal_waiters.append((out.ticket, on_disk))
@@ -323,7 +321,6 @@ class Process:
             self.replica.state.store.close()
             snapshot.swap_in(self.base, self.state_path)
             self._written = position
-            self.replica.pending.clear()
             for note in out.notes:
                 log.info("%s", note)
             self.replica.resume(StateMachine(Store.open(self.state_path), self.me, self._bootstrap))
@@ -349,7 +346,8 @@ class Process:
                 nursery.start_soon(self.committer)
                 nursery.start_soon(self.maintenance)
                 gc.collect()
-                gc.freeze()
+                gc.freeze()  # what lives as long as the process is not looked at again
+                gc.set_threshold(*GC_THRESHOLD)
                 task_status.started(listener.port)
                 await self.fatal.wait()
                 assert self.error is not None
@@ -385,7 +383,9 @@ class _Sender:
             log.debug("%s: %s", self._conn.where, exc)
 
 
-async def serve(config: Config, replica_id: int, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED) -> None:
+async def serve(
+    config: Config, replica_id: int, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
+) -> None:
     """Run metadata replica *replica_id* until cancelled. ``started`` gives the port.
 
     Raises JournalCorrupt, StoreCorrupt with what to do about it; OSError when the address is taken.

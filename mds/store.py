@@ -43,13 +43,24 @@ LEND_EVERY: Final = 16
 """Transactions of the event loop between two slices it waits for: 16 make about 100 records, a slice stores 512."""
 LEND_MAX_S: Final = 0.002
 assert SLICE > LEND_EVERY * 16, "a layer is written faster than the next one fills"
-KEY_MAX: Final = 511
-"""LMDB's own limit; the longest key of ours is 8 + 255 bytes."""
+KEY_MAX: Final = 8 + 255
+"""Our longest key, an inode number and a name; LMDB takes 511 bytes."""
 
 Effects = list[tuple[int, bytes, bytes | None]]
 """What one request changed, in order: (table number, key, value or None for deleted)."""
 
 _MISSING: Final = object()
+_DAMAGE: Final = (
+    lmdb.CorruptedError,
+    lmdb.InvalidError,
+    lmdb.VersionMismatchError,
+    lmdb.PageNotFoundError,
+    lmdb.IncompatibleError,
+    lmdb.NotFoundError,
+    lmdb.PanicError,
+)
+"""What lmdb says when the files are not as it left them. All else (no space, no permission, opened twice) is no reason
+to advise that they be removed."""
 
 
 class StoreCorrupt(Exception):
@@ -212,6 +223,7 @@ class Store:
             data = path / "data.mdb"
             on_disk = data.stat().st_size if data.exists() else 0
             env = lmdb.open(str(path), max_dbs=len(TABLES), map_size=max(map_size, 2 * on_disk), mode=0o600)
+            assert env.max_key_size() >= KEY_MAX, "the longest name fits into a key"
             if on_disk:
                 info = env.info()
                 need = (info["last_pgno"] + 1) * env.stat()["psize"]
@@ -223,12 +235,9 @@ class Store:
                 _sync_directory(path)
                 _sync_directory(path.parent)
             return cls(path, env, dbs)
-        except (lmdb.DiskError, OSError) as exc:
+        except (lmdb.Error, OSError, WireError) as exc:
             _close(env)
-            raise StoreFailed(path, f"cannot be opened: {exc}") from exc
-        except (lmdb.Error, WireError) as exc:
-            _close(env)
-            raise StoreCorrupt(path, f"cannot be read: {exc}") from exc
+            raise _explained(path, "cannot be opened", exc) from exc
         except StoreCorrupt:
             _close(env)
             raise
@@ -266,7 +275,7 @@ class Store:
             with self._map_lock:
                 return self._read.get(key, None, self._dbs[n])  # type: ignore[no-any-return]
         except lmdb.Error as exc:
-            raise StoreCorrupt(self.path, f"cannot be read: {exc}") from exc
+            raise _explained(self.path, "cannot be read", exc) from exc
 
     def scan(self, table: Table, start: bytes, stop: bytes | None) -> Iterator[tuple[bytes, bytes]]:
         """Records with start <= key < stop (None: to the end) in order of key.
@@ -295,7 +304,7 @@ class Store:
                             if len(chunk) == size:
                                 break
             except lmdb.Error as exc:
-                raise StoreCorrupt(self.path, f"cannot be read: {exc}") from exc
+                raise _explained(self.path, "cannot be read", exc) from exc
             if stop is not None and chunk and chunk[-1][0] >= stop:
                 yield from chunk[: bisect_left(chunk, stop, key=_key_of)]
                 return
@@ -378,12 +387,8 @@ class Store:
                 return
             except (lmdb.MapFullError, lmdb.MapResizedError):
                 self._grow()  # the transaction is undone: again with more room
-            except (lmdb.DiskError, OSError) as exc:
-                raise StoreFailed(self.path, f"cannot be written: {exc}") from exc
-            except lmdb.Error as exc:
-                if "No space left" in str(exc) or "Input/output error" in str(exc):
-                    raise StoreFailed(self.path, f"cannot be written: {exc}") from exc
-                raise StoreCorrupt(self.path, f"cannot be written: {exc}") from exc
+            except (lmdb.Error, OSError) as exc:
+                raise _explained(self.path, "cannot be written", exc) from exc
 
     def _grow(self) -> None:
         """Double the map. LMDB allows that only while the process has no transaction at all."""
@@ -423,6 +428,13 @@ class Store:
         """Let go of LMDB; layers that are not written are lost. No worker may be in write() or copy_to()."""
         self._read.abort()
         self._env.close()
+
+
+def _explained(path: Path, what: str, exc: Exception) -> StoreCorrupt | StoreFailed:
+    """The error to raise for *exc*."""
+    if isinstance(exc, (*_DAMAGE, WireError)):
+        return StoreCorrupt(path, f"{what}: {exc}")
+    return StoreFailed(path, f"{what}: {exc}")
 
 
 def _write_table(txn: Any, db: Any, table: dict[bytes, bytes | None], loan: _Loan) -> None:

@@ -518,8 +518,9 @@ async def serve(
 
 async def _run(config: Config, target: Target, listener: Listener, task_status: trio.TaskStatus[int]) -> None:
     handlers: dict[str, Handler] = dict.fromkeys((Role.CLIENT, Role.MDS, Role.ADMIN), target.converse)
-    witness = WitnessHost(config, target.witness, target.store.path / WITNESS_NAME) if target.witness is not None else None
-    if witness is not None:
+    witness: WitnessHost | None = None
+    if target.witness is not None:
+        witness = WitnessHost(config, target.witness, target.store.path / WITNESS_NAME)
         handlers[Role.REPLICA] = witness.converse
 
     def judge(hello: Hello) -> str | None:

@@ -108,6 +108,7 @@ class ObjectFile:
         self.syncing = threading.Lock()
         """One sync of a descriptor at a time: the kernel reports a lost write to one of them only."""
         self.attr_dirty = False
+        """There is something that fsync makes durable and fdatasync does not: a trim, or its number."""
         self.entry_dirty = entry_dirty
         self.users = 1
         self.gone = False
@@ -408,6 +409,8 @@ class Store:
             return
         with file.lock:
             file.book.wrote(client)
+            # POSIX does not say that fdatasync covers a smaller size, so the trim counts with its number.
+            file.attr_dirty = True
         try:
             if length < file.size:
                 self._disk.ftruncate(file.fd, length)

@@ -12,7 +12,7 @@ import trio
 
 from daemon.acquaintances import Acquaintances
 from daemon.journal import FLUSH_MAX_S, Journal, JournalFailed
-from vsync.records import Decided, Flushed
+from vsync.records import Decided, Flushed, Record
 from vsync.view import genesis
 from vsync.voter import Witness
 from wire.ids import PROTOCOL_VERSION
@@ -38,7 +38,8 @@ class WitnessHost:
         replicas = tuple(r.id for r in config.replicas)
         witnesses = tuple(v.id for v in config.voters if v.witness)
         self._replicas = set(replicas)
-        self.journal = Journal(directory, config.cluster.id, number, [Decided(genesis(replicas, witnesses)), Flushed(0)])
+        first: list[Record] = [Decided(genesis(replicas, witnesses)), Flushed(0)]
+        self.journal = Journal(directory, config.cluster.id, number, first)
         self._witness = Witness(self.journal.durable)
         self._met = Acquaintances(self.journal)
         self._conns: dict[int, Connection] = {}
@@ -85,7 +86,8 @@ class WitnessHost:
         return self._met.judge(int(hello.name), hello.uuid, hello.incarnation)
 
     def welcome(self) -> Welcome:
-        return Welcome(PROTOCOL_VERSION, Role.REPLICA, str(self.id), self.journal.uuid, self.journal.durable.incarnation)
+        journal = self.journal
+        return Welcome(PROTOCOL_VERSION, Role.REPLICA, str(self.id), journal.uuid, journal.durable.incarnation)
 
     async def converse(self, conn: Connection, hello: Hello) -> None:
         """Serve one replica's connection until it ends or is superseded."""

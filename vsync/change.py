@@ -136,6 +136,8 @@ class Change:
         a.proposer.start(core.out)
 
     def on_promise(self, peer: int, m: Promise) -> None:
+        # Also of a ballot that is not ours: refused, and the next attempt goes above it.
+        self._round = max(self._round, m.ballot[0])
         if self.attempt is not None and self.attempt.proposer is not None:
             self.attempt.proposer.on_promise(peer, m, unpack_view_untrusted, self.core.out)
 
@@ -184,7 +186,8 @@ def plan_view(
         [reports[r].hold_ms for r in reports]
         + [left for r in reports for peer, left in reports[r].promises if peer not in members]
     )
-    return View(epoch, tuple(sorted(members)), last.voters, base, tuple(sorted((s, q) for s, q in cut.items() if q)), hold)
+    cut_pairs = tuple(sorted((s, q) for s, q in cut.items() if q))
+    return View(epoch, tuple(sorted(members)), last.voters, base, cut_pairs, hold)
 
 
 def _mutual(candidates: list[int], reports: dict[int, SealReport]) -> list[int]:

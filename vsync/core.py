@@ -89,10 +89,19 @@ class Core:
         """What we have to say of ourselves now."""
         order = self.active
         hears = tuple(r for r in self.replicas if r == self.me or self.detector.hears(r))
-        common = (self.newest.epoch, order.epoch if order else -1, self.sealed, self.flushed_durable, now, self.history.index)
+        active = order.epoch if order is not None else -1
+        common = (self.newest.epoch, active, self.sealed, self.flushed_durable, now, self.history.index)
         if order is None:
-            return Heartbeat(*common, 0, 0, (), (), hears)
-        return Heartbeat(*common, order.clock, order.own, tuple(order.received), tuple(order.durable[order.mine]), hears)
+            return Heartbeat(*common, 0, 0, (), (), (), hears)
+        return Heartbeat(
+            *common,
+            order.clock,
+            order.own,
+            tuple(order.received),
+            tuple(order.durable[order.mine]),
+            tuple(order.delivered),
+            hears,
+        )
 
     def beat(self, now: int) -> None:
         """Heartbeat to every other replica."""

@@ -90,7 +90,7 @@ class Flush:
             entries.extend(found)
             if budget < 0:
                 break
-        core.send(peer, Content(m.epoch, tuple(tuple(e) for e in entries)))
+        core.send(peer, Content(m.epoch, tuple((e.epoch, e.sender, e.seq, e.clock, e.payload) for e in entries)))
 
     def on_content(self, m: Content, now: int) -> None:
         """Entries we asked for."""
@@ -148,5 +148,6 @@ class Flush:
         core.history.finish(view, core.out)
         core.order = Order(core.me, view, core.history)
         core.leases.activate()
-        core.note(f"view {describe_epoch(view.epoch)} is active: members {list(view.members)}, index {core.history.index}")
+        epoch = describe_epoch(view.epoch)
+        core.note(f"view {epoch} is active: members {list(view.members)}, index {core.history.index}")
         return True

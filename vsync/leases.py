@@ -36,6 +36,6 @@ class Leases:
         return self.valid_until(peers) > now
 
     def valid_until(self, peers: list[int]) -> int:
-        """When the first of the promises of *peers* runs out (far away for no peers, long ago if one never promised)."""
+        """When the first of the promises of *peers* runs out: far away for no peers, long ago if one never did."""
         span = limits.LEASE - limits.LEASE_MARGIN
         return min((self.held.get(p, -span) + span for p in peers), default=1 << 62)

@@ -52,6 +52,9 @@ BATCH_BYTES: Final = 1 << 20
 """Payload bytes of one message; half of what a frame may hold."""
 IN_FLIGHT: Final = 2
 """Own messages sent and not delivered; requests that arrive meanwhile make the next batch."""
+TELL_DELIVERED: Final = 3 * MS
+"""A sender tells what it has delivered with its next message, or after this: until then a query elsewhere that
+conflicts with it waits."""
 BUFFERED: Final = 4096
 """Frames of a view flushed but not yet active here; a sender has at most IN_FLIGHT, so this is generous."""
 VIEWS_KEPT: Final = 64

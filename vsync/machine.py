@@ -66,6 +66,8 @@ class Machine:
         self._suspect_since: dict[int, int] = {}
         self._undurable: dict[int, tuple[int, int]] = {}
         self._resent: dict[int, int] = {}
+        self._tell_at: int | None = None
+        """When to tell the others that own messages are delivered, unless a message does so before."""
 
     # -- what the shell asks
 
@@ -89,9 +91,21 @@ class Machine:
         order = self.core.active
         return order is not None and self.core.leases.valid(order.peers, now)
 
+    def read_until(self) -> int:
+        """Until when :meth:`may_read` will say yes, if nothing happens (in the past: it says no)."""
+        order = self.core.active
+        return 0 if order is None else self.core.leases.valid_until(order.peers)
+
+    def may_install(self, position: bytes) -> bool:
+        """A snapshot taken at *position* (packed) is of use still: asked before the state is replaced.
+
+        It may have been long on its way: this replica may be a member again, or further than the snapshot.
+        """
+        return self.transfer.learning and Position.unpack_untrusted(position).index > self.core.history.index
+
     def next_deadline(self) -> int:
         """When to step Tick, at the latest."""
-        deadlines = [self._next_tick, self.change.deadline, self.flush.waits_until()]
+        deadlines = [self._next_tick, self.change.deadline, self.flush.waits_until(), self._tell_at]
         return min(d for d in deadlines if d is not None)
 
     def position(self) -> Position:
@@ -150,6 +164,11 @@ class Machine:
     def _settle(self, now: int) -> None:
         """What may have become possible by this step: flush, activation, a buffered frame, the feeds."""
         core = self.core
+        order = core.active
+        if order is None or order.told == order.delivered[order.mine]:
+            self._tell_at = None
+        elif self._tell_at is None:
+            self._tell_at = now + limits.TELL_DELIVERED
         if core.active is None:
             self.flush.tick(now)
             if self.flush.activate(now):
@@ -233,9 +252,9 @@ class Machine:
         core = self.core
         order = core.order
         if order is None or m.epoch != order.epoch:
-            if m.epoch == core.newest.epoch and m.epoch in core.flushed and core.sealed <= m.epoch:
-                if len(self._buffered) < limits.BUFFERED:
-                    self._buffered.append((peer, m))  # the sender is active already, we are about to be
+            coming = m.epoch == core.newest.epoch and m.epoch in core.flushed and core.sealed <= m.epoch
+            if coming and len(self._buffered) < limits.BUFFERED:
+                self._buffered.append((peer, m))  # the sender is active already, we are about to be
             return
         if peer not in order.at:
             return
@@ -260,9 +279,11 @@ class Machine:
         if order is not None and newest is not None:
             if newest != order.durable[order.mine]:
                 order.on_durable(newest)
-                ack = order.ack()
-                for peer in order.peers:
-                    core.send(peer, ack)
+                waiting = order.awaiting()
+                if waiting:
+                    ack = order.ack()
+                    for peer in waiting:
+                        core.send(peer, ack)
             order.deliver(core.out)
         self.flush.on_durable(ticket, now)
 
@@ -313,7 +334,8 @@ class Machine:
                 promises.append((peer, _ms(until - now)))
         hears = tuple(r for r in core.replicas if r == core.me or core.detector.hears(r))
         hold = _ms(max(0, core.hold_until - now))
-        return SealReport(epoch, tuple(sorted(core.flushed)), received, tuple(promises), hold, core.history.index, hears)
+        flushed = tuple(sorted(core.flushed))
+        return SealReport(epoch, flushed, received, tuple(promises), hold, core.history.index, hears)
 
     # -- views
 
@@ -346,6 +368,12 @@ class Machine:
 
     def _tick(self, now: int) -> None:
         core = self.core
+        order = core.active
+        if order is not None and self._tell_at is not None and now >= self._tell_at:
+            order.told = order.delivered[order.mine]
+            ack = order.ack()
+            for peer in order.peers:
+                core.send(peer, ack)
         if now >= self._next_tick:
             self._next_tick = now + limits.HEARTBEAT
             core.detector.tick()
@@ -359,7 +387,7 @@ class Machine:
                 self.change.start(f"learner {joiner} has caught up", now, joiner)
 
     def _suspect(self, now: int) -> None:
-        """Start a change when a member is suspected; the lowest that can act does so at once, others wait their turn."""
+        """Start a change when a member is suspected: the lowest that can act at once, others when it is their turn."""
         core = self.core
         order = core.active
         if order is None or self.change.attempt is not None:

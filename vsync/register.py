@@ -34,7 +34,11 @@ class Acceptor:
             return  # forgotten: the proposer is far behind and will be told so by replicas
         state = self._at(m.epoch)
         if state.promised is not None and m.ballot <= state.promised:
-            return  # a higher ballot is under way [ballots are never reused, so equal means a duplicate]
+            # A higher ballot is under way, or was when its proposer died. [Ballots are never reused, so equal means a
+            # duplicate.] Without being told, a proposer would count its rounds up to there one attempt at a time.
+            if m.ballot < state.promised:
+                out.after.append((peer, Promise(m.epoch, state.promised, ())))
+            return
         state.promised = m.ballot
         out.records.append(Promised(m.epoch, m.ballot))
         accepted = (state.accepted_at, to_tuple(state.value)) if state.value is not None else ()

@@ -54,8 +54,11 @@ class Transfer:
         if order is None or peer in order.members:
             return  # we cannot feed, or the peer does not know yet that it must be left out first
         if not m.empty and core.history.can_feed(m.index, m.hash):
-            self.learners[peer] = Learner(m.index, m.index, now)
-            core.note(f"feeds learner {peer} from index {m.index} ({core.history.index - m.index} behind)")
+            known = self.learners.get(peer)
+            # A learner that has nothing to be fed asks again and again: that does not begin its stay anew.
+            self.learners[peer] = Learner(m.index, m.index, known.since if known is not None else now)
+            if known is None:
+                core.note(f"feeds learner {peer} from index {m.index} ({core.history.index - m.index} behind)")
             self.push(peer)
         elif peer not in self.snapshots and (m.empty or m.index <= core.history.index):
             self.snapshots.add(peer)
@@ -111,7 +114,8 @@ class Transfer:
         for gone in [r for r in self._joined if r not in event.view.members]:
             stayed = now - self._joined.pop(gone)
             before = self._stay.get(gone, limits.JOIN_STAY_MIN)
-            self._stay[gone] = limits.JOIN_STAY_MIN if stayed >= limits.STAY_GOOD else min(2 * before, limits.JOIN_STAY_MAX)
+            longer = min(2 * before, limits.JOIN_STAY_MAX)
+            self._stay[gone] = limits.JOIN_STAY_MIN if stayed >= limits.STAY_GOOD else longer
 
     # -- being fed
 

@@ -76,18 +76,21 @@ class View:
 
 @message(201)
 class Data:
-    """A member multicasts a batch; what it knows to be durable rides along (it is an Ack, too)."""
+    """A member multicasts a batch; what it knows to be durable and what it has delivered ride along (see Ack)."""
 
     epoch: int
     seq: int
     clock: int
     durable: tuple[int, ...]
+    delivered: tuple[int, ...]
     payload: bytes
 
     def invalid(self) -> str | None:
         if self.seq < 1 or self.clock < 1:
             return f"seq {self.seq} clock {self.clock}"
-        return _bad_epoch(self.epoch) or _bad_vector(self.durable, "durable")
+        return (
+            _bad_epoch(self.epoch) or _bad_vector(self.durable, "durable") or _bad_vector(self.delivered, "delivered")
+        )
 
 
 @message(202)
@@ -95,15 +98,20 @@ class Ack:
     """A member tells what is durable in its log; ``own`` is its own last sequence number sent.
 
     The receiver may take ``clock`` as the sender's only when it has all the sender's messages up to ``own``.
+    ``delivered`` is a prefix of the epoch's order: all of it is durable at every member, so the receiver has it, too,
+    and may deliver it.
     """
 
     epoch: int
     clock: int
     own: int
     durable: tuple[int, ...]
+    delivered: tuple[int, ...]
 
     def invalid(self) -> str | None:
-        return _bad_epoch(self.epoch) or _bad_vector(self.durable, "durable")
+        return (
+            _bad_epoch(self.epoch) or _bad_vector(self.durable, "durable") or _bad_vector(self.delivered, "delivered")
+        )
 
 
 @message(203)
@@ -126,6 +134,7 @@ class Heartbeat:
     own: int
     received: tuple[int, ...]
     durable: tuple[int, ...]
+    delivered: tuple[int, ...]
     hears: tuple[int, ...]
 
     def invalid(self) -> str | None:
@@ -135,6 +144,7 @@ class Heartbeat:
             _bad_epoch(self.top)
             or _bad_vector(self.received, "received")
             or _bad_vector(self.durable, "durable")
+            or _bad_vector(self.delivered, "delivered")
             or _bad_ids(self.hears, "hears")
         )
 
@@ -214,7 +224,10 @@ class Prepare:
 
 @message(209)
 class Promise:
-    """Answer to Prepare, durable: with the accepted (ballot, value) of that epoch, or ()."""
+    """Answer to Prepare, durable: with the accepted (ballot, value) of that epoch, or ().
+
+    A ``ballot`` above the one prepared is a refusal: the voter has promised that one to another proposer.
+    """
 
     epoch: int
     ballot: tuple[int, int, int]

@@ -119,11 +119,16 @@ class QueryCall:
 
 @message(6)
 class Answer:
-    """To a call: *status* (wire.errors) and, when it is 0, *body*: the result as msgpack."""
+    """To a call: *status* (wire.errors) and, when it is 0, *body*: the result as msgpack.
+
+    ``lease``: the client may keep what this tells of the inodes asked about, and of those in the result, for as long
+    as its cache lease runs (KeepCache) and until they are recalled (Recall).
+    """
 
     call: int
     status: int
     body: bytes
+    lease: bool = False
 
     def invalid(self) -> str | None:
         return None if self.call >= 0 and self.status >= 0 else "call or status"
@@ -208,6 +213,59 @@ class Pong:
 
     def invalid(self) -> str | None:
         return None if self.number >= 0 else "number"
+
+
+@message(16)
+class KeepCache:
+    """A client asks for its cache lease to be extended, several times a second while it uses its cache."""
+
+    number: int
+
+    def invalid(self) -> str | None:
+        return None if self.number >= 0 else "number"
+
+
+@message(17)
+class CacheLease:
+    """Answer to KeepCache: the lease runs for ``lease_us`` from the moment the client *sent* that (0: not now).
+
+    ``epoch``: leases were taken away without asking when it is another one than last time (or than of the replica
+    before): the client drops all it keeps.
+    """
+
+    number: int
+    epoch: int
+    lease_us: int
+
+    def invalid(self) -> str | None:
+        return None if self.number >= 0 and self.epoch >= 0 and 0 <= self.lease_us < 2**40 else "a negative number"
+
+
+@message(18)
+class Recall:
+    """A replica wants these inodes (none: all) out of the client's cache before it acknowledges a request.
+
+    The client drops what it keeps of them, makes sure that its kernel does, and answers Recalled.  Answers sent
+    before this message are covered, later ones not.
+    """
+
+    number: int
+    inodes: tuple[int, ...]
+
+    def invalid(self) -> str | None:
+        if not all(type(i) is int and 0 < i < 2**63 for i in self.inodes):
+            return "an entry that is no inode number"
+        return None if self.number > 0 else "number"
+
+
+@message(19)
+class Recalled:
+    """A client has let go of what Recall *number* and all before it named."""
+
+    number: int
+
+    def invalid(self) -> str | None:
+        return None if self.number > 0 else "number"
 
 
 @message(13)

@@ -70,7 +70,9 @@ def _only_drops_set_id(inode: Inode, op: SetAttr) -> bool:
     """A client's kernel takes set-id bits away after a write by sending a chmod in the writer's name."""
     gone = inode.mode & ~op.mode & 0o7777
     return (
-        (inode.mode ^ op.mode) & 0o7777 == gone
+        inode.is_file
+        and gone != 0
+        and (inode.mode ^ op.mode) & 0o7777 == gone
         and gone & ~(stat.S_ISUID | stat.S_ISGID) == 0
         and (op.handle or allowed(inode, op.cred, W))
     )

@@ -1,0 +1,172 @@
+"""Pure. Cache leases: what the clients attached here may answer by themselves, and calling it back.
+
+A client may keep what an answer told it of an inode (attributes; of a directory: names, also absent ones) while it
+holds the lease on that inode and its lease as a whole has not run out.  Before this replica acknowledges a message
+that touches the inode, it recalls the lease and waits until the client has let go, or until its lease has run out:
+so when a request is answered anywhere, no cache anywhere holds what it changed.  A client's lease never outlasts the
+replica's own read lease, so the hold of a view change covers the clients of a replica that is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Final, Generic, TypeVar
+
+LEASE_US: Final = 250_000
+"""Longest lease of a client. What a client that does not answer a recall can delay others by, once."""
+INODES_MAX: Final = 65_536
+"""Inodes one client may hold leases on; beyond it answers come without."""
+
+C = TypeVar("C", bound=Hashable)
+
+
+class Holder:
+    """One client's leases."""
+
+    __slots__ = ("epoch", "inodes", "recalls", "until")
+
+    def __init__(self) -> None:
+        self.epoch = 1
+        """Changes when leases were taken away without the client's word: it must drop all it keeps."""
+        self.until = 0
+        self.inodes: set[int] = set()
+        self.recalls = 0
+        """Number of the last recall sent."""
+
+
+class Recall(Generic[C]):
+    """One message waits for one client to let go."""
+
+    __slots__ = ("client", "number", "ticket", "until")
+
+    def __init__(self, client: C, number: int, ticket: int, until: int) -> None:
+        self.client = client
+        self.number = number
+        self.ticket = ticket
+        self.until = until
+
+
+class Caches(Generic[C]):
+    """The leases of all clients attached here."""
+
+    def __init__(self) -> None:
+        self._clients: dict[C, Holder] = {}
+        self._holders: dict[int, dict[C, None]] = {}
+        self._recalls: list[Recall[C]] = []
+
+    # -- granting
+
+    def renew(self, client: C, until: int) -> int:
+        """*client*'s lease as a whole runs until then (our clock). Returns the lease's epoch."""
+        holder = self._clients.get(client)
+        if holder is None:
+            holder = self._clients[client] = Holder()
+        holder.until = max(holder.until, until)
+        return holder.epoch
+
+    def grant(self, client: C, inodes: frozenset[int], now: int) -> bool:
+        """Let *client* keep what it is told of *inodes*. False: it may not (no lease, or too many)."""
+        holder = self._clients.get(client)
+        if holder is None or holder.until <= now or len(holder.inodes) + len(inodes) > INODES_MAX:
+            return False
+        for ino in inodes:
+            if ino not in holder.inodes:
+                holder.inodes.add(ino)
+                self._holders.setdefault(ino, {})[client] = None
+        return True
+
+    def has(self, client: C) -> bool:
+        """Whether *client* asked for a lease at all."""
+        return client in self._clients
+
+    # -- recalling
+
+    def recall(
+        self, touched: frozenset[int] | None, requesters: set[C], ticket: int, now: int
+    ) -> list[tuple[C, int, tuple[int, ...]]]:
+        """Take back the leases on *touched* (None: all) from everyone but *requesters*, who know of their own request.
+
+        Until they have let go, what is recorded under *ticket* must not be acknowledged.  Returns what to send:
+        (client, number of the recall, inodes; () means all).
+        """
+        hit: dict[C, list[int]] = {}
+        if touched is None:
+            hit = {client: [] for client, holder in self._clients.items() if holder.inodes}
+        else:
+            for ino in sorted(touched):
+                for client in self._holders.get(ino, ()):
+                    hit.setdefault(client, []).append(ino)
+        out: list[tuple[C, int, tuple[int, ...]]] = []
+        for client, inodes in hit.items():
+            if client in requesters:
+                continue
+            holder = self._clients[client]
+            if holder.until <= now:
+                self._take_all(client)  # it lets go by time; should it come back, it is told so by the epoch
+                continue
+            for ino in inodes or list(holder.inodes):
+                self._release(client, holder, ino)
+            holder.recalls += 1
+            self._recalls.append(Recall(client, holder.recalls, ticket, holder.until))
+            out.append((client, holder.recalls, tuple(inodes)))
+        return out
+
+    def done(self, client: C, number: int) -> None:
+        """*client* has let go of what recall *number*, and those before it, named."""
+        self._recalls = [r for r in self._recalls if r.client != client or r.number > number]
+
+    def held_back(self, now: int) -> int | None:
+        """The lowest ticket that must not be acknowledged yet, or None. Recalls end by time as well."""
+        if not self._recalls:
+            return None
+        for recall in [r for r in self._recalls if r.until <= now]:
+            self._take_all(recall.client)
+        self._recalls = [r for r in self._recalls if r.until > now]
+        return min((r.ticket for r in self._recalls), default=None)
+
+    def _release(self, client: C, holder: Holder, ino: int) -> None:
+        holder.inodes.discard(ino)
+        holders = self._holders.get(ino)
+        if holders is not None:
+            holders.pop(client, None)
+            if not holders:
+                del self._holders[ino]
+
+    def _take_all(self, client: C) -> None:
+        holder = self._clients[client]
+        for ino in list(holder.inodes):
+            self._release(client, holder, ino)
+        holder.epoch += 1
+
+    def take_all(self) -> None:
+        """Take everything from everyone: this replica missed what happened (their leases have run out by then)."""
+        for client in self._clients:
+            self._take_all(client)
+
+    def gone(self, client: C, now: int) -> bool:
+        """*client*'s connection is gone; it may use its leases until they run out, so they are kept till then.
+
+        True: there is nothing more to keep of it. Else ask again later.
+        """
+        holder = self._clients.get(client)
+        if holder is None:
+            return True
+        if holder.until > now:
+            return False
+        self._take_all(client)
+        del self._clients[client]
+        self._recalls = [r for r in self._recalls if r.client != client]
+        return True
+
+    def __len__(self) -> int:
+        return len(self._holders)
+
+    def validate(self) -> None:
+        """Assert that both directions agree."""
+        for ino, holders in self._holders.items():
+            assert holders
+            for client in holders:
+                assert ino in self._clients[client].inodes
+        for client, holder in self._clients.items():
+            for ino in holder.inodes:
+                assert client in self._holders[ino]
