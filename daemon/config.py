@@ -265,7 +265,7 @@ def _client(section: _Section) -> ClientConfig:
     return made
 
 
-def _refuse_twice(path: Path, items: Iterable[tuple[str, str, object]], what: Callable[[object], str]) -> None:
+def _refuse_twice(path: Path, items: Iterable[tuple[str, str, object]], what: Callable[[Any], str]) -> None:
     """Of *items* (who, key, value) no two may have the same value."""
     seen: dict[object, str] = {}
     for who, key, value in items:
@@ -309,7 +309,9 @@ def _refuse_doubles(config: Config) -> None:
     voters += [(who, "witness", t.witness) for who, t in targets if t.witness is not None]
     _refuse_twice(path, voters, lambda v: f"voter id {v}")
     _refuse_twice(path, ((who, "address", one.address) for who, one in everyone), lambda v: f"address {v}")
-    _refuse_twice(path, ((who, "data", one.data) for who, one in everyone), lambda v: f"directory {v}")
+    # On different hosts the same directory is another one.
+    places = ((who, "data", (split_address(one.address)[0], one.data)) for who, one in everyone)
+    _refuse_twice(path, places, lambda v: f"directory {v[1]} on {v[0]}")
 
 
 def load(path: str | os.PathLike[str]) -> Config:

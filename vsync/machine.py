@@ -135,9 +135,9 @@ class Machine:
             case ev.LinkDown(peer):
                 self._link_down(peer, now)
             case ev.SnapshotInstalled(position, views):
-                known = [unpack_view_untrusted(v) for v in views]
-                self.transfer.installed(Position.unpack_untrusted(position), known, now)
-                core.sealed = max(core.sealed, core.newest.epoch)
+                assert self.may_install(position), "the shell asks may_install first"
+                self._learn(views, now)
+                self.transfer.installed(Position.unpack_untrusted(position), now)
             case ev.SnapshotSent(peer):
                 self.transfer.snapshots.discard(peer)
         self._loop_back(now)

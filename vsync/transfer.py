@@ -168,10 +168,10 @@ class Transfer:
                 history.deliver_fed(item, core.out)
         core.send(peer, FeedAck(history.index))
 
-    def installed(self, position: Position, views: list[View], now: int) -> None:
-        """The state was replaced by a snapshot: go on from there."""
+    def installed(self, position: Position, now: int) -> None:
+        """The state was replaced by a snapshot, its views are learned: go on from there."""
         core = self.core
-        core.history.reset(position, views, core.out)
+        core.history.reset(position, core.out)
         core.out.records.append(Reset(position.epoch))
         core.note(f"installed a snapshot at index {position.index}, view {describe_epoch(position.epoch)}")
         self._quiet_since = now - limits.JOIN_RETRY

@@ -1,0 +1,83 @@
+# LockstepFS. `make demo` and `make test` work on a fresh clone: they install what is missing.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SEEDS ?= 100
+TEST_TIMEOUT_S ?= 900
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test check sim faults bench soak system clean distclean
+
+help:
+	@echo "make demo    see a metadata replica die under a running copy"
+	@echo "make test    all tests (at most $(TEST_TIMEOUT_S) s)"
+	@echo "make check   lint and types"
+	@echo "make sim     simulated clusters, SEEDS=$(SEEDS) schedules of faults"
+	@echo "make faults  the tests that kill, stop and restart real daemons, twice over"
+	@echo "make bench   mdtest on a local cluster; figures go to bench/results"
+	@echo "make soak    hours of load and faults"
+	@echo "make clean   remove caches; make distclean: the virtual environment as well"
+
+demo: $(VENV)/installed
+	$(BIN)/lockstep demo
+
+test: $(VENV)/installed-dev
+	timeout --kill-after=60 $(TEST_TIMEOUT_S) $(BIN)/python -m pytest
+
+check: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+sim: $(VENV)/installed-dev
+	@if test ! -e tests/sim/__main__.py; then echo "make sim: there is no simulator yet" >&2; exit 1; fi
+	$(BIN)/python -m tests.sim --seeds $(SEEDS)
+
+faults: $(VENV)/installed-dev
+	timeout --kill-after=60 $(TEST_TIMEOUT_S) $(BIN)/python -m pytest tests/faults
+	timeout --kill-after=60 $(TEST_TIMEOUT_S) $(BIN)/python -m pytest tests/faults
+
+bench: $(VENV)/installed
+	$(BIN)/python -m bench.on_local_cluster
+
+soak:
+	@echo "make soak: there is no soak test yet" >&2; exit 1
+
+# System packages, only those that are missing: fusermount3 mounts; the compiler, pkg-config and the header files build
+# pyfuse3; a distribution's python3 may come without venv and header files.
+system:
+	@set -eu; missing=""; \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or later is needed; set PYTHON=..." >&2; exit 1; }; \
+	command -v fusermount3 >/dev/null || missing="$$missing fuse3"; \
+	command -v pkg-config >/dev/null || missing="$$missing pkg-config"; \
+	pkg-config --exists fuse3 2>/dev/null || missing="$$missing libfuse3-dev"; \
+	command -v gcc >/dev/null || missing="$$missing gcc libc6-dev"; \
+	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
+	$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' \
+		|| missing="$$missing python3-dev"; \
+	if test -n "$$missing"; then \
+		command -v apt-get >/dev/null || { echo "please install (names of Debian):$$missing" >&2; exit 1; }; \
+		sudo=""; test "$$(id -u)" = 0 || sudo="sudo"; \
+		echo "installing$$missing"; \
+		$$sudo apt-get update -q; \
+		$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing; \
+	fi
+
+$(VENV)/bin/python: | system
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml | system $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
+
+distclean: clean
+	rm -rf $(VENV)

@@ -1,0 +1,428 @@
+"""The FUSE mount's operations: translation only. Arguments in, one call of :class:`client.volume.Volume`, errno out.
+
+pyfuse3 gives ``ctx`` (who asks) with most operations, but not with those on handles; there the process that
+opened the handle stands for the caller where one is needed (see :meth:`LockstepOperations.watch`).
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import os
+import stat
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+
+import pyfuse3
+import trio
+
+from client import limits
+from client.attributes import Attr
+from client.cache import CachePolicy
+from client.credentials import Credentials
+from client.service import errno_of
+from client.volume import Volume
+from wire import ids, ops
+from wire.errors import FileSystemError
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+BLOCK: Final = 128 << 10
+"""st_blksize: what cp, cat and stdio take as a good size for their buffers."""
+NOW_NS: Final = 20_000
+SOON_NS: Final = 50_000_000
+_SIGKILL_BIT: Final = 1 << 8
+_PF_EXITING: Final = 0x4
+_DOTS: Final = 2
+"""Kernel offsets of a listing: 0 start, 1 after ".", 2 after "..", then cookie + _DOTS."""
+
+
+class _Running:
+    """One operation in work."""
+
+    __slots__ = ("args", "scope", "since")
+
+    def __init__(self, scope: trio.CancelScope, args: tuple[Any, ...]) -> None:
+        self.scope = scope
+        self.args = args
+        self.since = time.monotonic()
+
+
+def _operation(
+    method: Callable[Concatenate[LockstepOperations, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[LockstepOperations, P], Coroutine[Any, Any, T]]:
+    """What every operation does around its translation: errors become errnos, and a killed caller ends it."""
+
+    @functools.wraps(method)
+    async def run(self: LockstepOperations, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with trio.CancelScope() as scope:
+            running = _Running(scope, args)
+            self.running.add(running)
+            try:
+                return await method(self, *args, **kwargs)
+            except FileSystemError as exc:
+                raise pyfuse3.FUSEError(errno_of(exc)) from None
+            except pyfuse3.FUSEError:
+                raise
+            except Exception as exc:  # a bug in one operation must not take the mount from all others
+                log.exception("%s%r failed: the caller gets EIO", method.__name__, args[:2])
+                raise pyfuse3.FUSEError(errno.EIO) from exc
+            finally:
+                self.running.discard(running)
+        raise pyfuse3.FUSEError(errno.EINTR)  # its caller was killed, see watch()
+
+    return run
+
+
+class LockstepOperations(pyfuse3.Operations):
+    """pyfuse3's interface onto a Volume."""
+
+    supports_dot_lookup = False  # only for NFS export, which needs handles that survive us
+    enable_writeback_cache = False  # the kernel would decide on sizes and times; the service does
+    enable_acl = False  # the service checks; the kernel would check again, on cached attributes
+
+    def __init__(self, volume: Volume, policy: CachePolicy, root: int = ids.ROOT_INO) -> None:
+        """*root*: the inode that is mounted (the file system's root, or a directory below it)."""
+        super().__init__()
+        self.running: set[_Running] = set()
+        self.initialised = trio.Event()
+        self._volume = volume
+        self._policy = policy
+        self._root = root
+        self._credentials = Credentials()
+
+    # -- translation
+
+    def _ino(self, inode: int) -> int:
+        return self._root if inode == pyfuse3.ROOT_INODE else inode
+
+    def _entry(self, attr: Attr) -> pyfuse3.EntryAttributes:
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = attr.ino
+        entry.st_mode = attr.mode
+        entry.st_nlink = attr.nlink
+        entry.st_uid = attr.uid
+        entry.st_gid = attr.gid
+        entry.st_rdev = attr.rdev
+        entry.st_size = attr.size
+        entry.st_blocks = (attr.size + 511) >> 9
+        entry.st_blksize = BLOCK
+        entry.st_atime_ns = attr.atime_ns
+        entry.st_mtime_ns = attr.mtime_ns
+        entry.st_ctime_ns = attr.ctime_ns
+        entry.entry_timeout = self._policy.entry_timeout(attr)
+        entry.attr_timeout = self._policy.attr_timeout(attr)
+        return entry
+
+    def _given(self, attr: Attr) -> pyfuse3.EntryAttributes:
+        """An entry that the kernel counts as a lookup."""
+        self._volume.lookups.given(attr.ino)
+        return self._entry(attr)
+
+    def _info(self, number: int, flags: int) -> pyfuse3.FileInfo:
+        return pyfuse3.FileInfo(
+            fh=number, direct_io=self._policy.bypass_pages(flags), keep_cache=self._policy.keep_pages(flags)
+        )
+
+    # -- life
+
+    def init(self) -> None:
+        self.initialised.set()
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        # Not an _operation: it must not raise whatever happens, and it waits for nothing.
+        self._volume.lookups.forget(inode_list)
+
+    def stacktrace(self) -> None:
+        log.warning("stack traces are asked for by an attribute; %d operations are in work", len(self.running))
+
+    # -- names and attributes
+
+    @_operation
+    async def lookup(self, parent_inode: int, name: bytes, ctx: Any) -> pyfuse3.EntryAttributes:
+        cred = self._credentials.of(ctx)
+        return self._given(await self._volume.lookup(cred, self._ino(parent_inode), name))
+
+    @_operation
+    async def getattr(self, inode: int, ctx: Any) -> pyfuse3.EntryAttributes:
+        return self._entry(await self._volume.getattr(self._ino(inode)))
+
+    @_operation
+    async def setattr(self, inode: int, attr: Any, fields: Any, fh: int | None, ctx: Any) -> pyfuse3.EntryAttributes:
+        valid, soon = _valid_bits(attr, fields)
+        cred = self._credentials.of(ctx)
+        ino = self._ino(inode)
+        if not valid:  # ctime alone: nothing a client may set
+            return self._entry(await self._volume.getattr(ino))
+
+        def op(bits: int) -> ops.SetAttr:
+            size = attr.st_size if bits & ops.SET_SIZE else 0
+            uid = attr.st_uid if bits & ops.SET_UID else 0
+            gid = attr.st_gid if bits & ops.SET_GID else 0
+            mode = attr.st_mode & 0o7777 if bits & ops.SET_MODE else 0
+            atime = attr.st_atime_ns if bits & ops.SET_ATIME else 0
+            mtime = attr.st_mtime_ns if bits & ops.SET_MTIME else 0
+            return ops.SetAttr(cred, ino, bits, mode, uid, gid, size, atime, mtime, fh is not None)
+
+        try:
+            return self._entry(await self._volume.setattr(op(valid)))
+        except FileSystemError as exc:
+            if exc.status != errno.EPERM or not soon:
+                raise
+        return self._entry(await self._volume.setattr(op(_as_now(valid))))
+
+    @_operation
+    async def readlink(self, inode: int, ctx: Any) -> bytes:
+        return await self._volume.readlink(self._ino(inode))
+
+    @_operation
+    async def access(self, inode: int, mode: int, ctx: Any) -> bool:
+        return await self._volume.access(self._credentials.of(ctx), self._ino(inode), mode & 7)
+
+    @_operation
+    async def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: Any) -> pyfuse3.EntryAttributes:
+        cred = self._credentials.of(ctx)
+        if not stat.S_IFMT(mode):
+            mode |= stat.S_IFREG  # mknod(2): no type means a regular file
+        return self._given(await self._volume.mknod(cred, self._ino(parent_inode), name, mode, rdev))
+
+    @_operation
+    async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: Any) -> pyfuse3.EntryAttributes:
+        cred = self._credentials.of(ctx)
+        return self._given(await self._volume.mkdir(cred, self._ino(parent_inode), name, mode & 0o7777))
+
+    @_operation
+    async def unlink(self, parent_inode: int, name: bytes, ctx: Any) -> None:
+        await self._volume.unlink(self._credentials.of(ctx), self._ino(parent_inode), name)
+
+    @_operation
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: Any) -> None:
+        await self._volume.rmdir(self._credentials.of(ctx), self._ino(parent_inode), name)
+
+    @_operation
+    async def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: Any) -> pyfuse3.EntryAttributes:
+        cred = self._credentials.of(ctx)
+        return self._given(await self._volume.symlink(cred, self._ino(parent_inode), name, target))
+
+    @_operation
+    async def rename(
+        self, parent_inode_old: int, name_old: bytes, parent_inode_new: int, name_new: bytes, flags: int, ctx: Any
+    ) -> None:
+        old, new = self._ino(parent_inode_old), self._ino(parent_inode_new)
+        await self._volume.rename(self._credentials.of(ctx), old, name_old, new, name_new, flags)
+
+    @_operation
+    async def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: Any) -> pyfuse3.EntryAttributes:
+        cred = self._credentials.of(ctx)
+        return self._given(await self._volume.link(cred, self._ino(inode), self._ino(new_parent_inode), new_name))
+
+    # -- files
+
+    @_operation
+    async def open(self, inode: int, flags: int, ctx: Any) -> pyfuse3.FileInfo:
+        handle = await self._volume.open(self._credentials.of(ctx), self._ino(inode), flags, ctx.pid)
+        return self._info(handle.number, flags)
+
+    @_operation
+    async def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: Any
+    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        cred = self._credentials.of(ctx)
+        parent = self._ino(parent_inode)
+        handle, attr = await self._volume.create(cred, parent, name, mode & 0o7777, flags, ctx.pid)
+        return self._info(handle.number, flags), self._given(attr)
+
+    @_operation
+    async def read(self, fh: int, off: int, size: int) -> Any:
+        return await self._volume.read(self._volume.files.get(fh), off, size)
+
+    @_operation
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        return await self._volume.write(self._volume.files.get(fh), off, buf)
+
+    @_operation
+    async def flush(self, fh: int) -> None:
+        await self._volume.flush(self._volume.files.get(fh))
+
+    @_operation
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        # fdatasync needs the size, too, and the size is committed with the times: no difference.
+        await self._volume.fsync(self._volume.files.get(fh))
+
+    @_operation
+    async def release(self, fh: int) -> None:
+        await self._volume.close_file(self._volume.files.get(fh))
+
+    # -- directories
+
+    @_operation
+    async def opendir(self, inode: int, ctx: Any) -> int:
+        handle = await self._volume.opendir(self._credentials.of(ctx), self._ino(inode), ctx.pid)
+        return handle.number
+
+    @_operation
+    async def readdir(self, fh: int, start_id: int, token: Any) -> None:
+        volume = self._volume
+        handle = volume.directories.get(fh)
+        at = start_id
+        while at < _DOTS:
+            # The kernel takes the number and the type from these two and counts no lookup for them.
+            name = (b".", b"..")[at]
+            attr = await self._dot(handle.ino, name)
+            at += 1
+            if not pyfuse3.readdir_reply(token, name, self._entry(attr), at):
+                return
+        while True:
+            await volume.entries(handle, at - _DOTS)
+            if not handle.buffer:
+                return
+            while handle.buffer:
+                name, cookie, attr = handle.buffer[0]
+                if not pyfuse3.readdir_reply(token, name, self._entry(volume.seen(attr)), cookie + _DOTS):
+                    return
+                handle.buffer.popleft()
+                handle.position = cookie
+                at = cookie + _DOTS
+                volume.lookups.given(attr.ino)
+
+    async def _dot(self, ino: int, name: bytes) -> Attr:
+        volume = self._volume
+        try:
+            if name == b".." and ino != self._root:
+                return await volume.lookup(ops.Cred(0, 0, ()), ino, name)
+            return await volume.getattr(ino)
+        except FileSystemError as exc:
+            if exc.status not in (errno.ESTALE, errno.ENOENT):
+                raise
+            # Removed while it was open: rmdir(2) leaves a directory without entries.
+            return Attr(ino, stat.S_IFDIR | 0o700, 0, 0, 0, 0, 0, 0, 0, 0, None, ())
+
+    @_operation
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        """Nothing to do: every change of a directory was durable at the replicas before it was answered."""
+
+    @_operation
+    async def releasedir(self, fh: int) -> None:
+        self._volume.close_directory(fh)
+
+    # -- the whole
+
+    @_operation
+    async def statfs(self, ctx: Any) -> pyfuse3.StatvfsData:
+        space = await self._volume.statfs()
+        data = pyfuse3.StatvfsData()
+        data.f_bsize = data.f_frsize = 4096
+        data.f_blocks = space.total // 4096
+        data.f_bfree = data.f_bavail = space.free // 4096
+        # Inodes are made as long as there is room for them: what is free is a large number, not a known one.
+        data.f_ffree = data.f_favail = 1 << 32
+        data.f_files = space.inodes + data.f_ffree
+        data.f_namemax = ids.NAME_MAX
+        return data
+
+    # -- extended attributes
+
+    @_operation
+    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: Any) -> None:
+        # pyfuse3 keeps XATTR_CREATE and XATTR_REPLACE to itself and asks getxattr first.
+        await self._volume.setxattr(self._credentials.of(ctx), self._ino(inode), name, value)
+
+    @_operation
+    async def getxattr(self, inode: int, name: bytes, ctx: Any) -> bytes:
+        return await self._volume.getxattr(self._credentials.of(ctx), self._ino(inode), name)
+
+    @_operation
+    async def listxattr(self, inode: int, ctx: Any) -> list[bytes]:
+        return await self._volume.listxattr(self._credentials.of(ctx), self._ino(inode))
+
+    @_operation
+    async def removexattr(self, inode: int, name: bytes, ctx: Any) -> None:
+        await self._volume.removexattr(self._credentials.of(ctx), self._ino(inode), name)
+
+    # -- callers that were killed
+
+    async def watch(self) -> None:
+        """End operations whose caller was killed while it waited (servers gone, hard mode).
+
+        The kernel keeps a killed process until its request is answered, and tells by FUSE_INTERRUPT; pyfuse3 does
+        not pass that on.  So whoever waits for long is looked up in /proc.
+        """
+        while True:
+            await trio.sleep(limits.KILL_CHECK_S)
+            if not self.running:
+                continue
+            before = time.monotonic() - limits.KILL_CHECK_S
+            for running in [r for r in self.running if r.since < before]:
+                pid = self._caller(running.args)
+                if pid and _was_killed(pid):
+                    log.info("process %d was killed while it waited", pid)
+                    running.scope.cancel()
+
+    def _caller(self, args: tuple[Any, ...]) -> int:
+        pid = getattr(args[-1], "pid", None) if args else None
+        if pid is not None:
+            return int(pid)
+        if not args:
+            return 0
+        handle = self._volume.files.find(args[0]) or self._volume.directories.find(args[0])
+        return handle.pid if handle is not None else 0
+
+
+def _valid_bits(attr: Any, fields: Any) -> tuple[int, bool]:
+    """(SET_ bits, whether a time is so recent that "now" may have been meant).
+
+    pyfuse3 fills in the clock where the kernel said "now" and does not tell; a time that is but microseconds old
+    was filled in by it just before. To set "now" needs write permission only, another time ownership (utimensat).
+    """
+    now = time.time_ns()
+    bits = 0
+    if fields.update_mode:
+        bits |= ops.SET_MODE
+    if fields.update_uid:
+        bits |= ops.SET_UID
+    if fields.update_gid:
+        bits |= ops.SET_GID
+    if fields.update_size:
+        bits |= ops.SET_SIZE
+    ages = []
+    if fields.update_atime:
+        bits |= ops.SET_ATIME
+        ages.append(now - attr.st_atime_ns)
+    if fields.update_mtime:
+        bits |= ops.SET_MTIME
+        ages.append(now - attr.st_mtime_ns)
+    if not ages:
+        return bits, False
+    if len(set(ages)) == 1 and 0 <= ages[0] < NOW_NS:
+        return _as_now(bits), False
+    return bits, all(0 <= age < SOON_NS for age in ages)
+
+
+def _as_now(bits: int) -> int:
+    if bits & ops.SET_ATIME:
+        bits = bits & ~ops.SET_ATIME | ops.SET_ATIME_NOW
+    if bits & ops.SET_MTIME:
+        bits = bits & ~ops.SET_MTIME | ops.SET_MTIME_NOW
+    return bits
+
+
+def _was_killed(pid: int) -> bool:
+    """Whether thread *pid* has a SIGKILL pending (any fatal signal becomes one), or is on its way out."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as status:
+            for line in status:
+                if line.startswith((b"SigPnd:", b"ShdPnd:")) and int(line.split()[1], 16) & _SIGKILL_BIT:
+                    return True
+        with open(f"/proc/{pid}/stat", "rb") as fields:
+            # After the name, which is in parentheses and may hold anything: state is field 3, flags field 9 (proc(5)).
+            return bool(int(fields.read().rpartition(b")")[2].split()[6]) & _PF_EXITING)
+    except (FileNotFoundError, ProcessLookupError):
+        return False  # whoever opened the handle is gone; whoever waits now is somebody else
+    except OSError as exc:
+        log.debug("process %d: %s", pid, os.strerror(exc.errno or 0))
+        return False

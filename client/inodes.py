@@ -1,0 +1,121 @@
+"""What the kernel holds of us: lookup counts of inodes, open file handles, open directories."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from client.attributes import Attr
+from client.io import FileData
+from client.readahead import ReadAhead
+from wire.errors import OK
+from wire.ops import Cred
+
+T = TypeVar("T")
+
+
+class LookupCounts:
+    """Per inode, how often the kernel was given it; it returns that with forget.
+
+    Nothing is kept per inode but the count: inode numbers are the service's and need no table here. The counts
+    tell what the kernel may still ask about, which is what leases will need.
+    """
+
+    def __init__(self) -> None:
+        self._counts: dict[int, int] = {}
+
+    def given(self, ino: int) -> None:
+        self._counts[ino] = self._counts.get(ino, 0) + 1
+
+    def forget(self, items: Iterable[tuple[int, int]]) -> None:
+        """The kernel's forget: ((inode, count), ...). Tolerates counts we do not know: it must not fail."""
+        counts = self._counts
+        for ino, count in items:
+            left = counts.get(ino, 0) - count
+            if left > 0:
+                counts[ino] = left
+            else:
+                counts.pop(ino, None)
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    def __contains__(self, ino: int) -> bool:
+        return ino in self._counts
+
+
+@dataclass(eq=False, slots=True)
+class FileHandle:
+    """One open file description."""
+
+    number: int
+    data: FileData
+    flags: int
+    pid: int
+    """Who opened it (0: not known)."""
+    generation: int
+    """Of the session it was opened in: stale when that was lost."""
+    errors: int
+    """Write errors of the file that this handle has been told of."""
+    ahead: ReadAhead
+
+    @property
+    def append(self) -> bool:
+        return bool(self.flags & os.O_APPEND)
+
+    @property
+    def direct(self) -> bool:
+        return bool(self.flags & os.O_DIRECT)
+
+    @property
+    def synchronous(self) -> bool:
+        return bool(self.flags & os.O_DSYNC)  # O_SYNC includes it
+
+
+@dataclass(eq=False, slots=True)
+class DirectoryHandle:
+    """One open directory: the entries fetched but not handed out yet."""
+
+    number: int
+    ino: int
+    cred: Cred
+    pid: int
+    buffer: deque[tuple[bytes, int, Attr]] = field(default_factory=deque)
+    position: int = 0
+    """Cookie after which ``buffer`` goes on."""
+    complete: bool = False
+    """Nothing comes after ``buffer``."""
+    error: int = OK
+
+
+class HandleTable(Generic[T]):
+    """Handles by number; a number is not used again while the mount lives."""
+
+    def __init__(self, before_first: int = 0) -> None:
+        self._open: dict[int, T] = {}
+        self._last = before_first
+
+    def next_number(self) -> int:
+        self._last += 1
+        return self._last
+
+    def add(self, number: int, handle: T) -> None:
+        self._open[number] = handle
+
+    def get(self, number: int) -> T:
+        return self._open[number]
+
+    def find(self, number: int) -> T | None:
+        return self._open.get(number)
+
+    def remove(self, number: int) -> T | None:
+        return self._open.pop(number, None)
+
+    def values(self) -> list[T]:
+        return list(self._open.values())
+
+    def __len__(self) -> int:
+        return len(self._open)

@@ -1,0 +1,582 @@
+"""The data of open files: gathered writes, striped reads and writes, commits, truncation.
+
+One :class:`FileData` per inode that is open on this mount, shared by all its handles, so that every process on
+the mount sees what any of them has written.  Bytes go: run (gathered) -> flight (on its way to the targets) ->
+written; after that the size and times are committed to the metadata service.  An error on the way is kept and
+reported once per handle, at fsync or close, as Linux does for its own page cache.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from dataclasses import dataclass, field
+
+import trio
+
+from client import limits
+from client.attributes import Attr, attr_untrusted
+from client.gather import Buffer, Run, deal
+from client.service import MetadataClient, errno_of
+from client.striping import Extent, object_truncations, split
+from client.targets import Targets
+from wire import ids
+from wire.errors import FileSystemError, Status
+from wire.messages import ObjectKey, ObjectRead, ObjectSync, ObjectTruncate, ObjectWrite
+from wire.ops import Commit, GetAttr, SetAttr, Settle
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False, slots=True)
+class _Flight:
+    """Bytes ``[start, stop)`` on their way; later ones that overlap wait for ``done``."""
+
+    start: int
+    stop: int
+    done: trio.Event = field(default_factory=trio.Event)
+
+
+class FilePool:
+    """The open files of one mount, and what they share: the memory they may use, the clock that writes them out."""
+
+    def __init__(self, nursery: trio.Nursery, service: MetadataClient, targets: Targets) -> None:
+        self.nursery = nursery
+        self.service = service
+        self.targets = targets
+        self._open: dict[int, FileData] = {}
+        self._dirty: set[FileData] = set()
+        self._any_dirty = trio.Event()
+        self.unsent = 0
+        """Bytes gathered or in flight, of all files."""
+        self.room = trio.Event()
+        """Set, and replaced, whenever ``unsent`` has become smaller."""
+
+    def acquire(self, attr: Attr) -> FileData:
+        """The file of *attr*, kept until :meth:`release` was called as often."""
+        data = self._open.get(attr.ino)
+        if data is None:
+            data = self._open[attr.ino] = FileData(self, attr)
+        else:
+            data.learn(attr)
+        data.users += 1
+        return data
+
+    async def release(self, data: FileData) -> None:
+        """One user less; the last one sees to it that nothing stays unwritten (errors were for close to report)."""
+        try:
+            if data.users == 1 and data.is_dirty:
+                await data.settle()
+                await data.commit()
+        except FileSystemError as exc:
+            log.error("inode %d: written data could not be committed after close: %s", data.ino, exc)
+        finally:
+            data.users -= 1
+            if not data.users and not data.is_dirty:
+                self._open.pop(data.ino, None)
+
+    def get(self, ino: int) -> FileData | None:
+        return self._open.get(ino)
+
+    def mark_dirty(self, data: FileData) -> None:
+        if data not in self._dirty:
+            self._dirty.add(data)
+            self._any_dirty.set()
+
+    def freed(self, size: int) -> None:
+        self.unsent -= size
+        self.room.set()
+        self.room = trio.Event()
+
+    async def run(self) -> None:
+        """Write out what has been gathered for long, commit what has been written for long."""
+        while True:
+            if not self._dirty:
+                self._any_dirty = trio.Event()
+                await self._any_dirty.wait()
+            await trio.sleep(limits.GATHER_AGE_S / 2)
+            now = trio.current_time()
+            for data in list(self._dirty):
+                if not data.is_dirty:
+                    self._dirty.discard(data)
+                    if not data.users:
+                        self._open.pop(data.ino, None)
+                elif data.grow_old(now):
+                    self.nursery.start_soon(data.commit_aged)
+
+    async def flush_all(self) -> None:
+        """Everything written so far to the targets and committed (unmount). Errors are logged."""
+
+        async def flush(data: FileData) -> None:
+            try:
+                await data.settle()
+                await data.commit()
+            except FileSystemError as exc:
+                log.error("inode %d: written data could not be committed: %s", data.ino, exc)
+
+        async with trio.open_nursery() as nursery:
+            for data in list(self._dirty):
+                nursery.start_soon(flush, data)
+
+    @property
+    def dirty_files(self) -> int:
+        return sum(1 for data in self._dirty if data.is_dirty)
+
+
+class FileData:
+    """See the module. ``attr`` is the latest known of the service; :meth:`overlay` adds what is not committed."""
+
+    def __init__(self, pool: FilePool, attr: Attr) -> None:
+        self.ino = attr.ino
+        self.attr = attr
+        self.users = 0
+        self.version = 0
+        """Moves whenever the contents may have changed: data read ahead under another version is not used."""
+        self._pool = pool
+        self._run = Run()
+        self._run_since = 0.0
+        self._flights: list[_Flight] = []
+        self._inflight = 0
+        self._written_end = 0
+        """One past the last byte at the targets that is not committed."""
+        self._end = 0
+        """One past the last byte written and not committed, at the targets or on the way."""
+        self._mtime_ns = 0
+        self._writes = 0
+        self._uncommitted = False
+        self._uncommitted_since = 0.0
+        self._attr_moves = 0
+        """Counts commits and truncations that were answered: attributes asked for before are older than those."""
+        self._unsynced: set[int] = set()
+        """Columns written to since their last ObjectSync."""
+        self._changing = trio.Lock()
+        """Held while size changes are on their way to the service: a commit overtaken by a truncation would undo it."""
+        self._truncating: trio.Event | None = None
+        self._errors = 0
+        self._error = 0
+        self._committing_aged = False
+        self.no_capability_until = 0.0
+        """See limits.CAPABILITY_CACHE_S."""
+
+    # -- attributes
+
+    @property
+    def is_dirty(self) -> bool:
+        return bool(self._uncommitted or self._flights or len(self._run))
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file as this mount sees it."""
+        return max(self.attr.size, self._end)
+
+    def overlay(self, attr: Attr) -> Attr:
+        """*attr*, just fetched, as a process on this mount must see it."""
+        if not self._uncommitted:
+            return attr
+        return attr._replace(
+            size=max(attr.size, self._end),
+            mtime_ns=max(attr.mtime_ns, self._mtime_ns),
+            ctime_ns=max(attr.ctime_ns, self._mtime_ns),
+        )
+
+    def learn(self, attr: Attr) -> None:
+        """*attr* came from the service. Its ctime never goes back, so an older answer is told by it."""
+        old = self.attr
+        if attr.ctime_ns < old.ctime_ns:
+            return
+        if attr.size != old.size or attr.mtime_ns != old.mtime_ns:
+            self.version += 1
+        self.attr = attr
+
+    async def refresh(self) -> Attr:
+        """The service's attributes of now, with what is pending here. Raises :class:`FileSystemError`."""
+        while True:
+            moves = self._attr_moves
+            attr = attr_untrusted(await self._pool.service.query(GetAttr(self.ino)))
+            # 1. GetAttr is answered, size 0.  2. Our commit (size 9) is answered: nothing is pending any more.
+            # 3. This task runs: with size 0 the file would shrink before its writer's eyes. Ask again.
+            if moves == self._attr_moves:
+                break
+        self.learn(attr)
+        return self.overlay(attr)
+
+    # -- errors
+
+    @property
+    def errors(self) -> int:
+        """What a new handle starts from: earlier errors are not its own."""
+        return self._errors
+
+    def _failed(self, code: int, what: str) -> None:
+        log.error("inode %d: %s: %s", self.ino, what, errno.errorcode.get(code, code))
+        self._errors += 1
+        self._error = code
+
+    def report(self, seen: int) -> int:
+        """Raise the last error if there was one after *seen*; else the count to remember."""
+        if seen != self._errors:
+            raise WriteFailed(self._error, self._errors)
+        return seen
+
+    # -- writing
+
+    def _layout(self) -> tuple[int, tuple[int, ...]]:
+        if self.attr.layout is None:
+            raise FileSystemError(errno.ENOSPC, "the cluster has no storage target")
+        return self.attr.layout
+
+    async def write(self, offset: int, data: Buffer, *, append: bool = False) -> int:
+        """Take *data* at *offset* (or at the end); on its way when this returns. Bytes taken.
+
+        *data* must not change afterwards. Raises :class:`FileSystemError` for what can be told at once.
+        """
+        size = len(data)
+        if not size:
+            await trio.lowlevel.checkpoint()
+            return 0
+        stripe_size, _ = self._layout()
+        asked_size = False
+        while True:
+            if self._truncating is not None:
+                await self._truncating.wait()
+            elif append and not self._uncommitted and not asked_size:
+                # Another mount may have appended since; while writes of ours are pending, their end is the end.
+                await self.refresh()
+                asked_size = True
+            else:
+                break
+        # No checkpoint from here to the append: two appending writers must not get one offset.
+        if append:
+            offset = self.size
+        end = offset + size
+        if end > ids.FILE_SIZE_MAX:
+            raise FileSystemError(errno.EFBIG)
+        if not self._run.accepts(offset):
+            self._send_run()
+        now = trio.current_time()
+        if not len(self._run):
+            self._run_since = now
+        self._run.append(offset, data)
+        self._pool.unsent += size
+        self._end = max(self._end, end)
+        self._mtime_ns = time.time_ns()
+        self._writes += 1
+        self.version += 1
+        if not self._uncommitted:
+            self._uncommitted = True
+            self._uncommitted_since = now
+            self._pool.mark_dirty(self)
+        self._send_full(_gather_unit(stripe_size))
+        # Backpressure: the writer that fills the memory waits for it to become free.
+        while self._inflight > limits.FILE_INFLIGHT_MAX or self._pool.unsent > limits.MOUNT_DIRTY_MAX:
+            if not self._flights:
+                self._send_run()
+            await self._pool.room.wait()
+        return size
+
+    def _send_full(self, unit: int) -> None:
+        """Send what reaches up to multiples of *unit*; the rest is gathered on."""
+        run = self._run
+        while True:
+            boundary = (run.start // unit + 1) * unit
+            if run.stop < boundary:
+                return
+            self._launch(*run.take(boundary - run.start))
+            self._run_since = trio.current_time()
+
+    def _send_run(self) -> None:
+        if len(self._run):
+            self._launch(*self._run.take(len(self._run)))
+
+    def _launch(self, offset: int, parts: tuple[Buffer, ...]) -> None:
+        size = sum(len(part) for part in parts)
+        flight = _Flight(offset, offset + size)
+        before = [other for other in self._flights if other.start < flight.stop and flight.start < other.stop]
+        self._flights.append(flight)
+        self._inflight += size
+        self._pool.nursery.start_soon(self._fly, flight, parts, before)
+
+    async def _fly(self, flight: _Flight, parts: tuple[Buffer, ...], before: list[_Flight]) -> None:
+        size = flight.stop - flight.start
+        try:
+            for other in before:
+                await other.done.wait()
+            stripe_size, chains = self._layout()
+            extents = list(split(flight.start, size, stripe_size, len(chains), limits.EXTENT_MAX))
+            pieces = deal(parts, [extent.length for extent in extents])
+            if len(extents) == 1:
+                await self._write_extent(extents[0], pieces[0])
+            else:
+                async with trio.open_nursery() as nursery:
+                    for extent, piece in zip(extents, pieces, strict=True):
+                        nursery.start_soon(self._write_extent, extent, piece)
+            self._written_end = max(self._written_end, flight.stop)
+        finally:
+            self._flights.remove(flight)
+            self._inflight -= size
+            self._pool.freed(size)
+            flight.done.set()
+
+    async def _write_extent(self, extent: Extent, piece: tuple[Buffer, ...]) -> None:
+        stripe_size, chains = self._layout()
+        key = ObjectKey(self.ino, extent.column)
+        chain = chains[extent.column]
+        trims = object_truncations(self.attr.truncations, extent.column, stripe_size, len(chains))
+        self._unsynced.add(extent.column)
+        try:
+            await self._pool.targets.call(
+                chain,
+                lambda call, version: ObjectWrite(call, key, chain, version, trims, extent.object_offset),
+                piece,
+                extent.length,
+            )
+        except FileSystemError as exc:
+            self._failed(errno_of(exc), f"{extent.length} bytes at {extent.offset} are lost: {exc}")
+
+    async def settle(self) -> None:
+        """Everything written so far is at its targets (or its loss is noted as an error)."""
+        self._send_run()
+        for flight in list(self._flights):
+            await flight.done.wait()
+
+    async def commit(self) -> None:
+        """Tell the service the size and time of what is at the targets. Call :meth:`settle` before.
+
+        Raises :class:`FileSystemError`.
+        """
+        if not self._uncommitted:
+            return
+        async with self._changing:
+            if self._uncommitted:
+                await self._commit()
+
+    async def _commit(self) -> None:
+        writes, end = self._writes, self._written_end
+        try:
+            attr = attr_untrusted(await self._pool.service.request(Commit(self.ino, end, self._mtime_ns)))
+        except FileSystemError as exc:
+            if exc.status != errno.ETIMEDOUT:  # not "nobody answers" but "no": asking again would not help
+                self._settled(writes)
+                self._failed(errno_of(exc), f"commit of size {end}: {exc}")
+            raise
+        self._attr_moves += 1
+        self._settled(writes)
+        mine = attr.size == max(self.attr.size, end)
+        version = self.version
+        self.learn(attr)
+        if mine:
+            self.version = version  # our own writes: whoever wrote has moved the version already
+
+    def _settled(self, writes: int) -> None:
+        """What was written before count *writes* is over with."""
+        if writes == self._writes:
+            self._uncommitted = False
+            self._end = self._written_end = 0
+        else:
+            self._uncommitted_since = trio.current_time()
+
+    def grow_old(self, now: float) -> bool:
+        """Send what has waited for long; whether a commit is due."""
+        if len(self._run) and now - self._run_since >= limits.GATHER_AGE_S:
+            self._send_run()
+        due = self._uncommitted and now - self._uncommitted_since >= limits.COMMIT_AGE_S
+        if due and self._committing_aged:
+            return False
+        self._committing_aged = due
+        return due
+
+    async def commit_aged(self) -> None:
+        """In the background, for files that are written for long or were not closed properly."""
+        try:
+            await self.settle()
+            await self.commit()
+        except FileSystemError as exc:
+            log.warning("inode %d: commit in the background: %s", self.ino, exc)
+        finally:
+            self._committing_aged = False
+
+    async def flush(self) -> None:
+        """close(2): everything is at the targets, size and times are known to every mount."""
+        if self.is_dirty:
+            await self.settle()
+            await self.commit()
+
+    async def fsync(self) -> None:
+        """fsync(2): and it is on disk."""
+        await self.settle()
+        columns, self._unsynced = self._unsynced, set()
+        if columns:
+            _, chains = self._layout()
+
+            async def sync(column: int) -> None:
+                key, chain = ObjectKey(self.ino, column), chains[column]
+                try:
+                    await self._pool.targets.call(chain, lambda call, ver: ObjectSync(call, key, chain, ver))
+                except FileSystemError as exc:
+                    self._failed(errno_of(exc), f"sync of column {column}: {exc}")
+
+            async with trio.open_nursery() as nursery:
+                for column in sorted(columns):
+                    nursery.start_soon(sync, column)
+        await self.commit()
+
+    # -- reading
+
+    async def read(self, offset: int, size: int) -> Buffer:
+        """Bytes ``[offset, offset + size)`` as far as the file goes; holes are zeros.
+
+        Raises :class:`FileSystemError`.
+        """
+        if self._truncating is not None:
+            await self._truncating.wait()
+        stop = min(offset + size, self.size)
+        if stop <= offset:
+            await trio.lowlevel.checkpoint()
+            return b""
+        await self.settle_range(offset, stop)
+        return await self.fetch(offset, stop - offset)
+
+    async def settle_range(self, start: int, stop: int) -> None:
+        """What this mount has written between *start* and *stop* is at the targets."""
+        if self._run.overlaps(start, stop):
+            self._send_run()
+        for flight in [f for f in self._flights if f.start < stop and start < f.stop]:
+            await flight.done.wait()
+
+    async def fetch(self, offset: int, length: int) -> Buffer:
+        """*length* bytes from the targets, zeros where they have none; always *length* bytes."""
+        if self.attr.layout is None:
+            return bytes(length)
+        stripe_size, chains = self.attr.layout
+        extents = list(split(offset, length, stripe_size, len(chains), limits.EXTENT_MAX))
+        if len(extents) == 1:
+            data = await self._read_extent(extents[0])
+            missing = length - len(data)
+            if not missing:
+                return data
+            if isinstance(data, bytearray):
+                data += bytes(missing)
+                return data
+            return bytes(data) + bytes(missing)
+        whole = bytearray(length)
+        view = memoryview(whole)
+
+        async def fill(extent: Extent) -> None:
+            data = await self._read_extent(extent)
+            at = extent.offset - offset
+            view[at : at + len(data)] = data
+
+        await _together([(fill, extent) for extent in extents])
+        return whole
+
+    async def _read_extent(self, extent: Extent) -> Buffer:
+        assert self.attr.layout is not None
+        stripe_size, chains = self.attr.layout
+        key, chain = ObjectKey(self.ino, extent.column), chains[extent.column]
+        trims = object_truncations(self.attr.truncations, extent.column, stripe_size, len(chains))
+        data = await self._pool.targets.call(
+            chain,
+            lambda call, version: ObjectRead(call, key, chain, version, trims, extent.object_offset, extent.length),
+        )
+        if len(data) > extent.length:
+            raise FileSystemError(errno.EIO, f"{len(data)} bytes for a read of {extent.length}")
+        return data
+
+    # -- truncation
+
+    async def set_size(self, op: SetAttr) -> Attr:
+        """Carry out *op*, which has SET_SIZE, and trim the objects; the new attributes."""
+        async with self._changing:
+            assert self._truncating is None, "it is set under the lock only"
+            self._truncating = done = trio.Event()
+            try:
+                await self.settle()
+                if self._uncommitted and self._written_end > op.size:
+                    # 1. 9 bytes are written, the service still knows of size 0.  2. Truncation to 5: growth, to the
+                    # service, which trims nothing.  3. Extension to 9: the old bytes come back. So tell it first.
+                    # (test_random_writes_against_a_local_file)
+                    await self._commit()
+                attr = await self._set_size(op)
+                # What was written before is above or below the new size by now, and both are known.
+                self._attr_moves += 1
+                self.version += 1
+                self._uncommitted = False
+                self._end = self._written_end = 0
+                self.attr = attr
+                await self._trim(attr)
+            finally:
+                self._truncating = None
+                done.set()
+        if attr.truncations:
+            self._pool.nursery.start_soon(self._settle_truncations, attr.truncations[-1][0])
+        return attr
+
+    async def _set_size(self, op: SetAttr) -> Attr:
+        for _ in range(limits.TRIM_RETRIES):
+            try:
+                return attr_untrusted(await self._pool.service.request(op))
+            except FileSystemError as exc:
+                if exc.status != Status.TRUNCATIONS_UNSETTLED:
+                    raise
+            attr = attr_untrusted(await self._pool.service.query(GetAttr(self.ino)))
+            await self._trim(attr)
+            if attr.truncations:
+                await self._pool.service.request(Settle(self.ino, attr.truncations[-1][0]))
+        raise FileSystemError(errno.EAGAIN, "truncated too often by others")
+
+    async def _trim(self, attr: Attr) -> None:
+        """Have every target carry out *attr*'s truncations now.
+
+        Awaited before truncate(2) returns: another process may hold the file open with attributes from before
+        the truncation and write as soon as it is told of it; trimmed later, its bytes would be lost.
+        """
+        if not attr.truncations or attr.layout is None:
+            return
+        stripe_size, chains = attr.layout
+
+        async def trim(column: int) -> None:
+            key, chain = ObjectKey(self.ino, column), chains[column]
+            trims = object_truncations(attr.truncations, column, stripe_size, len(chains))
+            await self._pool.targets.call(chain, lambda call, ver: ObjectTruncate(call, key, chain, ver, trims))
+
+        await _together([(trim, column) for column in range(len(chains))])
+
+    async def _settle_truncations(self, seq: int) -> None:
+        try:
+            await self._pool.service.request(Settle(self.ino, seq))
+        except FileSystemError as exc:
+            # Harmless: the entries stay, and whoever truncates often enough settles them.
+            log.info("inode %d: settling truncation %d: %s", self.ino, seq, exc)
+
+
+class WriteFailed(FileSystemError):
+    """Written data was lost earlier; ``errors`` is the count a handle remembers once it was told."""
+
+    def __init__(self, status: int, errors: int) -> None:
+        super().__init__(status, "written data was lost")
+        self.errors = errors
+
+
+def _gather_unit(stripe_size: int) -> int:
+    """Runs are cut at multiples of this: whole stripes, about GATHER_MAX of them."""
+    if stripe_size >= limits.GATHER_MAX:
+        return limits.GATHER_MAX
+    return limits.GATHER_MAX // stripe_size * stripe_size
+
+
+async def _together(calls: list[tuple[object, object]]) -> None:
+    """Run the calls ((function, argument), ...) in parallel; the first FileSystemError of any is raised as itself."""
+    failures: list[FileSystemError] = []
+
+    async def one(function: object, argument: object) -> None:
+        try:
+            await function(argument)  # type: ignore[operator]
+        except FileSystemError as exc:
+            failures.append(exc)
+
+    async with trio.open_nursery() as nursery:
+        for function, argument in calls:
+            nursery.start_soon(one, function, argument)
+    if failures:
+        raise failures[0]

@@ -1,0 +1,107 @@
+"""Pure. Every bound and every time of the client, in one place, with its reason. Times are seconds."""
+
+from __future__ import annotations
+
+from typing import Final
+
+# --- the session with the metadata service --------------------------------------------------------
+
+SLOTS: Final = 64
+"""Requests of one session that may be outstanding at once; more callers wait for a free slot."""
+WAITING_MAX: Final = 4096
+"""Requests that may wait for a slot. More is a runaway caller: it is told OVERLOADED (EAGAIN)."""
+
+CONNECT_TIMEOUT_S: Final = 1.0
+"""A replica that has not finished the handshake by then is passed over (its host may be gone without a word)."""
+ATTACH_TIMEOUT_S: Final = 5.0
+"""A replica that does not attach us by then is passed over: attaching is ordered, so a group that is changing
+its view needs a moment, but a replica that is cut off from the group would never answer."""
+PING_BUSY_S: Final = 0.1
+"""Between pings while something is outstanding: a caller is waiting, so a dead replica must be noticed soon."""
+PING_IDLE_S: Final = 1.0
+SILENCE_S: Final = 1.0
+"""No frame for so long after we asked for one: the replica is taken for dead."""
+NOT_SERVING_S: Final = 1.0
+"""A replica that says it is not serving for so long is left: it may be cut off from the others."""
+STALL_S: Final = 0.5
+"""A timer that is late by more says that this process was not running: the silence was our own."""
+BACKOFF_FIRST_S: Final = 0.05
+"""Pause after all replicas were tried in vain; doubled up to BACKOFF_MAX_S."""
+BACKOFF_MAX_S: Final = 1.0
+OVERLOADED_FIRST_S: Final = 0.02
+"""Pause before a call is sent again that a full queue refused; doubled up to OVERLOADED_MAX_S."""
+OVERLOADED_MAX_S: Final = 0.5
+CLOSE_HANDLES_S: Final = 0.005
+"""Closed handles are collected so long into one message."""
+CLOSE_HANDLES_MAX: Final = 256
+"""Inodes in one CloseHandles."""
+CLOSE_TIMEOUT_S: Final = 2.0
+"""Unmounting waits so long for the session to be closed; left open it expires by itself."""
+
+assert PING_BUSY_S * 4 <= SILENCE_S, "several pings may be lost in a busy peer before it is taken for dead"
+assert PING_BUSY_S <= PING_IDLE_S
+assert CONNECT_TIMEOUT_S < ATTACH_TIMEOUT_S
+assert BACKOFF_FIRST_S <= BACKOFF_MAX_S and OVERLOADED_FIRST_S <= OVERLOADED_MAX_S
+
+# --- connections to storage targets ---------------------------------------------------------------
+
+TARGET_BACKOFF_FIRST_S: Final = 0.05
+TARGET_BACKOFF_MAX_S: Final = 1.0
+TARGET_PING_S: Final = 1.0
+"""Between pings to a target that owes us an answer."""
+TARGET_SILENCE_S: Final = 10.0
+"""No frame from a target for so long while it owes an answer: dial it again. Longer than for a replica: a
+target may be in the midst of a large fsync, and there is no second copy to turn to."""
+TARGET_INFLIGHT_MAX: Final = 16 << 20
+"""Bytes of unanswered writes per target; what is unanswered is sent again after a reconnect, so this also
+bounds the burst (below wire.peer.OUTBOUND_MAX)."""
+STAT_TIMEOUT_S: Final = 2.0
+"""statfs leaves out a target that does not tell its space by then."""
+STAT_CACHE_S: Final = 1.0
+
+# --- file data ------------------------------------------------------------------------------------
+
+EXTENT_MAX: Final = 4 << 20
+"""Bytes of one ObjectWrite or ObjectRead (at most wire.framing.BULK_MAX; half of it, so that two are in flight)."""
+GATHER_MAX: Final = 1 << 20
+"""Bytes of small writes gathered per file when its stripes are larger than this."""
+COPY_BELOW: Final = 32 << 10
+"""Writes smaller than this are copied together; larger ones are kept and sent as they are."""
+FILE_INFLIGHT_MAX: Final = 8 << 20
+"""Bytes of one file on their way to targets; a writer that is faster waits."""
+MOUNT_DIRTY_MAX: Final = 64 << 20
+"""Bytes gathered or on their way in the whole mount: the memory that writing may take."""
+GATHER_AGE_S: Final = 1.0
+"""Written bytes are sent to the targets after this time at the latest."""
+COMMIT_AGE_S: Final = 3.0
+"""A file that is written for long has its size and times committed this often."""
+READ_AHEAD_FIRST: Final = 256 << 10
+READ_AHEAD_MAX: Final = 4 << 20
+"""Bytes read ahead of a sequential reader: first window, doubled up to the largest."""
+READ_AHEAD_AGE_S: Final = 1.0
+"""Data read ahead is not used when it is older: another mount may have written meanwhile."""
+TRIM_RETRIES: Final = 8
+"""Times a truncation is tried again after TRUNCATIONS_UNSETTLED (others may truncate at the same time)."""
+
+assert GATHER_MAX <= EXTENT_MAX <= FILE_INFLIGHT_MAX <= TARGET_INFLIGHT_MAX <= MOUNT_DIRTY_MAX
+assert READ_AHEAD_FIRST <= READ_AHEAD_MAX
+
+# --- the mount ------------------------------------------------------------------------------------
+
+READDIR_BATCH: Final = 512
+"""Entries asked for at once; at most that many wait in one directory handle."""
+GROUPS_CACHE_S: Final = 0.5
+"""Supplementary groups of a process are read from /proc at most this often."""
+GROUPS_CACHE_MAX: Final = 1024
+FUSE_TASKS_IDLE: Final = 8
+"""Idle workers kept for the kernel's requests, so that they are not started and ended all the time."""
+FUSE_TASKS_MAX: Final = 512
+"""Kernel requests in work at once. Above this the kernel queues; a process that waits in the queue can be killed."""
+KILL_CHECK_S: Final = 0.5
+"""How often requests that wait are checked for a caller that was killed meanwhile."""
+MOUNT_TIMEOUT_S: Final = 30.0
+"""A mount fails when no replica has taken our session by then."""
+UNMOUNT_FLUSH_S: Final = 10.0
+"""SIGTERM writes what is buffered for so long; what the targets have not taken then is lost, and logged."""
+CAPABILITY_CACHE_S: Final = 1.0
+"""The kernel asks for ``security.capability`` before every write; that there is none is remembered so long."""

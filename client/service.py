@@ -1,0 +1,300 @@
+"""The trio shell of :mod:`client.session`: callers wait here for the metadata service.
+
+A call is sent on the socket by the caller's own task; the reader task wakes the caller with the answer.  There
+is no queue and no other task in between.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import random
+from collections.abc import Callable
+from typing import Any, Final
+
+import outcome
+import trio
+
+from client.session import Session
+from client.session_events import (
+    Abandon,
+    Attached,
+    Close,
+    Closed,
+    Complete,
+    Connect,
+    Connected,
+    Disconnected,
+    Drop,
+    Event,
+    HandleClosed,
+    Kind,
+    Reason,
+    Received,
+    Send,
+    SessionLost,
+    Submit,
+    Tick,
+    ViewLearned,
+)
+from wire.codec import encode, unpack_untrusted
+from wire.errors import OK, FileSystemError, WireError, to_errno
+from wire.ids import PROTOCOL_VERSION
+from wire.messages import Hello, Role
+from wire.ops import Create, Open
+from wire.peer import Connection, ConnectionLost, dial
+
+log = logging.getLogger(__name__)
+
+_OPENS: Final = (Create, Open)
+_QUIET: Final = frozenset((Reason.CONNECT_FAILED, Reason.CONNECT_TIMEOUT, Reason.CLOSING))
+"""Reasons logged as one line per outage, not per attempt."""
+
+
+class MetadataClient:
+    """Requests and queries to the metadata service, whichever of its replicas is alive."""
+
+    def __init__(
+        self,
+        cluster: bytes,
+        replicas: tuple[tuple[int, str], ...],
+        name: str,
+        *,
+        prefer: int | None = None,
+        soft_after: float | None = None,
+    ) -> None:
+        """*replicas*: ((id, address), ...); *name* is what the replicas' logs call us (host:pid:mountpoint)."""
+        entropy = random.SystemRandom()
+        self._hello = Hello(PROTOCOL_VERSION, cluster, Role.CLIENT, name, bytes(16), 0, "main")
+        self._core = Session(
+            name,
+            os.urandom(16),
+            replicas,
+            random.Random(entropy.getrandbits(64)),
+            prefer=prefer,
+            soft_after=soft_after,
+            new_key=lambda: os.urandom(16),
+        )
+        self._waiting: dict[int, trio.lowlevel.Task] = {}
+        """token -> the task that waits for it."""
+        self._token = 0
+        self._early: dict[int, tuple[int, bytes]] = {}
+        """Answers given before their caller began to wait (within its own step)."""
+        self._conn: Connection | None = None
+        self._conn_number = 0
+        self._dialling: trio.CancelScope | None = None
+        self._nursery: trio.Nursery | None = None
+        self._timer = trio.CancelScope()
+        self._timer_at = float("inf")
+        self._attached = trio.Event()
+        self.ended = trio.Event()
+        """The session is over, as :meth:`close` asked."""
+        self._down_since: float | None = None
+        self.generation = 0
+        """Counts sessions lost: a handle opened in an earlier one is stale."""
+        self.on_session_lost: Callable[[], None] = lambda: None
+
+    # -- callers
+
+    async def request(self, op: Any) -> Any:
+        """Have the service execute *op* (a request of wire.ops) exactly once; its result.
+
+        Raises :class:`FileSystemError` with the status. Cancelling the caller does not undo the request: it may be
+        executed yet.
+        """
+        return await self._call(Kind.REQUEST, op)
+
+    async def query(self, op: Any) -> Any:
+        """Ask the service *op* (a query of wire.ops); its result. Raises :class:`FileSystemError` with the status."""
+        return await self._call(Kind.QUERY, op)
+
+    async def _call(self, kind: Kind, op: Any) -> Any:
+        self._token = token = self._token + 1
+        now = trio.current_time()
+        self._carry_out(self._core.step(Submit(token, kind, encode(op), isinstance(op, _OPENS)), now))
+        if self._early:
+            # Refused within the step, without any answer from outside.
+            early = self._early.pop(token, None)
+            if early is not None:
+                await trio.lowlevel.checkpoint()
+                status, body = early
+                if status == OK:
+                    raise AssertionError("a call cannot succeed before it was answered")
+                raise FileSystemError(status, type(op).__name__)
+        task = trio.lowlevel.current_task()
+        self._waiting[token] = task
+
+        def abort(_raise_cancel: Any) -> trio.lowlevel.Abort:
+            del self._waiting[token]
+            self._step(Abandon(token))
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        status, body = await trio.lowlevel.wait_task_rescheduled(abort)
+        if status != OK:
+            raise FileSystemError(status, type(op).__name__)
+        return unpack_untrusted(body)
+
+    def handle_closed(self, ino: int) -> None:
+        """A handle that an Open or Create counted is closed (told to the replica in batches)."""
+        self._step(HandleClosed(ino))
+
+    async def wait_attached(self) -> None:
+        """Wait until some replica has taken the session for the first time."""
+        await self._attached.wait()
+
+    @property
+    def address(self) -> str:
+        """Of the replica in use (or being tried)."""
+        return self._core.address
+
+    @property
+    def core(self) -> Session:
+        """For reports and tests; not to be stepped."""
+        return self._core
+
+    # -- the shell
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve callers until :meth:`close` is done (or cancelled)."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            try:
+                await self._run_timer()
+            finally:
+                # Callers may outlive us by a moment; they are told that it is over.
+                self._nursery = None
+                if self._conn is not None:
+                    self._conn.close("client ended")
+            nursery.cancel_scope.cancel()
+
+    async def _run_timer(self) -> None:
+        while not self.ended.is_set():
+            self._timer_at = self._core.next_deadline()
+            with trio.CancelScope(deadline=self._timer_at) as self._timer:
+                await self.ended.wait()
+            if not self.ended.is_set():
+                self._step(Tick())
+
+    async def close(self) -> None:
+        """Close the session (a bounded wait for a replica to confirm it) and end :meth:`run`."""
+        self._step(Close())
+        await self.ended.wait()
+
+    def _step(self, event: Event) -> None:
+        self._carry_out(self._core.step(event, trio.current_time()))
+
+    def _carry_out(self, effects: list[Any]) -> None:
+        """Carry out *effects* in order. What breaks on the way becomes an event of its own afterwards."""
+        broken: ConnectionLost | None = None
+        number = 0
+        for effect in effects:
+            kind = type(effect)
+            if kind is Send:
+                if effect.conn == self._conn_number and self._conn is not None and broken is None:
+                    try:
+                        self._conn.send(effect.message)
+                    except ConnectionLost as exc:
+                        broken, number = exc, effect.conn
+            elif kind is Complete:
+                task = self._waiting.pop(effect.token, None)
+                if task is not None:
+                    trio.lowlevel.reschedule(task, outcome.Value((effect.status, effect.body)))
+                else:
+                    self._early[effect.token] = (effect.status, effect.body)
+            else:
+                self._rare(effect)
+        if broken is not None:
+            # Not within a caller's step: the reader task finds the connection closed and says so itself.
+            log.debug("connection %d: %s", number, broken)
+        deadline = self._core.next_deadline()
+        if deadline < self._timer_at:
+            self._timer_at = self._timer.deadline = deadline
+
+    def _rare(self, effect: Any) -> None:
+        match effect:
+            case Connect(conn=conn, address=address):
+                assert self._nursery is not None
+                self._conn_number = conn
+                self._nursery.start_soon(self._serve_connection, conn, address)
+            case Drop():
+                self._drop(effect)
+            case Attached(address=address, session=session, fresh=fresh):
+                lasted = "" if self._down_since is None else f" after {trio.current_time() - self._down_since:.2f} s"
+                self._down_since = None
+                verb = "opened" if fresh else "goes on"
+                log.info("session %d %s at %s%s", session, verb, address, lasted)
+                self._attached.set()
+            case SessionLost(session=session, unknown=unknown, handles=handles):
+                self.generation += 1
+                log.error(
+                    "session %d has expired: %d requests have an unknown outcome (their callers get EIO), "
+                    "%d open handles are stale", session, unknown, handles,
+                )  # fmt: skip
+                self.on_session_lost()
+            case ViewLearned(generation=generation, epoch=epoch, members=members):
+                log.info("view %d.%d: replicas %s", generation, epoch, ", ".join(f"{i} ({a})" for i, a in members))
+            case Closed(told=told):
+                if not told:
+                    log.warning("the session could not be closed; it will expire by itself")
+                self.ended.set()
+            case _:
+                raise AssertionError(f"effect {effect!r} is not known here")
+
+    def _drop(self, drop: Drop) -> None:
+        if drop.reason not in _QUIET:
+            log.warning("leaving %s: %s (%s)", self._core.address, drop.reason.value, drop.detail)
+        elif drop.reason is not Reason.CLOSING and self._down_since is None:
+            log.warning("%s: %s (%s); trying the others", self._core.address, drop.reason.value, drop.detail)
+        if self._down_since is None:
+            self._down_since = trio.current_time()
+        if drop.conn != self._conn_number:
+            return
+        self._conn_number = 0
+        if self._conn is not None:
+            self._conn.close(drop.reason.value)
+            self._conn = None
+        if self._dialling is not None:
+            self._dialling.cancel()
+
+    async def _serve_connection(self, number: int, address: str) -> None:
+        """Dial, then feed the core what comes in until the connection ends."""
+        if number != self._conn_number:
+            return  # dropped before it was begun
+        conn: Connection | None = None
+        why = "dropped"
+        with trio.CancelScope() as self._dialling:
+            try:
+                conn = await dial(address, self._hello)
+            except (ConnectionLost, ValueError) as exc:
+                why = str(exc)
+        if conn is None or number != self._conn_number or self._nursery is None:
+            if conn is not None:
+                conn.close("given up")
+            self._step(Disconnected(number, why))
+            return
+        self._conn = conn
+        self._nursery.start_soon(conn.run_writer)
+        try:
+            self._step(Connected(number))
+            core = self._core
+            while True:
+                message, _ = await conn.receive()
+                self._carry_out(core.step(Received(number, message), trio.current_time()))
+        except ConnectionLost as exc:
+            why = str(exc)
+        except WireError as exc:
+            log.warning("%s: %s", conn.where, exc)
+            why = f"protocol: {exc}"
+        finally:
+            conn.close(why)
+        self._step(Disconnected(number, why))
+
+
+def errno_of(exc: FileSystemError) -> int:
+    """The errno an application sees for *exc*."""
+    try:
+        return to_errno(exc.status)
+    except ValueError:  # a status of a newer service: nothing better is known here
+        return errno.EIO

@@ -1,0 +1,370 @@
+"""One mounted (or opened) file system: inode-level operations, used by the FUSE mount and the Python API alike.
+
+Whoever uses it runs :meth:`Volume.run` in a nursery and calls the operations from other tasks.  They raise
+:class:`wire.errors.FileSystemError`; :func:`client.service.errno_of` gives its errno.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import stat
+from dataclasses import dataclass
+from typing import Any, Final
+
+import trio
+
+from client import limits
+from client.attributes import Attr, attr_untrusted
+from client.credentials import ROOT
+from client.gather import Buffer
+from client.inodes import DirectoryHandle, FileHandle, HandleTable, LookupCounts
+from client.io import FilePool, WriteFailed
+from client.readahead import ReadAhead
+from client.service import MetadataClient
+from client.targets import Targets
+from wire import ids, ops
+from wire.codec import unpack_untrusted
+from wire.errors import FileSystemError
+from wire.messages import TargetStat
+
+log = logging.getLogger(__name__)
+
+CAPABILITY: Final = b"security.capability"
+DIRECTORY_NUMBERS: Final = 1 << 32
+"""Handles of directories are numbered from here on, so that a number tells what it is of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """What statfs tells: bytes on all targets that answered, inodes in use."""
+
+    total: int
+    free: int
+    inodes: int
+
+
+class Volume:
+    """See the module."""
+
+    def __init__(
+        self,
+        cluster: bytes,
+        replicas: tuple[tuple[int, str], ...],
+        name: str,
+        *,
+        prefer: int | None = None,
+        soft_after: float | None = None,
+        page_cache: bool = False,
+    ) -> None:
+        """*cluster*: its id; *replicas*: ((id, address), ...); *name*: what logs of servers call us.
+
+        *soft_after*: seconds until an operation that nobody answers ends in ETIMEDOUT (None: hard).
+        *page_cache*: a kernel that asks for attributes before it reads is above us.
+        """
+        who = f"{socket.gethostname()}:{os.getpid()}:{name}"[:255]
+        self.service = MetadataClient(cluster, replicas, who, prefer=prefer, soft_after=soft_after)
+        self.lookups = LookupCounts()
+        self.files: HandleTable[FileHandle] = HandleTable()
+        self.directories: HandleTable[DirectoryHandle] = HandleTable(DIRECTORY_NUMBERS)
+        self._cluster = cluster
+        self._who = who
+        self._soft_after = soft_after
+        self._page_cache = page_cache
+        self._pool: FilePool | None = None
+        self._targets: Targets | None = None
+
+    # -- life
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve operations until :meth:`close` is done (or cancelled)."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.service.run)
+
+            async def storage_map() -> Any:
+                return await self.service.query(ops.StorageMap())
+
+            self._targets = Targets(nursery, self._cluster, self._who, storage_map, self._soft_after)
+            self._pool = FilePool(nursery, self.service, self._targets)
+            nursery.start_soon(self._pool.run)
+            task_status.started()
+            await self.service.ended.wait()
+            self._targets.close()
+            nursery.cancel_scope.cancel()
+
+    @property
+    def pool(self) -> FilePool:
+        assert self._pool is not None, "run() has begun"
+        return self._pool
+
+    async def close(self, flush_s: float = limits.UNMOUNT_FLUSH_S) -> None:
+        """Write what is pending (for at most *flush_s*), close the session, end :meth:`run`."""
+        with trio.move_on_after(flush_s):
+            await self.pool.flush_all()
+        if self.pool.dirty_files:
+            log.error("%d files have written data that could not be saved: it is lost", self.pool.dirty_files)
+        await self.service.close()
+
+    # -- attributes and names
+
+    def seen(self, attr: Attr) -> Attr:
+        """*attr*, just answered, as a process on this mount must see it: with what is written and not committed."""
+        data = self.pool.get(attr.ino)
+        if data is None:
+            return attr
+        data.learn(attr)
+        return data.overlay(data.attr)
+
+    async def lookup(self, cred: ops.Cred, parent: int, name: bytes) -> Attr:
+        return self.seen(attr_untrusted(await self.service.query(ops.Lookup(cred, parent, name))))
+
+    async def getattr(self, ino: int) -> Attr:
+        data = self.pool.get(ino)
+        if data is not None:
+            return await data.refresh()
+        return self.seen(attr_untrusted(await self.service.query(ops.GetAttr(ino))))
+
+    async def setattr(self, op: ops.SetAttr) -> Attr:
+        """Carry out *op*; with SET_SIZE the objects are trimmed when this returns."""
+        if not op.valid & ops.SET_SIZE:
+            data = self.pool.get(op.ino)
+            if data is not None and op.valid & (ops.SET_MTIME | ops.SET_MTIME_NOW):
+                # Written before, so committed before: a later commit would move the time that is set now.
+                await data.flush()
+            return self.seen(attr_untrusted(await self.service.request(op)))
+        attr = attr_untrusted(await self.service.query(ops.GetAttr(op.ino)))
+        if not attr.is_regular:
+            return attr_untrusted(await self.service.request(op))  # let the service say what is wrong with it
+        data = self.pool.acquire(attr)
+        try:
+            return await data.set_size(op)
+        finally:
+            with trio.CancelScope(shield=True):  # settles nothing: set_size left nothing pending, or others hold it
+                await self.pool.release(data)
+
+    async def mkdir(self, cred: ops.Cred, parent: int, name: bytes, mode: int) -> Attr:
+        return attr_untrusted(await self.service.request(ops.Mkdir(cred, parent, name, mode)))
+
+    async def mknod(self, cred: ops.Cred, parent: int, name: bytes, mode: int, rdev: int) -> Attr:
+        return attr_untrusted(await self.service.request(ops.Mknod(cred, parent, name, mode, rdev)))
+
+    async def symlink(self, cred: ops.Cred, parent: int, name: bytes, target: bytes) -> Attr:
+        return attr_untrusted(await self.service.request(ops.Symlink(cred, parent, name, target)))
+
+    async def link(self, cred: ops.Cred, ino: int, parent: int, name: bytes) -> Attr:
+        return self.seen(attr_untrusted(await self.service.request(ops.Link(cred, ino, parent, name))))
+
+    async def unlink(self, cred: ops.Cred, parent: int, name: bytes) -> None:
+        await self.service.request(ops.Unlink(cred, parent, name))
+
+    async def rmdir(self, cred: ops.Cred, parent: int, name: bytes) -> None:
+        await self.service.request(ops.Rmdir(cred, parent, name))
+
+    async def rename(
+        self, cred: ops.Cred, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int = 0
+    ) -> None:
+        if flags not in (0, ops.RENAME_NOREPLACE, ops.RENAME_EXCHANGE):
+            raise FileSystemError(errno.EINVAL, f"rename flags {flags}")  # RENAME_WHITEOUT: overlay mounts only
+        await self.service.request(ops.Rename(cred, parent, name, new_parent, new_name, flags))
+
+    async def readlink(self, ino: int) -> bytes:
+        target: bytes = await self.service.query(ops.ReadLink(ino))
+        return target
+
+    async def access(self, cred: ops.Cred, ino: int, mask: int) -> bool:
+        try:
+            await self.service.query(ops.Access(cred, ino, mask))
+        except FileSystemError as exc:
+            if exc.status == errno.EACCES:
+                return False
+            raise
+        return True
+
+    # -- extended attributes
+
+    async def getxattr(self, cred: ops.Cred, ino: int, name: bytes) -> bytes:
+        data = self.pool.get(ino) if name == CAPABILITY else None
+        if data is not None and trio.current_time() < data.no_capability_until:
+            raise FileSystemError(errno.ENODATA)
+        try:
+            value: bytes = await self.service.query(ops.GetXattr(cred, ino, name))
+        except FileSystemError as exc:
+            if data is not None and exc.status == errno.ENODATA:
+                data.no_capability_until = trio.current_time() + limits.CAPABILITY_CACHE_S
+            raise
+        return value
+
+    async def setxattr(self, cred: ops.Cred, ino: int, name: bytes, value: bytes, flags: int = 0) -> None:
+        await self.service.request(ops.SetXattr(cred, ino, name, value, flags))
+        data = self.pool.get(ino)
+        if data is not None:
+            data.no_capability_until = 0.0
+
+    async def listxattr(self, cred: ops.Cred, ino: int) -> list[bytes]:
+        names = await self.service.query(ops.ListXattr(ino))
+        # trusted.* is for the administrator alone (xattr(7)); the query does not say who asks.
+        return [name for name in names if cred.uid == 0 or not name.startswith(b"trusted.")]
+
+    async def removexattr(self, cred: ops.Cred, ino: int, name: bytes) -> None:
+        await self.service.request(ops.RemoveXattr(cred, ino, name))
+
+    # -- files
+
+    async def create(
+        self, cred: ops.Cred, parent: int, name: bytes, mode: int, flags: int, pid: int = 0
+    ) -> tuple[FileHandle, Attr]:
+        """open(O_CREAT): a new file, or with no O_EXCL the one that is there."""
+        while True:
+            generation = self.service.generation
+            try:
+                made = await self.service.request(ops.Create(cred, parent, name, mode))
+            except FileSystemError as exc:
+                if exc.status != errno.EEXIST or flags & os.O_EXCL:
+                    raise
+            else:
+                attr = attr_untrusted(made)
+                return self._opened(attr, flags, pid, generation), attr
+            try:
+                there = await self.lookup(cred, parent, name)
+                if stat.S_ISLNK(there.mode):
+                    # A link came between the kernel's lookup and its create: ESTALE makes it walk the path again.
+                    raise FileSystemError(errno.ESTALE)
+                handle = await self.open(cred, there.ino, flags, pid)
+            except FileSystemError as exc:
+                if exc.status != errno.ENOENT:
+                    raise
+                continue  # removed between our create and our look: create again
+            return handle, handle.data.overlay(handle.data.attr)
+
+    async def open(self, cred: ops.Cred, ino: int, flags: int, pid: int = 0) -> FileHandle:
+        generation = self.service.generation
+        attr = attr_untrusted(await self.service.query(ops.Open(cred, ino, flags)))
+        handle = self._opened(attr, flags, pid, generation)
+        if flags & os.O_TRUNC and flags & os.O_ACCMODE != os.O_RDONLY and attr.is_regular:
+            try:
+                op = ops.SetAttr(cred, ino, ops.SET_SIZE, 0, 0, 0, 0, 0, 0, True)
+                await handle.data.set_size(op)
+            except BaseException:
+                with trio.CancelScope(shield=True):  # nothing of this handle is pending: this does not wait
+                    await self.close_file(handle)
+                raise
+        return handle
+
+    def _opened(self, attr: Attr, flags: int, pid: int, generation: int) -> FileHandle:
+        """No checkpoint between the answer that counted the handle and this: cancelled, it would be lost."""
+        data = self.pool.acquire(attr)
+        ahead = ReadAhead(self.pool.nursery)
+        handle = FileHandle(self.files.next_number(), data, flags, pid, generation, data.errors, ahead)
+        self.files.add(handle.number, handle)
+        return handle
+
+    def _check(self, handle: FileHandle) -> None:
+        if handle.generation != self.service.generation:
+            raise FileSystemError(errno.ESTALE, "the session this file was opened in has expired")
+
+    async def read(self, handle: FileHandle, offset: int, size: int) -> Buffer:
+        self._check(handle)
+        data = handle.data
+        if offset + size > data.size and (handle.direct or not self._page_cache):
+            await data.refresh()  # another mount may have written more; the kernel's cache asks by itself
+        stop = min(offset + size, data.size)
+        if handle.direct or stop <= offset or stop - offset >= limits.READ_AHEAD_MAX:
+            return await data.read(offset, size)
+        await data.settle_range(offset, stop)
+        return await handle.ahead.read(data, offset, stop)
+
+    async def write(self, handle: FileHandle, offset: int, buffer: Buffer) -> int:
+        self._check(handle)
+        data = handle.data
+        taken = await data.write(offset, buffer, append=handle.append)
+        if handle.synchronous:
+            await self.fsync(handle)
+        elif handle.direct:
+            await data.settle()
+            handle.errors = self._report(handle)
+        return taken
+
+    def _report(self, handle: FileHandle) -> int:
+        try:
+            return handle.data.report(handle.errors)
+        except WriteFailed as exc:
+            handle.errors = exc.errors  # told once
+            raise
+
+    async def flush(self, handle: FileHandle) -> None:
+        """close(2) of one descriptor of this handle: everything written is where every mount sees it."""
+        self._check(handle)
+        try:
+            await handle.data.flush()
+        except FileSystemError as exc:
+            handle.errors = handle.data.errors
+            raise FileSystemError(exc.status, exc.what) from exc
+        handle.errors = self._report(handle)
+
+    async def fsync(self, handle: FileHandle) -> None:
+        self._check(handle)
+        try:
+            await handle.data.fsync()
+        except FileSystemError:
+            handle.errors = handle.data.errors
+            raise
+        handle.errors = self._report(handle)
+
+    async def close_file(self, handle: FileHandle) -> None:
+        """The last descriptor is closed. Errors were :meth:`flush`'s to tell; later ones are logged."""
+        if self.files.remove(handle.number) is None:
+            return
+        try:
+            await self.pool.release(handle.data)
+        finally:
+            if handle.generation == self.service.generation:
+                self.service.handle_closed(handle.data.ino)
+
+    # -- directories
+
+    async def opendir(self, cred: ops.Cred, ino: int, pid: int = 0) -> DirectoryHandle:
+        if cred.uid != 0:
+            await self.service.query(ops.Access(cred, ino, os.R_OK))
+        handle = DirectoryHandle(self.directories.next_number(), ino, cred, pid)
+        self.directories.add(handle.number, handle)
+        return handle
+
+    async def entries(self, handle: DirectoryHandle, cookie: int) -> None:
+        """See to it that ``handle.buffer`` goes on after *cookie* and is empty only at the end."""
+        if cookie != handle.position or cookie == 0:
+            handle.buffer.clear()  # rewound, or seeked
+            handle.position = cookie
+            handle.complete = False
+        if handle.buffer or handle.complete:
+            return
+        # Permission was asked when it was opened; asked by root, so that a later chmod does not stop the listing.
+        op = ops.ReadDir(ROOT, handle.ino, cookie, limits.READDIR_BATCH)
+        try:
+            found, end = await self.service.query(op)
+        except FileSystemError as exc:
+            if exc.status not in (errno.ENOENT, errno.ESTALE):
+                raise
+            found, end = (), True  # removed while open: an empty directory (POSIX readdir)
+        handle.buffer.extend((name, mark, attr_untrusted(attr)) for name, mark, attr in found)
+        handle.complete = end
+
+    def close_directory(self, number: int) -> None:
+        self.directories.remove(number)
+
+    # -- the whole
+
+    async def statfs(self) -> Space:
+        inodes, *_ = await self.service.query(ops.StatFs())
+        assert self._targets is not None
+        total, free = await self._targets.space(TargetStat, unpack_untrusted)
+        return Space(total, free, inodes)
+
+    async def resolve(self, path: str | bytes, cred: ops.Cred = ROOT, *, start: int = ids.ROOT_INO) -> Attr:
+        """The inode at *path* below *start*; symbolic links are not followed. Raises :class:`FileSystemError`."""
+        names = [name for name in os.fsencode(path).split(b"/") if name not in (b"", b".")]
+        attr = await self.getattr(start)
+        for name in names:
+            attr = await self.lookup(cred, attr.ino, name)
+        return attr

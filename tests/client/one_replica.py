@@ -1,0 +1,294 @@
+"""A whole service in one process for the client's tests: one metadata replica that applies requests at once, and
+storage targets. The real state machine and the real ossd, without a group, over real loopback sockets.
+
+    python -m tests.client.one_replica DIR --targets 2        prints a line of JSON when it serves; SIGTERM stops it
+
+Faults, for tests in the same process: :class:`Faults`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from client.mount import ClusterConfig
+from daemon.config import ClusterConfig as ClusterPart
+from daemon.config import Config, ReplicaConfig, StorageConfig, TargetConfig
+from mds.handles import Handles
+from mds.machine import Bootstrap, Outcome, StateMachine
+from mds.store import Store
+from ossd import serve as ossd
+from wire import messages as msg
+from wire import ops
+from wire.codec import decode, encode, pack
+from wire.errors import OK, Status, WireError
+from wire.ids import PROTOCOL_VERSION
+from wire.peer import Connection, ConnectionLost, Listener
+
+CLUSTER = bytes(range(16))
+REPLICA = 1
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Faults:
+    """What the replica does wrong from now on."""
+
+    lose_replies: int = 0
+    """So many answers to requests are not sent; the connection breaks instead, after the request was applied."""
+    not_serving: int = 0
+    """So many calls are refused as NOT_SERVING."""
+    overloaded: int = 0
+    hold: trio.Event | None = None
+    """Requests and queries are not looked at before this is set."""
+
+
+class OneReplica:
+    """The metadata service."""
+
+    def __init__(self, path: Path, storage: StorageConfig) -> None:
+        self.faults = Faults()
+        self.store = Store.open(path)
+        self.machine = StateMachine(self.store, REPLICA, Bootstrap(storage.stripe_size, storage.stripe_count))
+        self.handles = Handles()
+        self.executed = 0
+        self.connections: set[Connection] = set()
+        self._entry = 0
+        if not self.machine.members:
+            self.machine.view_event(self.machine.index + 1, 1, 1, (REPLICA,))
+
+    def close(self) -> None:
+        layer = self.store.freeze()
+        if layer is not None:
+            self.store.write(layer)
+            self.store.release(layer)
+        self.store.close()
+
+    def apply(self, op: object, session: int = 0, slot: int = REPLICA, number: int = 0) -> Outcome:
+        data = op if isinstance(op, bytes) else encode(op)
+        if not session:
+            self._entry = number = self._entry + 1
+        index = self.machine.index + 1
+        (outcome,) = self.machine.apply(index, REPLICA, pack(((time.time_ns(), session, slot, number, data),)))
+        self.executed += 1
+        if self.store.pending_bytes > 8 << 20:
+            layer = self.store.freeze()
+            if layer is not None:
+                self.store.write(layer)
+                self.store.release(layer)
+        for ino in outcome.orphaned:
+            if not self.handles.is_open(ino):
+                self.release([ino])
+        return outcome
+
+    def release(self, inos: list[int]) -> None:
+        orphans = tuple(ino for ino in inos if self.machine.is_orphan(ino))
+        if orphans:
+            self.apply(ops.OrphanAnswer(REPLICA, orphans, ()))
+
+    async def converse(self, conn: Connection, _hello: msg.Hello) -> None:
+        session = 0
+        self.connections.add(conn)
+        try:
+            while True:
+                message, _ = await conn.receive()
+                if self.faults.hold is not None and isinstance(message, msg.RequestCall | msg.QueryCall):
+                    await self.faults.hold.wait()
+                match message:
+                    case msg.QueryCall(call, data):
+                        if self._refused(conn, call):
+                            continue
+                        self._query(conn, session, call, data)
+                    case msg.RequestCall(call, number_of, slot, number, data):
+                        if self._refused(conn, call):
+                            continue
+                        outcome = self.apply(data, number_of, slot, number)
+                        if self.faults.lose_replies:
+                            self.faults.lose_replies -= 1
+                            conn.close("reply lost")
+                            continue
+                        if outcome.opened and outcome.status == OK:
+                            self.handles.open(session, outcome.opened)
+                        conn.send(msg.Answer(call, outcome.status, outcome.body))
+                    case msg.OpenSession(call, key, client, slots):
+                        outcome = self.apply(ops.SessionOpen(key, client, slots, REPLICA))
+                        session = decode_int(outcome.body)
+                        self.handles.declare(session, ())
+                        conn.send(msg.Answer(call, OK, pack(session)))
+                    case msg.AttachSession(call, number_of, key, handles):
+                        outcome = self.apply(ops.SessionAttach(number_of, key, REPLICA))
+                        if outcome.status == OK:
+                            session = number_of
+                            self.handles.declare(session, handles)
+                        conn.send(msg.Answer(call, outcome.status, outcome.body))
+                    case msg.CloseSession(call, number_of, key):
+                        self.apply(ops.SessionClose(number_of, key))
+                        self.release(self.handles.forget(number_of))
+                        conn.send(msg.Answer(call, OK, pack(None)))
+                    case msg.CloseHandles(handles):
+                        self.release([ino for ino, count in handles if self.handles.close(session, ino, count)])
+                    case msg.Ping(number):
+                        conn.send(msg.Pong(number, True))
+                    case _:
+                        log.info("ignored: %r", message)
+        finally:
+            self.connections.discard(conn)
+
+    def _refused(self, conn: Connection, call: int) -> bool:
+        if self.faults.not_serving:
+            self.faults.not_serving -= 1
+            conn.send(msg.Answer(call, Status.NOT_SERVING, b""))
+            return True
+        if self.faults.overloaded:
+            self.faults.overloaded -= 1
+            conn.send(msg.Answer(call, Status.OVERLOADED, b""))
+            return True
+        return False
+
+    def _query(self, conn: Connection, session: int, call: int, data: bytes) -> None:
+        try:
+            op = decode(data)
+        except WireError:
+            conn.send(msg.Answer(call, Status.BAD_MESSAGE, b""))
+            return
+        result = self.machine.query(op, self.handles)
+        if isinstance(op, ops.Open) and result.status == OK:
+            self.handles.open(session, op.ino)
+        conn.send(msg.Answer(call, result.status, result.body))
+
+
+def decode_int(body: bytes) -> int:
+    from wire.codec import unpack_untrusted
+
+    value = unpack_untrusted(body)
+    assert isinstance(value, int)
+    return value
+
+
+@dataclass
+class Cluster:
+    """A running service."""
+
+    config: Config
+    replica: OneReplica
+    nursery: trio.Nursery
+    stop_targets: list[trio.CancelScope]
+
+    async def start_target(self, number: int) -> int:
+        """Start storage target *number*; its port."""
+        started: list[int] = []
+
+        async def run(task_status: trio.TaskStatus[None]) -> None:
+            with trio.CancelScope() as scope:
+                self.stop_targets.append(scope)
+
+                async with trio.open_nursery() as nursery:
+                    started.append(await nursery.start(ossd.serve, self.config, number))
+                    task_status.started()
+
+        await self.nursery.start(run)
+        return started[0]
+
+
+@asynccontextmanager
+async def one_replica(
+    base: Path, targets: int = 1, *, stripe_size: int = 1 << 20, stripe_count: int = 4, port: int = 0
+) -> AsyncIterator[Cluster]:
+    """The service with its data below *base*, on free ports (kept in *base* for the next start)."""
+    storage = StorageConfig(stripe_size, stripe_count)
+    replica = OneReplica(base / "mds", storage)
+    listener = Listener(f"127.0.0.1:{port or _kept_port(base, 'mds')}")
+    _keep_port(base, "mds", listener.port)
+    address = f"127.0.0.1:{listener.port}"
+    members = tuple(
+        TargetConfig(k, f"127.0.0.1:{_kept_port(base, f'target-{k}')}", base / f"target-{k}")
+        for k in range(1, targets + 1)
+    )
+    replicas = (ReplicaConfig(REPLICA, address, base / "mds"),)
+    config = Config(base / "lockstep.toml", ClusterPart("test", CLUSTER), replicas, members, storage)
+    welcome = msg.Welcome(PROTOCOL_VERSION, msg.Role.MDS, str(REPLICA), bytes(16), 1)
+
+    async def converse(conn: Connection, hello: msg.Hello) -> None:
+        try:
+            await replica.converse(conn, hello)
+        except ConnectionLost as exc:
+            log.debug("%s: %s", conn.where, exc)
+
+    try:
+        async with trio.open_nursery() as nursery:
+            cluster = Cluster(config, replica, nursery, [])
+            for target in members:
+                where = f"127.0.0.1:{await cluster.start_target(target.id)}"
+                _keep_port(base, f"target-{target.id}", int(where.rpartition(":")[2]))
+                replica.apply(ops.TargetSet(target.id, where, target.id.to_bytes(16, "big")))
+            nursery.start_soon(listener.serve, nursery, CLUSTER, lambda hello: None, lambda hello: welcome, converse)
+            yield cluster
+            nursery.cancel_scope.cancel()
+    finally:
+        listener.close()
+        replica.close()
+
+
+def _kept_port(base: Path, name: str) -> int:
+    file = base / f"{name}.port"
+    return int(file.read_text()) if file.exists() else 0
+
+
+def _keep_port(base: Path, name: str, port: int) -> None:
+    (base / f"{name}.port").write_text(str(port))
+
+
+async def _main(base: Path, targets: int, stripe_size: int) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with one_replica(base, targets, stripe_size=stripe_size) as cluster:
+            print(json.dumps({"replica": cluster.config.replicas[0].address}), flush=True)
+            async for _ in signals:
+                break
+
+
+@dataclass(frozen=True)
+class _Member:
+    id: int
+    address: str
+
+
+@dataclass(frozen=True)
+class _Cluster:
+    name: str
+    id: bytes
+
+
+@dataclass(frozen=True)
+class _Config:
+    cluster: _Cluster
+    replicas: tuple[_Member, ...]
+
+
+def config_of(address: str) -> ClusterConfig:
+    """What a client needs of the configuration."""
+    return _Config(_Cluster("test", CLUSTER), (_Member(REPLICA, address),))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("base", type=Path)
+    parser.add_argument("--targets", type=int, default=1)
+    parser.add_argument("--stripe-size", type=int, default=1 << 20)
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    trio.run(_main, args.base, args.targets, args.stripe_size)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""Simulated time: one queue of what is going to happen, and the skewed clocks that replicas read."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from random import Random
+from typing import Any, Final
+
+MS: Final = 1000
+SECOND: Final = 1_000_000
+DRIFT_PPM: Final = 20_000
+"""A clock runs at most this much too fast or too slow: well inside the leases' margin, far beyond a real one."""
+
+
+class Scheduler:
+    """True time (us, starts at 0) and the events to come; two at the same time happen in the order they were planned."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.happened = 0
+        self._planned = 0
+        self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
+
+    def after(self, delay: int, happen: Callable[..., None], *args: Any) -> None:
+        """Call *happen* with *args* when *delay* has passed."""
+        self._planned += 1
+        heapq.heappush(self._heap, (self.now + delay, self._planned, happen, args))
+
+    def run_one(self) -> None:
+        """Let the next thing happen."""
+        self.now, _, happen, args = heapq.heappop(self._heap)
+        self.happened += 1
+        happen(*args)
+
+
+class SkewedClock:
+    """What one machine's clock shows: an offset, and a rate a little off."""
+
+    def __init__(self, rng: Random, skewed: bool) -> None:
+        self._offset = rng.randrange(1, 100 * SECOND)
+        self._ppm = rng.randrange(-DRIFT_PPM, DRIFT_PPM + 1) if skewed else 0
+
+    def local(self, true: int) -> int:
+        """This clock's time at true time *true*."""
+        return self._offset + true + true * self._ppm // 1_000_000
+
+    def until(self, local: int, true: int) -> int:
+        """True time to wait from *true* until this clock shows at least *local*."""
+        return max(0, (local - self.local(true)) * 1_000_000 // (1_000_000 + self._ppm) + 1)

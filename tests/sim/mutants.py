@@ -1,0 +1,196 @@
+"""Rules of the protocol, each switched off: the simulator has to notice every one of them, or it proves nothing.
+
+A mutant is a change to the source text of one function, made in memory only.  One whose text is no longer found
+fails loudly: it has to be written anew when the rule's code changes.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tests.sim.processes import Replica
+from vsync import change, history, order, register
+from vsync.change import Change
+from vsync.core import Core
+from vsync.flush import Flush
+from vsync.history import History
+from vsync.leases import Leases
+from vsync.machine import Machine
+from vsync.order import Order
+from vsync.register import Acceptor, Proposer
+
+
+@dataclass(frozen=True)
+class Edit:
+    """In ``function`` of ``owner`` (a class or module), ``old`` becomes ``new``."""
+
+    owner: Any
+    function: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A rule switched off by ``edits``; the run of ``caught_by`` notices it."""
+
+    rule: str
+    caught_by: int
+    edits: tuple[Edit, ...]
+
+
+@contextmanager
+def in_force(mutant: Mutant) -> Iterator[None]:
+    """The cores without the mutant's rule, until the block ends."""
+    originals = []
+    try:
+        for edit in mutant.edits:
+            original = getattr(edit.owner, edit.function)
+            originals.append((edit, original))
+            setattr(edit.owner, edit.function, _edited(edit, original))
+        yield
+    finally:
+        for edit, original in reversed(originals):
+            setattr(edit.owner, edit.function, original)
+
+
+def _edited(edit: Edit, original: Any) -> Any:
+    source = textwrap.dedent(inspect.getsource(original))
+    assert source.count(edit.old) == 1, f"{edit.old!r} is in {edit.function} {source.count(edit.old)} times"
+    made: dict[str, Any] = {}
+    code = "from __future__ import annotations\n" + source.replace(edit.old, edit.new)
+    exec(compile(code, f"<{edit.function}, edited>", "exec"), vars(sys.modules[original.__module__]), made)
+    return made[edit.function]
+
+
+MUTANTS: Final = (
+    Mutant(
+        "a sealed member flushes and activates nothing below its seal",
+        0,
+        (
+            Edit(Flush, "tick", " or core.sealed > view.epoch", ""),
+            Edit(Flush, "waits_until", " or core.sealed > view.epoch", ""),
+            Edit(Flush, "on_durable", "if core.sealed <= core.newest.epoch:", "if True:"),
+        ),
+    ),
+    Mutant(
+        "a message is acknowledged only when it is durable",
+        0,
+        (Edit(Order, "on_data", "self.received[k] = m.seq", "self.received[k] = self.durable[self.mine][k] = m.seq"),),
+    ),
+    Mutant(
+        "a message is delivered only when it is durable at every member",
+        0,
+        (Edit(Order, "deliver", " or self.durable[k][j] < seq", ""),),
+    ),
+    Mutant(
+        "a message is delivered only when no member can send an earlier one",
+        0,
+        (Edit(Order, "deliver", "self.known[k] < clock or ", ""),),
+    ),
+    Mutant(
+        "an acknowledgement does not overtake lost data",
+        0,
+        (Edit(Order, "on_ack", "if self.received[k] >= m.own:", "if True:"),),
+    ),
+    Mutant(
+        "a decided view drops what lies beyond its cut",
+        0,
+        (Edit(history.History, "learn", "while queue and cut_off(view, epoch, sender, queue[-1].seq):", "while False:"),),
+    ),
+    Mutant(
+        "a sealed member grants no lease",
+        0,
+        (
+            Edit(
+                Machine,
+                "_on_heartbeat",
+                "order = core.active\n",
+                "order = core.active\n"
+                "    if order is None and core.order is not None and m.active == core.order.epoch:\n"
+                "        core.send(peer, Grant(m.active, m.stamp))\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "a sealed member answers no query",
+        0,
+        (Edit(Machine, "may_read", "order = self.core.active", "order = self.core.order"),),
+    ),
+    Mutant(
+        "a query waits for what is in the log",
+        0,
+        (Edit(Replica, "readable", "key is None or e.payload[-1] == key", "False"),),
+    ),
+    Mutant(
+        "a member left out may read until its leases have run out",
+        0,
+        (Edit(Leases, "promised_until", "given + limits.LEASE", "given"), Edit(change, "plan_view", "if q)), hold)", "if q)), 0)")),
+    ),
+    Mutant(
+        "a restarted replica holds a full lease time",
+        0,
+        (Edit(Core, "__init__", "now + limits.LEASE", "now"),),
+    ),
+    Mutant(
+        "a member that does not answer is not one that has not flushed",
+        0,
+        (Edit(change, "plan_view", 'if not sealed:\n', 'if not sealed and base == 0:\n'),),
+    ),
+    Mutant(
+        "the next base is a view's base, not the epoch before",
+        0,
+        (Edit(change, "plan_view", "base = views[base].base\n", "base -= 1\n"),),
+    ),
+    Mutant(
+        "the seal is durable before it is reported",
+        0,
+        (Edit(Machine, "_on_seal", "core.after(peer, self._report", "core.send(peer, self._report"),),
+    ),
+    Mutant(
+        "a restarted replica never resumes an epoch",
+        0,
+        (Edit(Core, "__init__", "max(self.flushed, default=-1) + 1, max(durable.views, default=0)", "max(durable.views, default=0)"),),
+    ),
+    Mutant(
+        "a view is active when every member has flushed it",
+        0,
+        (Edit(Flush, "waits_until", "if not self.flushed_by.issuperset(view.members):", "if core.me not in self.flushed_by:"),),
+    ),
+    Mutant(
+        "the events of views that were never active here are history, too",
+        0,
+        (Edit(History, "finish", "for v in self.chain(view):", "for v in self.chain(view)[-1:]:"),),
+    ),
+    Mutant(
+        "a proposer adopts what may have been decided",
+        0,
+        (Edit(Proposer, "on_promise", "if accepted:", "if False:"),),
+    ),
+    Mutant(
+        "a voter accepts nothing below its promise",
+        0,
+        (Edit(Acceptor, "on_accept", "if state.promised is not None and m.ballot < state.promised:", "if False:"),),
+    ),
+    Mutant(
+        "a ballot is never used twice",
+        0,
+        (
+            Edit(Change, "_propose", "core.incarnation)", "0)"),
+            Edit(Change, "on_promise", "self._round = max(self._round, m.ballot[0])", "pass"),
+            Edit(Acceptor, "on_prepare", "m.ballot <= state.promised", "m.ballot < state.promised"),
+        ),
+    ),
+    Mutant(
+        "a promise is durable before it is sent",
+        0,
+        (Edit(Acceptor, "on_prepare", "out.after.append((peer, Promise(m.epoch, m.ballot, accepted)))", "out.send.append((peer, Promise(m.epoch, m.ballot, accepted)))"),),
+    ),
+)
+_ = (order, register)
