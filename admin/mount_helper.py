@@ -88,3 +88,7 @@ def main() -> None:
     except (ConfigError, MountError, OSError) as exc:
         print(f"mount.lockstep: {exc}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
+
+
+if __name__ == "__main__":
+    main()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import select
@@ -190,8 +191,9 @@ def find(wanted: Callable[[list[str]], bool]) -> list[tuple[Identity, list[str]]
             continue
         pid = int(entry.name)
         argv = argv_of(pid)
-        # An editor that shows one of our files is left alone.
-        if "-m" not in argv[:-1] or argv[argv.index("-m") + 1].split(".")[0] not in OUR_MODULES or not wanted(argv):
+        # An editor that shows one of our files is left alone; a profiler that runs one of our modules is not.
+        run = {after.split(".")[0] for flag, after in itertools.pairwise(argv) if flag == "-m"}
+        if run.isdisjoint(OUR_MODULES) or not wanted(argv):
             continue
         try:
             mine = entry.stat().st_uid == os.geteuid()

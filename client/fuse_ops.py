@@ -22,6 +22,7 @@ from client import limits
 from client.attributes import Attr
 from client.cache import CachePolicy
 from client.credentials import Credentials
+from client.namecache import ABSENT
 from client.service import errno_of
 from client.volume import Volume
 from wire import ids, ops
@@ -143,10 +144,26 @@ class LockstepOperations(pyfuse3.Operations):
 
     # -- names and attributes
 
-    @_operation
     async def lookup(self, parent_inode: int, name: bytes, ctx: Any) -> pyfuse3.EntryAttributes:
+        # Most lookups are answered from the cache, without waiting: these need none of what _operation prepares.
         cred = self._credentials.of(ctx)
-        return self._given(await self._volume.lookup(cred, self._ino(parent_inode), name))
+        parent = self._ino(parent_inode)
+        known = self._volume.lookup_cached(cred, parent, name)
+        if known == ABSENT:
+            raise pyfuse3.FUSEError(errno.ENOENT)
+        if isinstance(known, Attr) and not known.is_directory:
+            return self._given(known)
+        return await self._lookup(parent_inode, name, ctx)
+
+    @_operation
+    async def _lookup(self, parent_inode: int, name: bytes, ctx: Any) -> pyfuse3.EntryAttributes:
+        cred = self._credentials.of(ctx)
+        parent = self._ino(parent_inode)
+        attr = await self._volume.lookup(cred, parent, name)
+        entry = self._given(attr)
+        if attr.is_directory and not entry.entry_timeout:
+            entry.entry_timeout = await self._volume.kernel_entry_s(parent, attr)
+        return entry
 
     @_operation
     async def getattr(self, inode: int, ctx: Any) -> pyfuse3.EntryAttributes:

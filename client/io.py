@@ -311,7 +311,6 @@ class FileData:
                 async with trio.open_nursery() as nursery:
                     for extent, piece in zip(extents, pieces, strict=True):
                         nursery.start_soon(self._write_extent, extent, piece)
-            self._written_end = max(self._written_end, flight.stop)
         finally:
             self._flights.remove(flight)
             self._inflight -= size
@@ -333,6 +332,8 @@ class FileData:
             )
         except FileSystemError as exc:
             self._failed(errno_of(exc), f"{extent.length} bytes at {extent.offset} are lost: {exc}")
+        else:
+            self._written_end = max(self._written_end, extent.offset + extent.length)
 
     async def settle(self) -> None:
         """Everything written so far is at its targets (or its loss is noted as an error)."""

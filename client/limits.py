@@ -105,3 +105,9 @@ UNMOUNT_FLUSH_S: Final = 10.0
 """SIGTERM writes what is buffered for so long; what the targets have not taken then is lost, and logged."""
 CAPABILITY_CACHE_S: Final = 1.0
 """The kernel asks for ``security.capability`` before every write; that there is none is remembered so long."""
+
+CACHE_KEEP_S: Final = 0.08
+"""How often the cache lease is extended: three times within the lease a replica gives (250 ms)."""
+CACHE_IDLE_S: Final = 1.0
+"""A mount that has not used its cache for so long lets the lease run out; what it keeps is good again after the next
+extension, unless the replica says otherwise."""

@@ -10,13 +10,17 @@ import errno
 import logging
 import os
 import random
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
 import outcome
 import trio
 
-from client.session import Session
+from client import limits
+from client.attributes import attr_untrusted
+from client.namecache import NameCache, Stamp
+from client.session import Session, State
 from client.session_events import (
     Abandon,
     Attached,
@@ -41,13 +45,15 @@ from client.session_events import (
 from wire.codec import encode, unpack_untrusted
 from wire.errors import OK, FileSystemError, WireError, to_errno
 from wire.ids import PROTOCOL_VERSION
-from wire.messages import Hello, Role
-from wire.ops import Create, Open
+from wire.messages import Answer, CacheLease, Hello, KeepCache, Recall, Recalled, Role
+from wire.ops import Create, Link, Mkdir, Mknod, Open, Symlink
 from wire.peer import Connection, ConnectionLost, dial
 
 log = logging.getLogger(__name__)
 
 _OPENS: Final = (Create, Open)
+_MAKES: Final = (Create, Mkdir, Mknod, Symlink, Link)
+"""Requests whose answer tells of a name, and so may come with a cache lease."""
 _QUIET: Final = frozenset((Reason.CONNECT_FAILED, Reason.CONNECT_TIMEOUT, Reason.CLOSING))
 """Reasons logged as one line per outage, not per attempt."""
 
@@ -79,6 +85,14 @@ class MetadataClient:
         self._waiting: dict[int, trio.lowlevel.Task] = {}
         """token -> the task that waits for it."""
         self._token = 0
+        self.cache = NameCache()
+        self._leased: Stamp | None = None
+        """Of the answer that is being taken in, if it came under a lease."""
+        self._keeps = 0
+        self._kept_at: dict[int, float] = {}
+        """When each KeepCache that is not answered yet was sent."""
+        self._recalled_at = 0.0
+        """From when all recalls so far are done."""
         self._early: dict[int, tuple[int, bytes]] = {}
         """Answers given before their caller began to wait (within its own step)."""
         self._conn: Connection | None = None
@@ -103,13 +117,31 @@ class MetadataClient:
         Raises :class:`FileSystemError` with the status. Cancelling the caller does not undo the request: it may be
         executed yet.
         """
-        return await self._call(Kind.REQUEST, op)
+        cache = self.cache
+        cache.begin(op)
+        # Cancelled, the request may be executed at any time yet: what it touches is not cached again (no end()).
+        status, body, stamp = await self._call(Kind.REQUEST, op)
+        if status != OK:
+            cache.end(op, False, None, None)
+            raise FileSystemError(status, type(op).__name__)
+        result = unpack_untrusted(body)
+        cache.end(op, True, attr_untrusted(result) if isinstance(op, _MAKES) else None, stamp)
+        return result
 
     async def query(self, op: Any) -> Any:
         """Ask the service *op* (a query of wire.ops); its result. Raises :class:`FileSystemError` with the status."""
-        return await self._call(Kind.QUERY, op)
+        status, body, _ = await self._call(Kind.QUERY, op)
+        if status != OK:
+            raise FileSystemError(status, type(op).__name__)
+        return unpack_untrusted(body)
 
-    async def _call(self, kind: Kind, op: Any) -> Any:
+    async def query_leased(self, op: Any) -> tuple[int, Any, Stamp | None]:
+        """As :meth:`query`, but (status, result, the cache's stamp if the answer may be kept under the lease)."""
+        self.cache.used = boottime()
+        status, body, stamp = await self._call(Kind.QUERY, op)
+        return status, unpack_untrusted(body) if status == OK else None, stamp
+
+    async def _call(self, kind: Kind, op: Any) -> tuple[int, bytes, Stamp | None]:
         self._token = token = self._token + 1
         now = trio.current_time()
         self._carry_out(self._core.step(Submit(token, kind, encode(op), isinstance(op, _OPENS)), now))
@@ -121,7 +153,7 @@ class MetadataClient:
                 status, body = early
                 if status == OK:
                     raise AssertionError("a call cannot succeed before it was answered")
-                raise FileSystemError(status, type(op).__name__)
+                return status, body, None
         task = trio.lowlevel.current_task()
         self._waiting[token] = task
 
@@ -130,10 +162,8 @@ class MetadataClient:
             self._step(Abandon(token))
             return trio.lowlevel.Abort.SUCCEEDED
 
-        status, body = await trio.lowlevel.wait_task_rescheduled(abort)
-        if status != OK:
-            raise FileSystemError(status, type(op).__name__)
-        return unpack_untrusted(body)
+        answer: tuple[int, bytes, Stamp | None] = await trio.lowlevel.wait_task_rescheduled(abort)
+        return answer
 
     def handle_closed(self, ino: int) -> None:
         """A handle that an Open or Create counted is closed (told to the replica in batches)."""
@@ -159,6 +189,7 @@ class MetadataClient:
         """Serve callers until :meth:`close` is done (or cancelled)."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            nursery.start_soon(self._keep_cache)
             task_status.started()
             try:
                 await self._run_timer()
@@ -200,7 +231,7 @@ class MetadataClient:
             elif kind is Complete:
                 task = self._waiting.pop(effect.token, None)
                 if task is not None:
-                    trio.lowlevel.reschedule(task, outcome.Value((effect.status, effect.body)))
+                    trio.lowlevel.reschedule(task, outcome.Value((effect.status, effect.body, self._leased)))
                 else:
                     self._early[effect.token] = (effect.status, effect.body)
             else:
@@ -277,11 +308,18 @@ class MetadataClient:
         self._conn = conn
         self._nursery.start_soon(conn.run_writer)
         try:
+            self.cache.lost()  # what was kept is another replica's word
+            self._kept_at.clear()
             self._step(Connected(number))
             core = self._core
             while True:
                 message, _ = await conn.receive()
+                if isinstance(message, CacheLease | Recall):
+                    self._on_cache(conn, message)
+                    continue
+                self._leased = self.cache.stamp if isinstance(message, Answer) and message.lease else None
                 self._carry_out(core.step(Received(number, message), trio.current_time()))
+                self._leased = None
         except ConnectionLost as exc:
             why = str(exc)
         except WireError as exc:
@@ -290,6 +328,52 @@ class MetadataClient:
         finally:
             conn.close(why)
         self._step(Disconnected(number, why))
+
+    # -- the cache lease
+
+    async def _keep_cache(self) -> None:
+        """Extend the cache lease while the cache is of use."""
+        while True:
+            await trio.sleep(limits.CACHE_KEEP_S)
+            conn, now = self._conn, boottime()
+            if conn is None or self._core.state is not State.READY or now - self.cache.used > limits.CACHE_IDLE_S:
+                continue
+            self._keeps += 1
+            self._kept_at[self._keeps] = now
+            try:
+                conn.send(KeepCache(self._keeps))
+            except ConnectionLost as exc:
+                log.debug("cache lease: %s", exc)  # the reader task sees it, too, and carries on elsewhere
+
+    def _on_cache(self, conn: Connection, message: CacheLease | Recall) -> None:
+        if isinstance(message, CacheLease):
+            sent = self._kept_at.pop(message.number, None)
+            if sent is not None and conn is self._conn:
+                self.cache.renewed(message.epoch, sent + message.lease_us / 1e6)
+            return
+        now = boottime()
+        self._recalled_at = max(self._recalled_at, self.cache.recall(message.inodes, message.names, now))
+        if self._recalled_at <= now:
+            self._say_recalled(conn, message.number)
+        elif self._nursery is not None:
+            # Recalled speaks for all recalls before it as well, so they are answered in order.
+            self._nursery.start_soon(self._recalled_later, conn, message.number, self._recalled_at - now)
+
+    async def _recalled_later(self, conn: Connection, number: int, delay: float) -> None:
+        """The kernel may use entries of a directory a moment longer."""
+        await trio.sleep(delay)
+        self._say_recalled(conn, number)
+
+    def _say_recalled(self, conn: Connection, number: int) -> None:
+        try:
+            conn.send(Recalled(number))
+        except ConnectionLost as exc:
+            log.debug("recall %d: %s", number, exc)  # the replica waits for our lease to run out instead
+
+
+def boottime() -> float:
+    """Seconds of the clock that leases are measured by: it goes on during suspend."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def errno_of(exc: FileSystemError) -> int:

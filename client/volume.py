@@ -22,12 +22,13 @@ from client.credentials import ROOT
 from client.gather import Buffer
 from client.inodes import DirectoryHandle, FileHandle, HandleTable, LookupCounts
 from client.io import FilePool, WriteFailed
+from client.namecache import ABSENT
 from client.readahead import ReadAhead
-from client.service import MetadataClient
+from client.service import MetadataClient, boottime
 from client.targets import Targets
 from wire import ids, ops
 from wire.codec import unpack_untrusted
-from wire.errors import FileSystemError
+from wire.errors import OK, FileSystemError
 from wire.messages import TargetStat
 
 log = logging.getLogger(__name__)
@@ -117,14 +118,52 @@ class Volume:
         data.learn(attr)
         return data.overlay(data.attr)
 
+    def lookup_cached(self, cred: ops.Cred, parent: int, name: bytes) -> Attr | int | None:
+        """As :meth:`lookup`, at once: the attributes, ABSENT, or None when the service has to be asked."""
+        known = self.service.cache.lookup(cred, parent, name, boottime())
+        return self.seen(known) if isinstance(known, Attr) else known
+
     async def lookup(self, cred: ops.Cred, parent: int, name: bytes) -> Attr:
-        return self.seen(attr_untrusted(await self.service.query(ops.Lookup(cred, parent, name))))
+        known = self.lookup_cached(cred, parent, name)
+        if isinstance(known, Attr):
+            return known
+        if known == ABSENT:
+            raise FileSystemError(errno.ENOENT, "Lookup")
+        cache = self.service.cache
+        status, result, stamp = await self.service.query_leased(ops.Lookup(cred, parent, name))
+        if status == errno.ENOENT and stamp is not None:
+            cache.learn(parent, name, None, stamp)
+        if status != OK:
+            raise FileSystemError(status, "Lookup")
+        attr = attr_untrusted(result)
+        if stamp is not None and name not in (b".", b".."):
+            cache.learn(parent, name, attr, stamp)
+        return self.seen(attr)
+
+    async def kernel_entry_s(self, parent: int, attr: Attr) -> float:
+        """For how long the kernel may use the entry of *attr* in *parent* without asking (0.0: not at all)."""
+        cache = self.service.cache
+        if not attr.is_directory or boottime() >= cache.until:
+            return 0.0
+        if not cache.knows(parent):
+            await self.getattr(parent)
+        return cache.kernel_s(parent, attr, boottime())
 
     async def getattr(self, ino: int) -> Attr:
         data = self.pool.get(ino)
         if data is not None:
             return await data.refresh()
-        return self.seen(attr_untrusted(await self.service.query(ops.GetAttr(ino))))
+        cache = self.service.cache
+        known = cache.getattr(ino, boottime())
+        if known is not None:
+            return known
+        status, result, stamp = await self.service.query_leased(ops.GetAttr(ino))
+        if status != OK:
+            raise FileSystemError(status, "GetAttr")
+        attr = attr_untrusted(result)
+        if stamp is not None:
+            cache.learn_attr(attr, stamp)
+        return self.seen(attr)
 
     async def setattr(self, op: ops.SetAttr) -> Attr:
         """Carry out *op*; with SET_SIZE the objects are trimmed when this returns."""
@@ -133,7 +172,10 @@ class Volume:
             if data is not None and op.valid & (ops.SET_MTIME | ops.SET_MTIME_NOW):
                 # Written before, so committed before: a later commit would move the time that is set now.
                 await data.flush()
-            return self.seen(attr_untrusted(await self.service.request(op)))
+            changed = attr_untrusted(await self.service.request(op))
+            # Whoever may pass through a directory has changed when this returns, for the kernel here, too.
+            await trio.sleep(max(0.0, self.service.cache.kernel_until(op.ino) - boottime()))
+            return self.seen(changed)
         attr = attr_untrusted(await self.service.query(ops.GetAttr(op.ino)))
         if not attr.is_regular:
             return attr_untrusted(await self.service.request(op))  # let the service say what is wrong with it

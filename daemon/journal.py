@@ -12,6 +12,7 @@ flushed append against 140 us for a flushed LMDB transaction with the same recor
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -142,6 +143,8 @@ class Journal:
         self.failed: JournalFailed | None = None
         self._segments: list[_Segment] = []
         self._batch = 0
+        self._torn: tuple[Path, int] | None = None
+        """File and byte of the bad batch that was taken for a torn one last."""
         self._queue: queue.SimpleQueue[tuple[int, list[Record]] | Position | None] = queue.SimpleQueue()
         self._busy_since: float | None = None
         self._thread: threading.Thread | None = None
@@ -180,7 +183,11 @@ class Journal:
         self._begin_segment()
 
     def _read(self, path: Path, last: bool) -> None:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            # A process that was killed may have left a batch in the page cache alone. What is read here is told to others
+            # as being on disk, so first it has to be.
+            os.fsync(file.fileno())
+            data = file.read()
         if len(data) < HEADER.size or HEADER.unpack_from(data)[-1] != zlib.crc32(data[: HEADER.size - 4]):
             if last and not data.strip(b"\0"):
                 path.unlink()  # cut off while it was made: nothing was in it yet
@@ -206,8 +213,9 @@ class Journal:
                     raise self._corrupt(path, at, "a batch is damaged, and good ones follow it")
                 if not last and data[at:].strip(b"\0"):
                     log.info("%s: a torn batch at byte %d, left by a crash, is ignored", path, at)
+                self._torn = (path, at)
                 break
-            self._batch = count
+            self._follows(path, at, count)
             try:
                 for parts in unpack_untrusted(body):
                     record = _decode_untrusted(parts)
@@ -217,6 +225,15 @@ class Journal:
                 raise self._corrupt(path, at, f"a record cannot be read: {exc}") from exc
             at += BATCH.size + length
         self._segments.append(segment)
+
+    def _follows(self, path: Path, at: int, count: int) -> None:
+        """Batch *count* was read. Its number tells a torn batch, which was written again under the same number in the
+        next segment, from one at a segment's end that was on disk and is damaged (or a segment that is missing)."""
+        if self._batch and count != self._batch + 1:
+            where, byte = self._torn if self._torn is not None else (path, at)
+            raise self._corrupt(where, byte, f"batch {self._batch + 1} is damaged or missing, and batch {count} is there")
+        self._batch = count
+        self._torn = None
 
     @staticmethod
     def _good_batch_after(data: bytes, start: int, number: int) -> bool:
@@ -320,7 +337,8 @@ class Journal:
         self._batch += 1
         head = BATCH.pack(BATCH_MAGIC, len(body), self._batch, _crc(len(body), self._batch, body))
         data = head + body
-        os.pwrite(self._fd, data, self._at)  # O_DSYNC: on disk when it returns
+        if os.pwrite(self._fd, data, self._at) != len(data):  # O_DSYNC: on disk when it returns
+            raise OSError(errno.ENOSPC, "only a part of it was written")
         self._at += len(data)
         if self._at >= SEGMENT_BYTES:
             os.close(self._fd)
@@ -362,7 +380,11 @@ class Journal:
 
     def _poison(self, reason: str) -> None:
         try:
-            (self.directory / POISON).write_text(reason + "\n")
+            with (self.directory / POISON).open("w") as mark:
+                mark.write(reason + "\n")
+                mark.flush()
+                os.fsync(mark.fileno())
+            os.fsync(self._lock)
         except OSError as exc:
             log.critical("%s: the poison mark could not be written either: %s", self.directory, exc.strerror)
 

@@ -23,7 +23,7 @@ C = TypeVar("C", bound=Hashable)
 class Holder:
     """One client's leases."""
 
-    __slots__ = ("epoch", "inodes", "recalls", "until")
+    __slots__ = ("emptying", "epoch", "inodes", "recalls", "until")
 
     def __init__(self) -> None:
         self.epoch = 1
@@ -32,6 +32,8 @@ class Holder:
         self.inodes: set[int] = set()
         self.recalls = 0
         """Number of the last recall sent."""
+        self.emptying = 0
+        """Number of the recall that asks it to let go of everything, because it holds too much; 0: none."""
 
 
 class Recall(Generic[C]):
@@ -67,7 +69,7 @@ class Caches(Generic[C]):
     def grant(self, client: C, inodes: frozenset[int], now: int) -> bool:
         """Let *client* keep what it is told of *inodes*. False: it may not (no lease, or too many)."""
         holder = self._clients.get(client)
-        if holder is None or holder.until <= now or len(holder.inodes) + len(inodes) > INODES_MAX:
+        if holder is None or holder.until <= now or holder.emptying or len(holder.inodes) + len(inodes) > INODES_MAX:
             return False
         for ino in inodes:
             if ino not in holder.inodes:
@@ -78,6 +80,16 @@ class Caches(Generic[C]):
     def has(self, client: C) -> bool:
         """Whether *client* asked for a lease at all."""
         return client in self._clients
+
+    def empty(self, client: C) -> int:
+        """After :meth:`grant` said no: the number of a recall of everything to send, if it was because the client
+        holds too much; else 0. Until it is done its leases stand."""
+        holder = self._clients.get(client)
+        if holder is None or holder.emptying or len(holder.inodes) < INODES_MAX - 4096:
+            return 0
+        holder.recalls += 1
+        holder.emptying = holder.recalls
+        return holder.emptying
 
     # -- recalling
 
@@ -114,13 +126,22 @@ class Caches(Generic[C]):
     def done(self, client: C, number: int) -> None:
         """*client* has let go of what recall *number*, and those before it, named."""
         self._recalls = [r for r in self._recalls if r.client != client or r.number > number]
+        holder = self._clients.get(client)
+        if holder is not None and holder.emptying and number >= holder.emptying:
+            holder.emptying = 0
+            for ino in list(holder.inodes):
+                self._release(client, holder, ino)
 
     def held_back(self, now: int) -> int | None:
         """The lowest ticket that must not be acknowledged yet, or None. Recalls end by time as well."""
         if not self._recalls:
             return None
         for recall in [r for r in self._recalls if r.until <= now]:
-            self._take_all(recall.client)
+            # 1. A lease is extended while a recall waits for its answer. 2. The client learns of that only after the recall,
+            # and so lets go of what it names by the end of the old lease. 3. But it goes on to rely on all the rest, which
+            # is to be recalled as ever. Test: test_caches.test_a_slow_answer_does_not_cost_a_client_that_goes_on.
+            if self._clients[recall.client].until <= now:
+                self._take_all(recall.client)
         self._recalls = [r for r in self._recalls if r.until > now]
         return min((r.ticket for r in self._recalls), default=None)
 
@@ -137,6 +158,7 @@ class Caches(Generic[C]):
         for ino in list(holder.inodes):
             self._release(client, holder, ino)
         holder.epoch += 1
+        holder.emptying = 0
 
     def take_all(self) -> None:
         """Take everything from everyone: this replica missed what happened (their leases have run out by then)."""
@@ -170,3 +192,4 @@ class Caches(Generic[C]):
         for client, holder in self._clients.items():
             for ino in holder.inodes:
                 assert client in self._holders[ino]
+        assert all(recall.client in self._clients for recall in self._recalls)

@@ -240,6 +240,10 @@ class StateMachine:
                 return tuple(found)
             start = (found[-1] + 1).to_bytes(1, "big")
 
+    def exists(self, ino: int) -> bool:
+        """Whether the inode is there (for queries.STORAGE_MAP, which always is: yes)."""
+        return ino == STORAGE_MAP or self.store.get(schema.INODES, schema.u64(ino)) is not None
+
     def is_orphan(self, ino: int) -> bool:
         return self.store.get(schema.ORPHANS, schema.u64(ino)) is not None
 

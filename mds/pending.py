@@ -64,3 +64,11 @@ class Pending:
 
     def has(self, key: Key) -> bool:
         return key in self._messages
+
+    def validate(self) -> None:
+        """Assert that the counts are those of the messages."""
+        touched: Counter[int] = Counter()
+        for inodes in self._messages.values():
+            touched.update(inodes or ())
+        assert touched == self._touched and all(count > 0 for count in self._touched.values())
+        assert self._anything == sum(inodes is None for inodes in self._messages.values())

@@ -107,7 +107,8 @@ class Replica:
         self._queue: deque[tuple[int, int, int, int, bytes]] = deque()
         self._waiting: dict[tuple[int, int, int], tuple[Client, int]] = {}
         self._internal: dict[int, Callable[[Outcome], None]] = {}
-        self._token = 0
+        self._token = group.core.incarnation << 32
+        """Never one of an earlier life: what that has sent may be delivered in this one."""
         self._parked: list[Parked] = []
         self._ops: dict[Key, list[Any]] = {}
         self._events: deque[Event] = deque()
@@ -121,6 +122,9 @@ class Replica:
         """When the present stretch of being active began: clients had no chance to be heard before."""
         self.releases: set[int] = set()
         """Orphans nobody here has open: the answer we owe goes out with the next maintenance round."""
+        self._unsure = self._unknown_clients(started=True)
+        """Sessions whose handles no member may know: their replica left the view, or this one was started again. What
+        they may have open is not released before they attach anywhere, or a session timeout is over."""
         for entry in group.core.history.undelivered():
             self._entered(entry, 0)
 
@@ -166,10 +170,11 @@ class Replica:
         self._run()
 
     def _carry_out(self, out: Effects) -> None:
-        if out.records:
-            self.shell.append(out.ticket, out.records)
+        # The others get to work while our own journal is written; nothing in `send` depends on it.
         for peer, message in out.send:
             self.shell.link_send(peer, message)
+        if out.records:
+            self.shell.append(out.ticket, out.records)
         for note in out.notes:
             log.info("%s", note)
         for entry in out.dropped:
@@ -219,21 +224,25 @@ class Replica:
 
     def _recall(self, items: list[Any], decoded: list[Any], touched: frozenset[int] | None, ticket: int) -> None:
         """Call back the cache leases that the message contradicts, from all clients but those who sent its requests."""
+        names: frozenset[int] = frozenset(op.ino for op in decoded if isinstance(op, ops.SetAttr))
         if touched is None:
-            touched = self._resolve(decoded)
+            touched, named = self._resolve(decoded)
+            names |= named
         requesters = {w[0] for item in items if (w := self._waiting.get((item[1], item[2], item[3]))) is not None}
-        if touched is not None and len(requesters) > 1:
+        if len(requesters) > 1:
             requesters = set()  # each one's request contradicts the others' caches
         for client, number, inodes in self.caches.recall(touched, requesters, ticket, self.shell.now()):
-            client.send(msg.Recall(number, inodes))
+            client.send(msg.Recall(number, inodes, tuple(ino for ino in inodes if ino in names)))
 
-    def _resolve(self, decoded: list[Any]) -> frozenset[int] | None:
-        """The inodes that removals and renames touch, if nothing pending can make that untrue; else None.
+    def _resolve(self, decoded: list[Any]) -> tuple[frozenset[int] | None, frozenset[int]]:
+        """(inodes that removals and renames touch, those of them whose names change), if nothing pending can make
+        that untrue; else None for the first.
 
         Enough for caches, not for queries: a message ordered before this one may arrive after it and change what a
         name stands for; that message calls back the caches itself, and no lease is granted while either is pending.
         """
         touched: set[int] = set()
+        named: set[int] = set()
         for op in decoded:
             one = self.state.touched(op) if op is not None else _NOTHING
             if one is None:
@@ -242,10 +251,11 @@ class Replica:
                     names.append((op.new_parent, op.new_name))
                 parents = frozenset(parent for parent, _ in names)
                 if not touched.isdisjoint(parents) or self.pending.conflicts(parents):
-                    return None
+                    return None, _NOTHING
                 one = parents.union(*(self.state.query(ops.Lookup(_ROOT, *name), self.handles).read for name in names))
+                named |= one - parents
             touched |= one
-        return frozenset(touched)
+        return frozenset(touched), frozenset(named)
 
     def _left(self, entry: Entry) -> None:
         """A message was dropped from the log undelivered (beyond a cut): it never happened."""
@@ -253,25 +263,32 @@ class Replica:
         self.pending.remove(key)
         self._ops.pop(key, None)
         if entry.sender == self.me and not self.group.core.outside:
-            # It is in no history, so sending it again under the same slot number is safe.
-            for item in _entries(entry.payload):
-                self._queue.append(item)
+            # It is in no history, so sending it again under the same slot number is safe. But for whom: a request of an
+            # earlier life was sent again elsewhere, and an attachment would take a session back from where it is by now.
+            self._queue.extend(item for item in _entries(entry.payload) if self._awaited(item))
+
+    def _awaited(self, item: Any) -> bool:
+        """Somebody here waits for the outcome of this entry."""
+        _, session, slot, number, _ = item
+        return (session, slot, number) in self._waiting if session else number in self._internal
 
     def _apply(self, item: Delivered) -> None:
         entry = item.entry
         key = entry[:3]
         outcomes = self.state.apply(item.index, entry.sender, entry.payload)
-        decoded = self._ops.pop(key, [])
+        decoded = self._ops.pop(key, None)
+        if decoded is None:
+            decoded = [_decode_op(item) for item in _entries(entry.payload)]  # fed to a learner: it was not pending
         self.pending.remove(key)
-        for op in decoded:
-            if isinstance(op, ops.SessionAttach) and op.replica != self.me:
-                self._moved_away(op.session)
+        for op, outcome in zip(decoded, outcomes, strict=False):
+            if isinstance(op, ops.SessionAttach | ops.SessionOpen) and outcome.status == OK:
+                self._attached(op, outcome)
         for k, outcome in enumerate(outcomes):
             if outcome.session:
                 waiter = self._waiting.pop((outcome.session, outcome.slot, outcome.number), None)
                 if waiter is not None:
                     client, call = waiter
-                    if outcome.opened and outcome.status == OK and not client.gone:
+                    if outcome.opened and outcome.status == OK and client.session == outcome.session and not client.gone:
                         self.handles.open(outcome.session, outcome.opened)
                     self.answered += 1
                     made = decoded[k] if outcome.status == OK and decoded else None
@@ -295,13 +312,33 @@ class Replica:
 
     def _lease(self, client: Client, inodes: frozenset[int]) -> bool:
         """Grant a lease on what was read just now, unless a message in the log is about to change it."""
-        now = self.shell.now()
-        if self.pending.conflicts(inodes) or not self.group.may_read(now):
+        if self.pending.conflicts(inodes) or not self.group.may_read(self.shell.now()):
             return False
-        return self.caches.grant(client, inodes, now)
+        return self._grant(client, inodes)
+
+    def _grant(self, client: Client, inodes: frozenset[int]) -> bool:
+        granted = self.caches.grant(client, inodes, self.shell.now())
+        if not granted:
+            number = self.caches.empty(client)
+            if number:
+                client.send(msg.Recall(number, (), ()))
+        return granted
+
+    def _attached(self, op: ops.SessionAttach | ops.SessionOpen, outcome: Outcome) -> None:
+        """The session is attached to a replica from now on, and that one counts its handles."""
+        session = op.session if isinstance(op, ops.SessionAttach) else unpack_untrusted(outcome.body)
+        if op.replica != self.me:
+            self._moved_away(session)
+            return
+        self.heard[session] = self.shell.now()
+        if outcome.slot == self.me and outcome.number in self._internal:
+            self._unsure.discard(session)
+        else:
+            self._unsure.add(session)  # to this replica in an earlier life: what was open then is not known here
 
     def _moved_away(self, session: int) -> None:
         """The session has ended or is attached to another replica: its handles are counted there, if at all."""
+        self._unsure.discard(session)
         self.heard.pop(session, None)
         self.releases.update(self.handles.forget(session))
         for client in self.clients:
@@ -311,9 +348,19 @@ class Replica:
     def _new_view(self, item: ViewEvent) -> None:
         view = item.view
         self.state.view_event(item.index, generation_of(view.epoch), view.epoch, view.members)
+        self._unsure |= self._unknown_clients(started=False)
         told = self._view_changed(view.epoch, view.members)
         for client in self.clients:
             client.send(told)
+
+    def _unknown_clients(self, started: bool) -> set[int]:
+        """Sessions attached to no member; when this replica has just *started*, also those attached to it."""
+        members = self.state.members
+        return {
+            number
+            for number, session in self.state.sessions()
+            if session.replica not in members or (started and session.replica == self.me)
+        }
 
     def _view_changed(self, epoch: int, members: tuple[int, ...]) -> msg.ViewChanged:
         return msg.ViewChanged(
@@ -445,6 +492,8 @@ class Replica:
             if attach and outcome.status == OK and not client.gone:
                 client.session = op.session if isinstance(op, ops.SessionAttach) else unpack_untrusted(outcome.body)
                 self.heard[client.session] = self.shell.now()
+            elif isinstance(op, ops.SessionAttach) and outcome.status != OK:
+                self.releases.update(self.handles.forget(op.session))  # they were declared in vain
             client.send(msg.Answer(call, outcome.status, outcome.body))
 
         self.internal(op, done)
@@ -452,6 +501,13 @@ class Replica:
     def _attach(self, client: Client, m: msg.AttachSession) -> None:
         if self._refused(client, m.call):
             return
+        known = self.state.session(m.session)
+        if known is not None and known.key != m.key:
+            client.send(msg.Answer(m.call, Status.SESSION_UNKNOWN, b""))
+            return
+        for other in self.clients:
+            if other.session == m.session and other is not client:
+                other.session = 0  # it is gone, unnoticed: what was for it is asked for again over this connection
         # 1. From now on an unlink applied here finds the handles. 2. Orphans among them are pinned before the
         # attachment is ordered: the replica the session came from lets go of them only after that.
         self.handles.declare(m.session, m.handles)
@@ -525,6 +581,8 @@ class Replica:
             return False
         result = self.state.query(query.op, self.handles)
         conflicts = self.pending.conflicts(result.read)
+        if result.status != OK and not all(map(self.state.exists, result.read)):
+            conflicts = list(self.pending.keys())  # which inode a message makes is not known before it is delivered
         if conflicts:
             if first:
                 query.arrived = self.pending.keys()
@@ -533,11 +591,14 @@ class Replica:
                 query.waits = waits
                 return False
         if result.status == OK and isinstance(query.op, ops.Open) and not query.client.gone:
+            if not query.client.session:
+                query.client.send(msg.Answer(query.call, Status.NOT_ATTACHED, b""))  # for whom should it be counted?
+                return True
             self.handles.open(query.client.session, query.op.ino)
         self.queried += 1
         lease = isinstance(query.op, _CACHEABLE) and not conflicts and self.caches.has(query.client)
         if lease:
-            lease = self.caches.grant(query.client, result.read, self.shell.now())
+            lease = self._grant(query.client, result.read)
         query.client.send(msg.Answer(query.call, result.status, result.body, lease))
         return True
 
@@ -562,13 +623,17 @@ class Replica:
         self._acknowledge()  # recalls end by time as well
         if not self.active:
             return
+        if not self._unsure:
+            self._release()
+        if look_at_sessions:
+            self._expire()
+
+    def _release(self) -> None:
         owed = [i for i in sorted(self.releases) if self.state.is_orphan(i) and not self.handles.is_open(i)]
         self.releases.clear()
         for at in range(0, len(owed), limits.ORPHAN_ANSWERS):
             part = tuple(owed[at : at + limits.ORPHAN_ANSWERS])
             self.internal(ops.OrphanAnswer(self.me, part, ()), lambda outcome: None)
-        if look_at_sessions:
-            self._expire()
 
     @property
     def lowest(self) -> bool:
@@ -584,7 +649,7 @@ class Replica:
         connected = {client.session for client in self.clients if client.session}
         for number, session in self.state.sessions():
             if session.replica == self.me:
-                since = now - self.heard.setdefault(number, now)
+                since = now - self.heard.get(number, self._grace_since)
                 expired = number not in connected and since >= limits.SESSION_TIMEOUT_US
             else:
                 expired = session.replica not in members and self.lowest and graced
@@ -593,6 +658,7 @@ class Replica:
                 self.internal(ops.SessionExpire(number, session.attachments), lambda outcome: None)
         if not graced:
             return
+        self._unsure.clear()  # they have expired, or are about to
         self.releases.update(i for i in self.state.orphans_owed(self.me) if not self.handles.is_open(i))
         for debtor in self.state.orphan_debtors():
             if debtor not in members and self.lowest:
@@ -613,6 +679,8 @@ class Replica:
             self.state = state
             self.handles = Handles()
             self.releases.clear()
+            self._unsure = self._unknown_clients(started=True)
+            self.caches.take_all()
             self.pending.clear()
             self._ops.clear()
             for entry in self.group.core.history.undelivered():
@@ -625,6 +693,8 @@ class Replica:
         self.group.validate()
         self.state.validate()
         self.handles.validate()
+        self.pending.validate()
+        self.caches.validate()
         assert set(self._ops) == set(self.pending.keys())
 
 

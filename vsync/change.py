@@ -83,7 +83,8 @@ class Change:
         epoch = core.newest.epoch + 1
         core.note(f"starts the change to view {describe_epoch(epoch)}: {reason}")
         self.attempt = Attempt(epoch, reason, now + limits.SEAL_WAIT, joiner)
-        views = pack_views([core.newest])
+        since = min(core.history.epoch, core.newest.epoch)
+        views = pack_views([v for e, v in sorted(core.history.views.items()) if e >= since])
         for replica in core.replicas:
             core.send(replica, Seal(epoch, reason, views))
 
@@ -169,7 +170,8 @@ def plan_view(
         if base not in views:
             return f"view {describe_epoch(base)} is not known here"
     before = views[base].base
-    able = [r for r in sealed if r in flushed or (before in reports[r].flushed and r in views[before].members)]
+    began = views[before].members if before in views else ()
+    able = [r for r in sealed if r in flushed or (before in reports[r].flushed and r in began)]
     furthest = max(reports[r].index for r in flushed)
     if joiner in reports and joiner not in able and reports[joiner].index + 2 * limits.JOIN_CLOSE >= furthest:
         able.append(joiner)

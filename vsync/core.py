@@ -90,7 +90,7 @@ class Core:
         order = self.active
         hears = tuple(r for r in self.replicas if r == self.me or self.detector.hears(r))
         active = order.epoch if order is not None else -1
-        common = (self.newest.epoch, active, self.sealed, self.flushed_durable, now, self.history.index)
+        common = (self.history.known_to, active, self.sealed, self.flushed_durable, now, self.history.index)
         if order is None:
             return Heartbeat(*common, 0, 0, (), (), (), hears)
         return Heartbeat(

@@ -67,7 +67,14 @@ class SnapshotSent:
     peer: int
 
 
-Event = Received | LinkUp | LinkDown | DurableUpTo | Submit | Tick | SnapshotInstalled | SnapshotSent
+@dataclass(frozen=True, slots=True)
+class ChangeView:
+    """An administrator wants a view change [10-group: Views]: it may come at any moment and do no harm."""
+
+    reason: str
+
+
+Event = Received | LinkUp | LinkDown | DurableUpTo | Submit | Tick | SnapshotInstalled | SnapshotSent | ChangeView
 
 # --- effects --------------------------------------------------------------------------------------
 

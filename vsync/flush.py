@@ -96,7 +96,7 @@ class Flush:
         """Entries we asked for."""
         core = self.core
         view = core.newest
-        if m.epoch != view.epoch or view.epoch in core.flushed or core.outside:
+        if m.epoch != view.epoch or view.epoch in core.flushed or core.sealed > view.epoch or core.outside:
             return
         wanted = {(e, s): (first, last) for e, s, first, last in core.history.wants(view) or []}
         took = 0

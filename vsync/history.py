@@ -125,15 +125,8 @@ class History:
         if known is not None:
             assert known == view, f"two views decided for epoch {view.epoch}: {known} and {view}"
             return False
-        late = view.epoch < self.newest.epoch
         self.views[view.epoch] = view
         out.records.append(Decided(view))
-        if late:
-            # 1. View 4 cuts epoch 3 at 10 and is never active. 2. View 6, base 3, is decided from the log of one that did
-            # not know view 4, and cuts at 12. 3. A member that knows view 6 already is told view 4. What it holds is what
-            # view 6 needs; were view 4 on view 6's chain, finish() would deliver no more than its cut.
-            # Test: test_history.test_a_view_learned_late_drops_nothing.
-            return True
         for epoch in sorted(self._queues):
             for sender, queue in self._queues[epoch].items():
                 while queue and cut_off(view, epoch, sender, queue[-1].seq):
@@ -206,16 +199,13 @@ class History:
         self._keep(before, entry, len(entry.payload) + 128)
 
     def deliver_view(self, view: View, out: Effects) -> None:
-        """The view event is next in history; its base's messages up to the cut were delivered before it.
-
-        What is left in the log of epochs before it (of a base whose view was learned late) is no part of history.
-        """
+        """The view event is next in history; its base's messages up to the cut were delivered before it."""
         assert view.base == self.epoch, f"view {view.epoch} follows {view.base}, history is at {self.epoch}"
         assert all(self.delivered.get(s, 0) == last for s, last in view.cut), "the cut was delivered to its end"
         before = self.hash
         for epoch in [e for e in self._queues if e < view.epoch]:
-            for queue in self._queues.pop(epoch).values():
-                out.dropped.extend(queue)
+            assert not any(self._queues[epoch].values()), "nothing undelivered stays behind a view event"
+            del self._queues[epoch]
         self._tops = {e: t for e, t in self._tops.items() if e >= self.epoch}
         self.epoch = view.epoch
         self.delivered = {}
@@ -232,8 +222,7 @@ class History:
         [rule 5: also events of views that were flushed here and never activated]."""
         for v in self.chain(view):
             queues = self._queues.get(v.base, {})
-            held = [e for queue in queues.values() for e in queue if not cut_off(v, e.epoch, e.sender, e.seq)]
-            rest = sorted((e.clock, e.sender, e.seq) for e in held)
+            rest = sorted((e.clock, e.sender, e.seq) for queue in queues.values() for e in queue)
             for _, sender, seq in rest:
                 entry = queues[sender][0]
                 assert entry.seq == seq, "clocks of one sender rise with its sequence numbers"

@@ -140,6 +140,8 @@ class Machine:
                 self.transfer.installed(Position.unpack_untrusted(position), now)
             case ev.SnapshotSent(peer):
                 self.transfer.snapshots.discard(peer)
+            case ev.ChangeView(reason):
+                self.change.start(reason, now)
         self._loop_back(now)
         self._settle(now)
         if out.records:

@@ -114,10 +114,7 @@ class Durable:
                 self.sealed = max(self.sealed, epoch)
             case Decided(view):
                 if view.epoch not in self.views:
-                    late = view.epoch < max(self.views, default=-1)
                     self.views[view.epoch] = view
-                    if late:
-                        return  # drops nothing: see History.learn
                     self.entries = [e for e in self.entries if not cut_off(view, e.epoch, e.sender, e.seq)]
             case Flushed(epoch):
                 self.flushed.add(epoch)

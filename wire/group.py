@@ -118,10 +118,10 @@ class Ack:
 class Heartbeat:
     """Every replica to every other, each heartbeat interval, and at once when ``flushed`` moves.
 
-    ``top``: last decided epoch known; ``active``: epoch active in, or -1; ``sealed``; ``flushed``: highest epoch
-    flushed.  ``stamp`` is the sender's clock (us), returned by a Grant.  ``index``: delivered up to here.  The
-    vectors are about ``active`` (empty when there is none): they repeat what an Ack says, so that a lost one
-    does no lasting harm.  ``hears``: whom the sender hears.
+    ``top``: the sender knows all decided views up to this; ``active``: epoch active in, or -1; ``sealed``;
+    ``flushed``: highest epoch flushed.  ``stamp`` is the sender's clock (us), returned by a Grant.  ``index``: how far
+    it has delivered.  The vectors are about ``active`` (empty when there is none): they repeat what an Ack says, so
+    that a lost one does no lasting harm.  ``hears``: whom the sender hears.
     """
 
     top: int
@@ -163,7 +163,11 @@ class Grant:
 
 @message(205)
 class Seal:
-    """A coordinator starts the change to ``epoch`` and asks for reports. ``views``: what it knows is decided."""
+    """A coordinator starts the change to ``epoch`` and asks for reports.
+
+    ``views``: the decided ones from the view its history is in.  A receiver that missed one of them may hold what that
+    one cut off: it must learn the cut before it reports, or what others have dropped (and sent again) would come back.
+    """
 
     epoch: int
     reason: str

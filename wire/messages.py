@@ -57,7 +57,11 @@ class Hello:
 
 @message(2)
 class Welcome:
-    """Answer of whoever listens: the connection is accepted. Same fields, the listener's own."""
+    """Answer of whoever listens: the connection is accepted. Same fields, the listener's own.
+
+    A storage target's ``incarnation`` moves on when unsynced writes may have been lost (ossd.identity): a client with
+    writes to it that no ObjectSync has covered and were made under another must report them lost, or write again.
+    """
 
     version: int
     role: str
@@ -246,14 +250,16 @@ class Recall:
     """A replica wants these inodes (none: all) out of the client's cache before it acknowledges a request.
 
     The client drops what it keeps of them, makes sure that its kernel does, and answers Recalled.  Answers sent
-    before this message are covered, later ones not.
+    before this message are covered, later ones not.  ``names``: those of them whose own name, or the right to pass
+    through them, may change: the client's kernel may know these without having asked.
     """
 
     number: int
     inodes: tuple[int, ...]
+    names: tuple[int, ...]
 
     def invalid(self) -> str | None:
-        if not all(type(i) is int and 0 < i < 2**63 for i in self.inodes):
+        if not all(type(i) is int and 0 < i < 2**63 for i in self.inodes + self.names):
             return "an entry that is no inode number"
         return None if self.number > 0 else "number"
 

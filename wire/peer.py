@@ -74,6 +74,7 @@ class Connection:
         self._writable = trio.Event()
         self._drained = trio.Event()
         self._reads = 0
+        self._dry = False
 
     def __repr__(self) -> str:
         return f"<Connection {self.where}>"
@@ -208,6 +209,8 @@ class Connection:
     async def _fill(self) -> None:
         rest = self._in[self._at :]  # less than a header
         chunk = await self._recv(partial(self._sock.recv, RECV_SIZE))
+        # The kernel had no more: waiting without another try saves a system call and an exception per frame.
+        self._dry = len(chunk) < RECV_SIZE
         self._in, self._at = rest + chunk, 0
 
     async def _recv(self, read: Callable[[], Any]) -> Any:
@@ -217,16 +220,19 @@ class Connection:
             self._reads = 0
             await trio.lowlevel.checkpoint()
         while True:
-            if self.closed is not None:
-                raise ConnectionLost(self.closed)
-            try:
-                got = read()
-            except BlockingIOError:
+            if self._dry:
+                self._dry = False
                 self._reads = 0
                 try:
                     await trio.lowlevel.wait_readable(self._sock)
                 except (trio.ClosedResourceError, ValueError) as exc:
                     raise ConnectionLost(self.closed or "closed") from exc
+            if self.closed is not None:
+                raise ConnectionLost(self.closed)
+            try:
+                got = read()
+            except BlockingIOError:
+                self._dry = True
                 continue
             except OSError as exc:
                 self._lost(f"receive: {exc.strerror}")

@@ -197,6 +197,9 @@ class Cluster:
                     task_status.started()
 
         await self.nursery.start(run)
+        # On a port of its own each time, as a daemon that has moved would be.
+        where = f"127.0.0.1:{started[0]}"
+        self.replica.apply(ops.TargetSet(number, where, number.to_bytes(16, "big")))
         return started[0]
 
 
@@ -228,9 +231,7 @@ async def one_replica(
         async with trio.open_nursery() as nursery:
             cluster = Cluster(config, replica, nursery, [])
             for target in members:
-                where = f"127.0.0.1:{await cluster.start_target(target.id)}"
-                _keep_port(base, f"target-{target.id}", int(where.rpartition(":")[2]))
-                replica.apply(ops.TargetSet(target.id, where, target.id.to_bytes(16, "big")))
+                _keep_port(base, f"target-{target.id}", await cluster.start_target(target.id))
             nursery.start_soon(listener.serve, nursery, CLUSTER, lambda hello: None, lambda hello: welcome, converse)
             yield cluster
             nursery.cancel_scope.cancel()

@@ -12,7 +12,8 @@ def test_nothing_is_hard_and_uncached() -> None:
 
 
 def test_everything() -> None:
-    found = parse(["soft,timeo=50", "replica=2,actimeo=1.5", "ro,allow_other,_netdev,x-systemd.automount", "subdir=/a/b/"])
+    words = ["soft,timeo=50", "replica=2,actimeo=1.5", "ro,allow_other,_netdev,x-systemd.automount", "subdir=/a/b/"]
+    found = parse(words)
     assert found.soft_after == 5.0
     assert found.prefer_replica == 2
     assert (found.entry_s, found.attr_s) == (1.5, 1.5)

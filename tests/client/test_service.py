@@ -21,7 +21,9 @@ ROOT = ops.Cred(0, 0, ())
 
 
 @asynccontextmanager
-async def opened(base: Path, targets: int = 2, soft_after: float | None = None) -> AsyncIterator[tuple[Cluster, FileSystem]]:
+async def opened(
+    base: Path, targets: int = 2, soft_after: float | None = None
+) -> AsyncIterator[tuple[Cluster, FileSystem]]:
     async with one_replica(base, targets, stripe_size=1 << 16) as cluster:
         options = MountOptions(soft_after=soft_after)
         async with open_file_system(cluster.config, options=options) as fs:
@@ -98,7 +100,9 @@ async def test_session_expires_and_open_files_are_stale(tmp_path: Path) -> None:
         file = await fs.create("/f")
         await file.write(b"x", 0)
         session = fs.volume.service.core.session
-        cluster.replica.apply(ops.SessionExpire(session, cluster.replica.machine.session(session).attachments))  # type: ignore[union-attr]
+        known = cluster.replica.machine.session(session)
+        assert known is not None
+        cluster.replica.apply(ops.SessionExpire(session, known.attachments))
         for conn in list(cluster.replica.connections):
             conn.close("cut")
         assert (await fs.stat("/")).is_directory, "what needs no handle goes on"

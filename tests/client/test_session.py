@@ -108,9 +108,11 @@ class Drive:
 
     def __init__(self, addresses: tuple[tuple[int, str], ...] = ABC, **kwargs: Any) -> None:
         keys = iter(b"KLMNO")
-        self.core = Session(
-            "test", next(keys).to_bytes(1) * 16, addresses, InOrder(), new_key=lambda: next(keys).to_bytes(1) * 16, **kwargs
-        )
+
+        def new_key() -> bytes:
+            return next(keys).to_bytes(1, "big") * 16
+
+        self.core = Session("test", new_key(), addresses, InOrder(), new_key=new_key, **kwargs)
         self.now = 100.0
 
     def __call__(self, event: Event, after: float = 0.0) -> list[str]:
@@ -234,6 +236,7 @@ def test_all_down_for_a_while(drive: Drive) -> None:
     drive(query(1))
     begun = drive.now
     conn = 0
+    effects: list[str] = []
     for _ in range(30):
         for address in "abc":
             conn += 1

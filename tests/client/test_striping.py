@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from client.striping import object_length, object_truncations, split
 
-SMALL = {"stripe": st.integers(1, 7), "columns": st.integers(1, 5)}
+STRIPE = st.integers(1, 7)
+COLUMNS = st.integers(1, 5)
 
 
 def place(offset: int, stripe: int, columns: int) -> tuple[int, int]:
@@ -16,7 +17,7 @@ def place(offset: int, stripe: int, columns: int) -> tuple[int, int]:
     return unit % columns, (unit // columns) * stripe + offset % stripe
 
 
-@given(st.integers(0, 200), st.integers(0, 120), **SMALL, longest=st.integers(1, 40))
+@given(st.integers(0, 200), st.integers(0, 120), STRIPE, COLUMNS, st.integers(1, 40))
 @settings(max_examples=300, deadline=None)
 def test_split_places_every_byte_once(offset: int, length: int, stripe: int, columns: int, longest: int) -> None:
     placed = []
@@ -27,7 +28,7 @@ def test_split_places_every_byte_once(offset: int, length: int, stripe: int, col
     assert placed == [(at, *place(at, stripe, columns)) for at in range(offset, offset + length)]
 
 
-@given(st.integers(0, 300), **SMALL)
+@given(st.integers(0, 300), STRIPE, COLUMNS)
 @settings(max_examples=300, deadline=None)
 def test_object_length_is_one_past_the_last_byte(size: int, stripe: int, columns: int) -> None:
     lengths = [0] * columns

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+import trio
 
+from admin.ask import status_of
 from tests.live import Live
 from wire.codec import decode, encode, pack
 from wire.framing import BULK_MAX, HEADER, META_MAX
@@ -60,8 +62,12 @@ def still_serves(live: Live, name: str, pid: int) -> None:
     who = live.cluster.identity(name)
     assert who is not None
     assert who.pid == pid, "the very same process"
-    found = live.cluster.status()
-    assert next(d for d in (*found.replicas, *found.targets) if d.name == name).said is not None
+    answers(live, name)
+
+
+def answers(live: Live, name: str) -> None:
+    """The daemon answers a status call: it is alive and has not lost its wits. Raises AskError."""
+    trio.run(status_of, live.cluster.config, live.cluster.daemon(name).address, 10.0)
 
 
 @pytest.fixture(params=DAEMONS)
@@ -162,8 +168,7 @@ def test_a_query_that_holds_garbage_is_answered_not_executed(cluster: Live) -> N
 def test_a_connection_that_says_nothing_or_half_a_frame_holds_up_nobody(cluster: Live, daemon: str) -> None:
     with raw(cluster, daemon), raw(cluster, daemon) as half:
         half.sendall(struct.pack("!I", 20))
-        found = cluster.cluster.status()
-        assert next(d for d in (*found.replicas, *found.targets) if d.name == daemon).said is not None
+        answers(cluster, daemon)
 
 
 def test_random_bytes_in_random_pieces(cluster: Live, daemon: str) -> None:

@@ -41,7 +41,7 @@ class FaultyDisk(Disk):
 
         return call
 
-    def statvfs(self, path: object) -> Any:  # type: ignore[override]
+    def statvfs(self, path: object) -> Any:
         """A disk of 2**41 bytes of which ``free`` are free."""
 
         class Answer:
@@ -66,7 +66,7 @@ class ShortDisk(FaultyDisk):
             self.room -= done
             return done
 
-        self.pwrite = pwrite  # type: ignore[assignment, method-assign]
+        self.pwrite = pwrite
 
 
 # --- crashes --------------------------------------------------------------------------------------
@@ -132,13 +132,13 @@ class CrashDisk(Disk):
         self.count = 0
         self.image = Image()
         self._fds: set[int] = set()
-        self.open = self._open  # type: ignore[assignment, method-assign]
-        self.pwrite = self._pwrite  # type: ignore[assignment, method-assign]
-        self.ftruncate = self._ftruncate  # type: ignore[assignment, method-assign]
-        self.setxattr = self._setxattr  # type: ignore[assignment, method-assign]
-        self.fsync = self._fsync  # type: ignore[assignment, method-assign]
-        self.fdatasync = self._fdatasync  # type: ignore[assignment, method-assign]
-        self.sync_directory = self._sync_directory  # type: ignore[assignment, method-assign]
+        self.open = self._open  # type: ignore[assignment]
+        self.pwrite = self._pwrite
+        self.ftruncate = self._ftruncate
+        self.setxattr = self._setxattr  # type: ignore[assignment]
+        self.fsync = self._fsync  # type: ignore[assignment]
+        self.fdatasync = self._fdatasync  # type: ignore[assignment]
+        self.sync_directory = self._sync_directory
 
     def _step(self) -> None:
         self.count += 1

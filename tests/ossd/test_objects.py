@@ -141,11 +141,11 @@ TestOrderMachine = OrderMachine.TestCase
 
 def test_a_sync_without_trouble() -> None:
     book = SyncBook()
-    assert book.clean
     book.wrote("a")
+    assert (book.writes, book.synced) == (1, 0)
     assert not book.clean
     book.done(book.writes)
-    assert book.clean
+    assert (book.writes, book.synced) == (1, 1)
     assert book.told("a") == 0
 
 

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -369,7 +370,7 @@ async def test_a_client_that_takes_no_answers(port: int, monkeypatch: pytest.Mon
         status = (await client.call(StatusCall))[1]
         assert status["bytes_under_way"] <= 6 << 20
         with trio.fail_after(30):
-            for call in range(200):
+            for _ in range(200):
                 msg, bulk = await greedy.receive()
                 assert (msg.status, len(bulk)) == (OK, 1 << 20)
     greedy.close()
@@ -644,17 +645,8 @@ async def test_signals(tmp_path: Path, number: signal.Signals) -> None:
     write_config(config)
     program = PROGRAM.replace("from ossd.serve import main", _ANY_PORT)
     async with trio.open_nursery() as nursery:
-        process = await nursery.start(
-            lambda task_status: trio.run_process(
-                [sys.executable, "-c", program, str(config.path)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                check=False,
-                capture_stdout=False,
-                task_status=task_status,
-            )
-        )
+        run = partial(trio.run_process, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)
+        process = await nursery.start(run, [sys.executable, "-c", program, str(config.path)])
         with trio.fail_after(30):
             line = b""
             while b"\n" not in line:

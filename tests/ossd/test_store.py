@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from ossd import store as store_module
 from ossd.identity import StoreRefused
 from ossd.objects import OFFSET_MAX, Truncations, pending
-from ossd.store import TRIM_ATTR, Disk, Key, Store, file_name
+from ossd.store import TRIM_ATTR, Buffer, Disk, Key, Store, file_name
 from tests.ossd.disks import CLUSTER, FaultyDisk, ShortDisk, copy_of
 
 A: Key = (1, 0)
@@ -44,7 +44,7 @@ def store(path: Path, disk: FaultyDisk) -> Iterator[Store]:
     made.close()
 
 
-def write(store: Store, key: Key, offset: int, data: bytes, known: Truncations = (), client: str = "c") -> None:
+def write(store: Store, key: Key, offset: int, data: Buffer, known: Truncations = (), client: str = "c") -> None:
     file = store.fetch(key, create=True)
     assert file is not None
     try:
@@ -95,7 +95,7 @@ def test_bytes_come_back(store: Store) -> None:
     assert read(store, A) is None
     write(store, A, 0, b"hello")
     write(store, A, 5, bytearray(b" world"))
-    write(store, B, 3, memoryview(b"xyz"))  # type: ignore[arg-type]
+    write(store, B, 3, memoryview(b"xyz"))
     assert read(store, A) == b"hello world"
     assert read(store, A, 6, 3) == b"wor"
     assert read(store, A, 10, 100) == b"d"
@@ -367,7 +367,7 @@ def test_two_readers_open_one_object(path: Path) -> None:
                 self.closed.append(fd)
                 os.close(fd)
 
-            self.getxattr, self.close = getxattr, close  # type: ignore[assignment, method-assign]
+            self.getxattr, self.close = getxattr, close  # type: ignore[assignment]
 
     disk = Slow()
     store = Store.open(path, CLUSTER, 1, disk=disk)
@@ -580,7 +580,7 @@ def test_a_write_taken_in_parts(path: Path) -> None:
         disk.room = 4
         return limited(fd, data, offset)  # type: ignore[arg-type]
 
-    disk.pwrite = pwrite  # type: ignore[assignment, method-assign]
+    disk.pwrite = pwrite
     write(store, A, 1, b"0123456789")
     assert read(store, A) == b"\x000123456789"
     store.close()

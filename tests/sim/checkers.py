@@ -61,8 +61,9 @@ class Checkers:
         for item in items:
             what = item.entry if isinstance(item, Delivered) else item.view
             if item.index < len(self.history):
-                if self.history[item.index] != what:
-                    raise Violation(f"replica {by.me}: item {item.index} is {what}, history has {self.history[item.index]}")
+                before = self.history[item.index]
+                if before != what:
+                    raise Violation(f"replica {by.me}: item {item.index} is {what}, history has {before}")
                 continue
             if item.index != len(self.history):
                 raise Violation(f"replica {by.me} delivers item {item.index}, history ends at {len(self.history)}")
@@ -80,7 +81,7 @@ class Checkers:
             members = (views[-1] if views else self.views[entry.epoch]).members
             for member in members:
                 if not self._replica(member).has(entry, index):
-                    raise Violation(f"replica {by.me} delivers {entry}, item {index}, not safe at {member} of {members}")
+                    raise Violation(f"replica {by.me} delivers {entry}, item {index}, not safe at {member}")
 
     def same_hash(self, at: Position) -> None:
         """Equal index, equal history hash."""

@@ -14,7 +14,7 @@ DRIFT_PPM: Final = 20_000
 
 
 class Scheduler:
-    """True time (us, starts at 0) and the events to come; two at the same time happen in the order they were planned."""
+    """True time (us, starts at 0) and the events to come; two at the same time happen as they were planned."""
 
     def __init__(self) -> None:
         self.now = 0

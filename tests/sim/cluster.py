@@ -169,7 +169,8 @@ class Cluster:
         down = self._choose_down()
         self._heal(down)
         if down:
-            self._until(lambda: self._converged(set(self.replica_ids) - down), PROGRESS_WITHIN, f"goes on without {down}")
+            left = set(self.replica_ids) - down
+            self._until(lambda: self._converged(left), PROGRESS_WITHIN, f"goes on without {down}")
             self._heal(set())
         self._until(lambda: self._converged(set(self.replica_ids)), CONVERGE_WITHIN, "converges")
         for replica in self.replica_ids:
@@ -224,10 +225,10 @@ class Cluster:
         # active needs is one of its members that did not flush it: sealed, it proves that.
         views = self.checkers.views
         epoch = max(views)
-        for process in self.processes.values():
-            for record in process.disk.records:
-                if isinstance(record, AcceptedValue) and record.epoch > epoch and not set(up) & set(record.view.members):
-                    return set()  # it may become the next view yet, and then all its members are needed
+        records = [record for process in self.processes.values() for record in process.disk.records]
+        accepted = [r.view for r in records if isinstance(r, AcceptedValue) and r.epoch > epoch]
+        if not all(set(up) & set(view.members) for view in accepted):
+            return set()  # one of them may become the next view yet
         while up:
             members = [r for r in up if r in views[epoch].members]
             if not members:
@@ -256,7 +257,9 @@ class Cluster:
             if not r.running:
                 return f"{r.me} is down"
             core, active = r.machine.core, r.machine.active_view
-            doing = f"active in {describe_epoch(active)}" if active is not None else f"sealed below {describe_epoch(core.sealed)}"
+            doing = f"sealed below {describe_epoch(core.sealed)}"
+            if active is not None:
+                doing = f"active in {describe_epoch(active)}"
             return f"{r.me} {doing}, knows view {describe_epoch(core.newest.epoch)}, index {r.index}"
 
         return "; ".join(one(r) for r in self.replicas.values())

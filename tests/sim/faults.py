@@ -7,9 +7,12 @@ from typing import Protocol
 
 from tests.sim.clock import MS, Scheduler
 from tests.sim.network import Network, Pair
-from tests.sim.processes import Process
+from tests.sim.processes import Process, Replica
 
-KINDS = ("crash", "pause", "cut", "one-way cut", "isolate", "break", "lose data", "slow disk", "hiccups", "power cut", "mid-change")
+KINDS = (
+    "crash", "pause", "cut", "one-way cut", "isolate", "break", "lose data", "slow disk", "hiccups", "power cut",
+    "mid-change", "duels",
+)  # fmt: skip
 
 
 class Town(Protocol):
@@ -19,6 +22,7 @@ class Town(Protocol):
     rng: Random
     network: Network
     processes: dict[int, Process]
+    replicas: dict[int, Replica]
 
     def restart(self, who: int) -> None: ...
 
@@ -44,6 +48,9 @@ class Faults:
         if "mid-change" in kinds:
             self._kinds = [k for k in self._kinds if k != "mid-change"]
             self._watch()
+        if "duels" in kinds:
+            self._kinds = [k for k in self._kinds if k != "duels"]
+            self._duel()
         if self._kinds:
             town.clock.after(rng.randrange(1500 * MS), self._next)
 
@@ -112,6 +119,15 @@ class Faults:
                         others = [x for x in sorted(town.processes) if x != who]
                         if others:
                             self._between(kind, who, rng.choice(others))
+
+    def _duel(self) -> None:
+        """Any replica starts a view change, for no reason and while others do."""
+        if self._stopped:
+            return
+        town, rng = self._town, self._town.rng
+        town.clock.after(rng.randrange(self._pace // 4, 2 * self._pace), self._duel)
+        for who in rng.sample(sorted(town.replicas), min(len(town.replicas), rng.choice((1, 1, 2)))):
+            town.clock.after(rng.randrange(20 * MS), town.replicas[who].take, "change")
 
     def _some(self, about: int) -> int:
         return self._town.rng.randrange(about // 8, 2 * about)

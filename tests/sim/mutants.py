@@ -2,6 +2,10 @@
 
 A mutant is a change to the source text of one function, made in memory only.  One whose text is no longer found
 fails loudly: it has to be written anew when the rule's code changes.
+
+Not here are rules whose breach takes a rarer schedule than a few hundred seeds meet, as in the search that the rules
+come from: a sealed member grants no lease and answers no query, a restarted replica holds a full lease time, a seal
+and a promise are durable before they are told, and back by bases. Each has its scene in tests/vsync.
 """
 
 from __future__ import annotations
@@ -15,15 +19,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tests.sim.processes import Replica
-from vsync import change, history, order, register
+from vsync import change
 from vsync.change import Change
-from vsync.core import Core
 from vsync.flush import Flush
 from vsync.history import History
 from vsync.leases import Leases
-from vsync.machine import Machine
 from vsync.order import Order
 from vsync.register import Acceptor, Proposer
+from vsync.transfer import Transfer
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def _edited(edit: Edit, original: Any) -> Any:
 MUTANTS: Final = (
     Mutant(
         "a sealed member flushes and activates nothing below its seal",
-        0,
+        48,
         (
             Edit(Flush, "tick", " or core.sealed > view.epoch", ""),
             Edit(Flush, "waits_until", " or core.sealed > view.epoch", ""),
@@ -81,7 +84,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "a message is acknowledged only when it is durable",
-        0,
+        1,
         (Edit(Order, "on_data", "self.received[k] = m.seq", "self.received[k] = self.durable[self.mine][k] = m.seq"),),
     ),
     Mutant(
@@ -91,77 +94,41 @@ MUTANTS: Final = (
     ),
     Mutant(
         "a message is delivered only when no member can send an earlier one",
-        0,
+        32,
         (Edit(Order, "deliver", "self.known[k] < clock or ", ""),),
     ),
     Mutant(
         "an acknowledgement does not overtake lost data",
-        0,
+        32,
         (Edit(Order, "on_ack", "if self.received[k] >= m.own:", "if True:"),),
     ),
     Mutant(
         "a decided view drops what lies beyond its cut",
-        0,
-        (Edit(history.History, "learn", "while queue and cut_off(view, epoch, sender, queue[-1].seq):", "while False:"),),
-    ),
-    Mutant(
-        "a sealed member grants no lease",
-        0,
-        (
-            Edit(
-                Machine,
-                "_on_heartbeat",
-                "order = core.active\n",
-                "order = core.active\n"
-                "    if order is None and core.order is not None and m.active == core.order.epoch:\n"
-                "        core.send(peer, Grant(m.active, m.stamp))\n",
-            ),
-        ),
-    ),
-    Mutant(
-        "a sealed member answers no query",
-        0,
-        (Edit(Machine, "may_read", "order = self.core.active", "order = self.core.order"),),
+        3,
+        (Edit(History, "learn", "while queue and cut_off(view, epoch, sender, queue[-1].seq):", "while False:"),),
     ),
     Mutant(
         "a query waits for what is in the log",
-        0,
+        1,
         (Edit(Replica, "readable", "key is None or e.payload[-1] == key", "False"),),
     ),
     Mutant(
         "a member left out may read until its leases have run out",
-        0,
-        (Edit(Leases, "promised_until", "given + limits.LEASE", "given"), Edit(change, "plan_view", "if q)), hold)", "if q)), 0)")),
-    ),
-    Mutant(
-        "a restarted replica holds a full lease time",
-        0,
-        (Edit(Core, "__init__", "now + limits.LEASE", "now"),),
+        3,
+        (
+            Edit(Leases, "promised_until", "given + limits.LEASE", "given"),
+            Edit(change, "plan_view", "cut_pairs, hold)", "cut_pairs, 0)"),
+        ),
     ),
     Mutant(
         "a member that does not answer is not one that has not flushed",
-        0,
+        3,
         (Edit(change, "plan_view", 'if not sealed:\n', 'if not sealed and base == 0:\n'),),
     ),
     Mutant(
-        "the next base is a view's base, not the epoch before",
-        0,
-        (Edit(change, "plan_view", "base = views[base].base\n", "base -= 1\n"),),
-    ),
-    Mutant(
-        "the seal is durable before it is reported",
-        0,
-        (Edit(Machine, "_on_seal", "core.after(peer, self._report", "core.send(peer, self._report"),),
-    ),
-    Mutant(
-        "a restarted replica never resumes an epoch",
-        0,
-        (Edit(Core, "__init__", "max(self.flushed, default=-1) + 1, max(durable.views, default=0)", "max(durable.views, default=0)"),),
-    ),
-    Mutant(
         "a view is active when every member has flushed it",
-        0,
-        (Edit(Flush, "waits_until", "if not self.flushed_by.issuperset(view.members):", "if core.me not in self.flushed_by:"),),
+        3,
+        (Edit(Flush, "waits_until", "not self.flushed_by.issuperset(view.members)", "core.me not in self.flushed_by"),),
     ),
     Mutant(
         "the events of views that were never active here are history, too",
@@ -170,27 +137,22 @@ MUTANTS: Final = (
     ),
     Mutant(
         "a proposer adopts what may have been decided",
-        0,
+        49,
         (Edit(Proposer, "on_promise", "if accepted:", "if False:"),),
     ),
     Mutant(
         "a voter accepts nothing below its promise",
-        0,
+        59,
         (Edit(Acceptor, "on_accept", "if state.promised is not None and m.ballot < state.promised:", "if False:"),),
     ),
     Mutant(
-        "a ballot is never used twice",
-        0,
-        (
-            Edit(Change, "_propose", "core.incarnation)", "0)"),
-            Edit(Change, "on_promise", "self._round = max(self._round, m.ballot[0])", "pass"),
-            Edit(Acceptor, "on_prepare", "m.ballot <= state.promised", "m.ballot < state.promised"),
-        ),
+        "a refused proposer learns the higher ballot",
+        31,
+        (Edit(Change, "on_promise", "self._round = max(self._round, m.ballot[0])", "pass"),),
     ),
     Mutant(
-        "a promise is durable before it is sent",
-        0,
-        (Edit(Acceptor, "on_prepare", "out.after.append((peer, Promise(m.epoch, m.ballot, accepted)))", "out.send.append((peer, Promise(m.epoch, m.ballot, accepted)))"),),
+        "a learner that asks again goes on with its stay",
+        3,
+        (Edit(Transfer, "on_join", "known.since if known is not None else now", "now"),),
     ),
 )
-_ = (order, register)

@@ -28,7 +28,10 @@ Pair = tuple[int, int]
 
 
 class Network:
-    """All connections. *ready(p)* tells whether process p can shake hands; *deliver(p, peer, what)* hands it its input."""
+    """All connections.
+
+    *ready(p)* tells whether process p can shake hands; *deliver(p, peer, what)* hands it its input.
+    """
 
     def __init__(
         self,

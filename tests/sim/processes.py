@@ -13,6 +13,7 @@ from tests.sim.checkers import Checkers
 from tests.sim.clock import MS, Scheduler, SkewedClock
 from tests.sim.disk import Disk, Flushed
 from vsync.effects import (
+    ChangeView,
     Delivered,
     DurableUpTo,
     Effects,
@@ -132,6 +133,10 @@ class Replica(Process):
         self._replicas = replicas
         self._life = 0
         self._asked: set[bytes] = set()
+        self._again: deque[bytes] = deque()
+        """Own messages that were dropped: they are in no history, so they are sent again."""
+        self._installing: tuple[int, Position] | None = None
+        """A snapshot whose state is committed when the journal has the ticket on disk."""
         self._timer_at = -1
 
     # -- life
@@ -140,6 +145,8 @@ class Replica(Process):
         self.running = True
         self._life += 1
         self._asked.clear()
+        self._again.clear()
+        self._installing = None
         self.index = self.committed.index
         durable = self.disk.start()
         rng = Random(self.world.rng.getrandbits(32))
@@ -159,6 +166,8 @@ class Replica(Process):
             self.step(what if isinstance(what, LinkUp | LinkDown) else Received(peer, what))
         elif kind == "flushed":
             self._carried_out(args[0])
+        elif kind == "change":
+            self.step(ChangeView("for no reason"))
         elif kind == "snapshot":
             self._snapshot_came(*args)
         elif kind == "snapshot sent":
@@ -168,6 +177,10 @@ class Replica(Process):
 
     def _carried_out(self, done: Flushed) -> None:
         life = self._life
+        if self._installing is not None and done[-1][0] >= self._installing[0]:
+            if self._installing[1].index > self.committed.index:
+                self.committed = self._installing[1]
+            self._installing = None
         each = self.world.rng.random() < 0.5  # one DurableUpTo for each ticket, or one for all of them
         for ticket, after in done:
             for peer, message in after:
@@ -220,7 +233,13 @@ class Replica(Process):
         for peer in out.snapshot_for:
             self._send_snapshot(peer)
         machine.validate()
-        self._arm()
+        for entry in out.dropped:
+            if entry.sender == self.me and entry.payload in self._asked and not machine.core.outside:
+                self._again.append(entry.payload)
+        if self._again and machine.may_submit:
+            self.step(Submit(self._again.popleft()))
+        else:
+            self._arm()
 
     def _apply(self, out: Effects) -> None:
         checkers = self.world.checkers
@@ -290,7 +309,12 @@ class Replica(Process):
             return
         self.world.trace(self.me, f"installs a snapshot at index {position.index}")
         self._asked.clear()
+        self._again.clear()
         self.index = position.index
-        self.committed = position
+        # The state on disk is replaced before the journal knows of it, or after: both must do.
+        if self.world.rng.random() < 0.5:
+            self.committed = position
+        else:
+            self._installing = (self.machine.core.ticket + 1, position)
         self.step(SnapshotInstalled(position.pack(), views))
         self.world.checkers.same_hash(self.machine.position())

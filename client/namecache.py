@@ -1,0 +1,241 @@
+"""Pure. What this mount knows of names and attributes under the replica's cache lease (see mds.caches).
+
+Everything here may be used while the lease runs; the replica recalls what a request is about to change before the
+request is answered anywhere.  Our own requests are not recalled: :meth:`NameCache.begin` and :meth:`NameCache.end`
+drop what they touch.  Times are seconds of a clock that goes on during suspend.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, Final
+
+from client.attributes import Attr
+from wire import ops
+
+INODES_MAX: Final = 50_000
+"""Inodes kept; a mount that meets more begins anew (a replica grants leases on some more than that)."""
+KERNEL_S: Final = 0.1
+"""How long the kernel may take a directory's name for granted without asking us. What a rename or removal of that
+directory by another mount is delayed by, at most."""
+
+Stamp = tuple[int, int]
+"""(recalls, own requests ended) so far."""
+
+ABSENT: Final = 0
+"""Stands for an inode: the name is known to be absent."""
+
+_DIRECTORY_X: Final = 0o111
+
+
+class NameCache:
+    """Attributes by inode, inode by (parent, name), and directories of which every name is known."""
+
+    def __init__(self) -> None:
+        self.until = 0.0
+        """The lease runs until then."""
+        self.used = 0.0
+        """When the cache was last of use: the lease is kept up for a while after."""
+        self._recalls = 0
+        self._ends = 0
+        self.hits = 0
+        self._epoch = 0
+        self._attrs: dict[int, Attr] = {}
+        self._names: dict[int, dict[bytes, int]] = {}
+        self._complete: set[int] = set()
+        self._busy: Counter[int] = Counter()
+        """Inodes that own requests under way touch: nothing is learned of their attributes."""
+        self._unsure: Counter[tuple[int, bytes]] = Counter()
+        """Names that own requests under way may change."""
+        self._kernel: dict[int, float] = {}
+        """Directories, and parents of directories, whose entry the kernel may use until then."""
+
+    @property
+    def stamp(self) -> Stamp:
+        """Taken when an answer under a lease comes in: it is kept only if nothing has happened since."""
+        return self._recalls, self._ends
+
+    # -- the lease
+
+    def renewed(self, epoch: int, until: float) -> None:
+        """The replica extended the lease. Another epoch than before: all that is kept is void."""
+        if epoch != self._epoch:
+            self.clear()
+            self._epoch = epoch
+        self.until = max(self.until, until)
+
+    def lost(self) -> None:
+        """The connection is gone: another replica knows nothing of our leases."""
+        self.clear()
+        self._epoch = 0
+        self.until = 0.0
+
+    def clear(self) -> None:
+        self._recalls += 1
+        self._attrs.clear()
+        self._names.clear()
+        self._complete.clear()
+
+    def recall(self, inodes: tuple[int, ...], names: tuple[int, ...], now: float) -> float:
+        """Let go of *inodes* (none: all). Returns the time from which the kernel knows nothing of them either:
+
+        it may still use entries of the directories in *names* until then.
+        """
+        if not inodes:
+            self.clear()
+            return max([now, *self._kernel.values()])
+        self._recalls += 1
+        for ino in inodes:
+            self._drop(ino)
+        return max([now, *(self._kernel.get(ino, now) for ino in names)])
+
+    def _drop(self, ino: int) -> None:
+        self._attrs.pop(ino, None)
+        self._names.pop(ino, None)
+        self._complete.discard(ino)
+
+    # -- asking
+
+    def lookup(self, cred: ops.Cred, parent: int, name: bytes, now: float) -> Attr | int | None:
+        """The attributes of *name* in *parent*, ABSENT, or None: ask the service."""
+        if now >= self.until or (parent, name) in self._unsure:
+            return None
+        names = self._names.get(parent)
+        if names is None:
+            return None
+        ino = names.get(name)
+        if ino is None:
+            if parent not in self._complete:
+                return None
+            ino = ABSENT
+        if cred.uid != 0 and not self._may_search(cred, parent):
+            return None  # the service says no, or says why not
+        self.used = now
+        if ino == ABSENT:
+            self.hits += 1
+            return ABSENT
+        attr = self._attrs.get(ino)
+        if attr is not None:
+            self.hits += 1
+        return attr
+
+    def getattr(self, ino: int, now: float) -> Attr | None:
+        """The attributes of *ino*, or None: ask the service."""
+        if now >= self.until:
+            return None
+        self.used = now
+        attr = self._attrs.get(ino)
+        if attr is not None:
+            self.hits += 1
+        return attr
+
+    def _may_search(self, cred: ops.Cred, parent: int) -> bool:
+        attr = self._attrs.get(parent)
+        if attr is None:
+            return False
+        if cred.uid == attr.uid:
+            return bool(attr.mode & 0o100)
+        if cred.gid == attr.gid or attr.gid in cred.groups:
+            return bool(attr.mode & 0o010)
+        return bool(attr.mode & 0o001)
+
+    def kernel_s(self, parent: int, attr: Attr, now: float) -> float:
+        """For how many seconds the kernel may keep the entry of *attr* in *parent*: directories only, and only
+        below a directory that anyone may search (the kernel would not ask us whether this caller may)."""
+        if not attr.is_directory or now >= self.until or attr.ino not in self._attrs or self._busy[attr.ino]:
+            return 0.0
+        above = self._attrs.get(parent)
+        if above is None or above.mode & _DIRECTORY_X != _DIRECTORY_X:
+            return 0.0
+        until = min(now + KERNEL_S, self.until)
+        if len(self._kernel) > INODES_MAX:
+            self._kernel = {ino: at for ino, at in self._kernel.items() if at > now}
+        for ino in (parent, attr.ino):
+            self._kernel[ino] = max(until, self._kernel.get(ino, 0.0))
+        return until - now
+
+    def knows(self, ino: int) -> bool:
+        """Whether the attributes of *ino* are kept."""
+        return ino in self._attrs
+
+    def kernel_until(self, ino: int) -> float:
+        """Until when the kernel may use an entry of directory *ino*, or one below it, without asking (0.0: never)."""
+        return self._kernel.get(ino, 0.0)
+
+    # -- learning
+
+    def learn(self, parent: int, name: bytes, attr: Attr | None, stamp: Stamp) -> None:
+        """The service said, under a lease, what *name* is (None: absent). *stamp*: ours when the answer came in."""
+        if stamp != self.stamp or (parent, name) in self._unsure:
+            return
+        self._names.setdefault(parent, {})[name] = attr.ino if attr is not None else ABSENT
+        if attr is not None:
+            self.learn_attr(attr, stamp)
+
+    def learn_attr(self, attr: Attr, stamp: Stamp) -> None:
+        """The service said, under a lease, what the attributes are."""
+        if stamp != self.stamp or attr.ino in self._busy:
+            return
+        if len(self._attrs) >= INODES_MAX:
+            self.clear()
+        self._attrs[attr.ino] = attr
+
+    # -- own requests
+
+    def begin(self, op: Any) -> None:
+        """Our own request *op* goes out."""
+        inodes, names = _touches(op)
+        for parent, name in names:
+            self._unsure[parent, name] += 1
+            child = self._names.get(parent, {}).pop(name, None)
+            if child:
+                self._attrs.pop(child, None)
+            elif not isinstance(op, _MAKES):
+                self._attrs.clear()  # which inode's link count and times it changes is not known here
+        for ino in inodes:
+            self._busy[ino] += 1
+            self._attrs.pop(ino, None)
+
+    def end(self, op: Any, done: bool, made: Attr | None, stamp: Stamp | None) -> None:
+        """It ended. *done*: with success. *made*: what it made. *stamp*: ours when it was answered under a lease."""
+        inodes, names = _touches(op)
+        self._ends += 1
+        for key in names:
+            self._unsure[key] -= 1
+            if not self._unsure[key]:
+                del self._unsure[key]
+        for ino in inodes:
+            self._busy[ino] -= 1
+            if not self._busy[ino]:
+                del self._busy[ino]
+            self._attrs.pop(ino, None)
+        # Other own requests may have ended meanwhile: they touch other names. A recall may have been about ours.
+        certain = stamp is not None and stamp[0] == self._recalls
+        if not isinstance(op, _MAKES):
+            if not done or isinstance(op, ops.Rename):
+                self._complete.difference_update(parent for parent, _ in names)
+        elif done and made is not None and certain:
+            self.learn(op.parent, op.name, made, self.stamp)
+            if isinstance(op, ops.Mkdir) and made.ino in self._attrs:
+                self._names[made.ino] = {}
+                self._complete.add(made.ino)  # new, and ours alone until its lease is recalled
+        else:
+            self._complete.discard(op.parent)
+
+    def __len__(self) -> int:
+        return len(self._attrs)
+
+
+_MAKES: Final = (ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink, ops.Link)
+
+
+def _touches(op: Any) -> tuple[tuple[int, ...], tuple[tuple[int, bytes], ...]]:
+    """(inodes, names) whose answers our own request makes untrue."""
+    if isinstance(op, ops.Link):
+        return (op.parent, op.ino), ((op.parent, op.name),)
+    if isinstance(op, (*_MAKES, ops.Unlink, ops.Rmdir)):
+        return (op.parent,), ((op.parent, op.name),)
+    if isinstance(op, ops.Rename):
+        parents = (op.parent,) if op.parent == op.new_parent else (op.parent, op.new_parent)
+        return parents, ((op.parent, op.name), (op.new_parent, op.new_name))
+    return (op.ino,), ()

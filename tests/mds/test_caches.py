@@ -1,0 +1,265 @@
+"""mds.caches: when a request is answered anywhere, no client's cache holds what it changed."""
+
+from __future__ import annotations
+
+from collections import deque
+from random import Random
+
+import pytest
+
+from mds import caches as module
+from mds.caches import Caches
+
+MS = 1000
+ALL = None
+
+
+def holding(*grants: tuple[str, int]) -> Caches[str]:
+    """Leases until 100 ms, granted at 0."""
+    caches: Caches[str] = Caches()
+    for client, ino in grants:
+        caches.renew(client, 100 * MS)
+        assert caches.grant(client, frozenset({ino}), 0)
+    caches.validate()
+    return caches
+
+
+def test_without_a_lease_nothing_is_granted() -> None:
+    """A client that never asked for one, and one whose lease has run out."""
+    caches: Caches[str] = Caches()
+    assert not caches.has("a") and not caches.grant("a", frozenset({1}), 0)
+    caches.renew("a", 100)
+    assert caches.has("a")
+    assert caches.grant("a", frozenset({1}), 99)
+    assert not caches.grant("a", frozenset({2}), 100)
+    assert len(caches) == 1
+
+
+def test_a_lease_is_never_made_shorter() -> None:
+    """Our own read lease may end before what the client was told already."""
+    caches: Caches[str] = Caches()
+    assert caches.renew("a", 100) == caches.renew("a", 50)
+    assert caches.grant("a", frozenset({1}), 99)
+
+
+@pytest.mark.parametrize(
+    ("touched", "requesters", "sent"),
+    [
+        ({1}, set(), [("a", 1, (1,)), ("b", 1, (1,))]),
+        ({2}, set(), [("b", 1, (2,))]),
+        ({1, 2}, set(), [("a", 1, (1,)), ("b", 1, (1, 2))]),
+        ({9}, set(), []),
+        (set(), set(), []),
+        ({1}, {"a"}, [("b", 1, (1,))]),
+        ({2}, {"b"}, []),
+        (ALL, set(), [("a", 1, ()), ("b", 1, ())]),
+        (ALL, {"b"}, [("a", 1, ())]),
+    ],
+)
+def test_who_is_asked_for_what(
+    touched: set[int] | None, requesters: set[str], sent: list[tuple[str, int, tuple[int, ...]]]
+) -> None:
+    caches = holding(("a", 1), ("b", 1), ("b", 2))
+    assert caches.recall(None if touched is None else frozenset(touched), requesters, 7, 0) == sent
+    assert caches.held_back(0) == (7 if sent else None)
+    caches.validate()
+
+
+def test_a_message_waits_for_everyone_and_each_answer_covers_the_recalls_before_it() -> None:
+    caches = holding(("a", 1), ("a", 2), ("b", 1))
+    assert caches.recall(frozenset({1}), set(), 5, 0) == [("a", 1, (1,)), ("b", 1, (1,))]
+    assert caches.recall(frozenset({2}), set(), 8, 0) == [("a", 2, (2,))]
+    caches.done("b", 1)
+    assert caches.held_back(0) == 5
+    caches.done("a", 2)
+    assert caches.held_back(0) is None
+    caches.validate()
+
+
+def test_an_answer_to_an_earlier_recall_does_not_cover_a_later_one() -> None:
+    caches = holding(("a", 1), ("a", 2))
+    caches.recall(frozenset({1}), set(), 5, 0)
+    caches.recall(frozenset({2}), set(), 8, 0)
+    caches.done("a", 1)
+    assert caches.held_back(0) == 8
+
+
+def test_what_was_recalled_is_not_recalled_again_until_it_is_granted_again() -> None:
+    caches = holding(("a", 1))
+    assert caches.recall(frozenset({1}), set(), 5, 0)
+    assert caches.recall(frozenset({1}), set(), 6, 0) == []
+    caches.done("a", 1)
+    assert caches.grant("a", frozenset({1}), 10)
+    assert caches.recall(frozenset({1}), set(), 7, 10) == [("a", 2, (1,))]
+
+
+def test_a_client_that_does_not_answer_holds_others_up_until_its_lease_is_over() -> None:
+    """It hangs, or its host is gone. Should it come back it is told by the epoch that it holds nothing."""
+    caches = holding(("a", 1), ("a", 2))
+    epoch = caches.renew("a", 100 * MS)
+    caches.recall(frozenset({1}), set(), 5, 0)
+    assert caches.held_back(100 * MS - 1) == 5
+    assert caches.held_back(100 * MS) is None
+    assert len(caches) == 0
+    assert caches.renew("a", 300 * MS) == epoch + 1
+
+
+def test_a_lease_that_has_run_out_is_taken_without_asking() -> None:
+    caches = holding(("a", 1), ("a", 2))
+    assert caches.recall(frozenset({1}), set(), 5, 100 * MS) == []
+    assert caches.held_back(100 * MS) is None
+    assert len(caches) == 0
+    assert caches.renew("a", 300 * MS) == 2
+
+
+def test_a_lease_that_has_run_out_and_contradicts_nothing_goes_on() -> None:
+    caches = holding(("a", 1))
+    assert caches.recall(frozenset({2}), set(), 5, 200 * MS) == []
+    assert caches.renew("a", 300 * MS) == 1
+    assert caches.recall(frozenset({1}), set(), 6, 200 * MS) == [("a", 1, (1,))]
+
+
+def test_a_slow_answer_does_not_cost_a_client_that_goes_on() -> None:
+    """1. Inode 1 is recalled at 0; the kernel of the client's host takes until 120 ms to let go. 2. Meanwhile the client's
+    lease is extended, which it can only learn after the recall. 3. At 100 ms, when the lease would have ended, the message
+    goes on. 4. The client still relies on inode 2: a message that touches it has to recall it."""
+    caches = holding(("a", 1), ("a", 2))
+    caches.recall(frozenset({1}), set(), 5, 0)
+    epoch = caches.renew("a", 300 * MS)
+    assert caches.held_back(100 * MS) is None
+    assert caches.recall(frozenset({2}), set(), 6, 110 * MS) == [("a", 2, (2,))]
+    assert caches.renew("a", 300 * MS) == epoch
+
+
+def test_everything_is_taken_when_the_replica_was_left_out() -> None:
+    caches = holding(("a", 1), ("b", 2))
+    caches.take_all()
+    assert len(caches) == 0
+    assert caches.renew("a", 100 * MS) == caches.renew("b", 100 * MS) == 2
+    caches.validate()
+
+
+def test_a_client_that_is_gone_may_use_its_lease_until_it_runs_out() -> None:
+    caches = holding(("a", 1))
+    assert not caches.gone("a", 50 * MS)
+    assert caches.recall(frozenset({1}), set(), 5, 60 * MS) == [("a", 1, (1,))]
+    assert caches.held_back(60 * MS) == 5
+    assert caches.gone("a", 100 * MS)
+    assert caches.held_back(60 * MS) is None
+    assert caches.gone("a", 100 * MS) and not caches.has("a")
+    caches.validate()
+
+
+def test_who_holds_too_much_is_asked_to_let_go_of_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "INODES_MAX", 4100)
+    caches = holding(("a", 1))
+    assert not caches.grant("a", frozenset(range(2, 5000)), 0)
+    assert caches.empty("a") == 0, "it holds one"
+    assert caches.grant("a", frozenset(range(2, 4100)), 0)
+    assert not caches.grant("a", frozenset({5000, 5001}), 0)
+    number = caches.empty("a")
+    assert number == 1 and caches.empty("a") == 0, "asked once"
+    assert not caches.grant("a", frozenset({5000}), 0), "not before it has answered"
+    assert caches.held_back(0) is None, "nobody waits for it"
+    assert caches.recall(frozenset({2}), set(), 5, 0) == [("a", 2, (2,))], "until then its leases stand"
+    caches.done("a", 1)
+    assert len(caches) == 0 and caches.held_back(0) == 5
+    assert caches.grant("a", frozenset({5000}), 0)
+    caches.validate()
+
+
+class User:
+    """A client as it sees itself: what has reached it, in order, and what it may use."""
+
+    def __init__(self) -> None:
+        self.inbox: deque[tuple[str, int, int | frozenset[int] | None]] = deque()
+        self.kept: set[int] = set()
+        self.until = 0
+        self.epoch = 0
+        self.told = 0
+        """Recalls it has acted on; it may tell so later."""
+
+    def receive(self) -> None:
+        kind, number, what = self.inbox.popleft()
+        if kind == "lease":
+            if number != self.epoch:
+                self.kept.clear()
+            self.epoch = number
+            assert isinstance(what, int)
+            self.until = max(self.until, what)
+        elif kind == "answer":
+            assert isinstance(what, frozenset)
+            self.kept |= what
+        else:
+            assert isinstance(what, frozenset)
+            self.kept = self.kept - what if what else set()
+            self.told = number
+
+
+class Story:
+    """Replica and three clients, with messages under way for any time: a message is acknowledged only when no client
+    but those it came from can still use what it touches."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = Random(seed)
+        self.caches: Caches[User] = Caches()
+        self.users = [User(), User(), User()]
+        self.now = 1
+        self.ticket = 0
+        self.pending: dict[int, tuple[frozenset[int] | None, set[User]]] = {}
+        self.acknowledged = 0
+
+    def some(self) -> frozenset[int]:
+        return frozenset(self.rng.sample(range(1, 6), self.rng.randrange(1, 3)))
+
+    def step(self) -> None:
+        rng = self.rng
+        user = rng.choice(self.users)
+        match rng.choice(("renew", "ask", "ask", "message", "receive", "receive", "answer", "time", "time", "acknowledge")):
+            case "renew":
+                until = self.now + rng.choice((0, 10, 50, 50))
+                user.inbox.append(("lease", self.caches.renew(user, until), until))
+            case "ask":
+                inodes = self.some()
+                pending = any(touched is None or touched & inodes for touched, _ in self.pending.values())
+                if not pending and self.caches.grant(user, inodes, self.now):  # as mds.replica does
+                    user.inbox.append(("answer", 0, inodes))
+            case "message":
+                self.message(self.some() if rng.random() < 0.9 else None, {user} if rng.random() < 0.5 else set())
+            case "receive":
+                for _ in range(rng.randrange(len(user.inbox) + 1)):
+                    user.receive()
+            case "answer":
+                if user.told:
+                    self.caches.done(user, user.told)
+            case "time":
+                self.now += rng.choice((1, 5, 20))
+                if rng.random() < 0.03 and self.caches.gone(user, self.now):
+                    self.users[self.users.index(user)] = User()  # whoever comes next is another connection
+            case "acknowledge":
+                self.acknowledge()
+        self.caches.validate()
+
+    def message(self, touched: frozenset[int] | None, requesters: set[User]) -> None:
+        self.ticket += 1
+        self.pending[self.ticket] = (touched, requesters)
+        for user, number, inodes in self.caches.recall(touched, requesters, self.ticket, self.now):
+            user.inbox.append(("recall", number, frozenset(inodes)))
+
+    def acknowledge(self) -> None:
+        held = self.caches.held_back(self.now)
+        for ticket in [t for t in self.pending if held is None or t < held]:
+            touched, requesters = self.pending.pop(ticket)
+            self.acknowledged += 1
+            for user in self.users:
+                if user not in requesters and self.now < user.until:
+                    used = user.kept if touched is None else user.kept & touched
+                    assert not used, f"a client may use {set(used)} although message {ticket} is acknowledged"
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_no_client_can_use_what_an_acknowledged_message_touches(seed: int) -> None:
+    story = Story(seed)
+    for _ in range(1000):
+        story.step()
+    assert story.acknowledged > 20, "the schedule was of some use"

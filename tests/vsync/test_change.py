@@ -1,0 +1,110 @@
+"""The coordinator's plan: base, members, cut and hold, from what was reported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.vsync.builders import report, view
+from vsync.change import plan_view
+from wire.group import SealReport, View
+
+FIRST = view(0, (1, 2, 3), -1)
+
+
+def plan(epoch: int, me: int, reports: dict[int, SealReport], *views: View, joiner: int = 0) -> Any:
+    return plan_view(epoch, me, reports, {v.epoch: v for v in (FIRST, *views)}, joiner)
+
+
+def test_everybody_answers() -> None:
+    """A member was restarted; all three are there again."""
+    reports = {
+        1: report(1, received={0: {1: 4, 2: 2}}),
+        2: report(1, received={0: {1: 3, 2: 3}}),
+        3: report(1, received={0: {1: 4, 2: 3}}),
+    }
+    assert plan(1, 2, reports) == view(1, (1, 2, 3), 0, {1: 4, 2: 3})
+
+
+def test_the_cut_counts_only_members_of_the_base() -> None:
+    """Replica 3 was left out by view 1; it still has what nobody else has of view 0, and a message of view 1."""
+    second = view(1, (1, 2), 0)
+    reports = {
+        1: report(2, flushed=(0, 1), received={1: {1: 4}}),
+        3: report(2, flushed=(0,), received={0: {3: 9}, 1: {1: 7}}),
+    }
+    assert plan(2, 1, reports, second) == view(2, (1,), 1, {1: 4})
+
+
+def test_an_absent_member_is_not_one_that_has_not_flushed() -> None:
+    """View 1 of replicas 1 and 2 may be active at both: who answers now was not in it, and has to wait [153/4964]."""
+    answer = plan(2, 3, {3: report(2)}, view(1, (1, 2), 0))
+    assert answer == "no member of view 1 answered"
+
+
+def test_a_sealed_member_that_has_not_flushed_proves_that_a_view_never_was() -> None:
+    """2 is in view 1 and has not flushed it: view 1 is active nowhere, and will not be. Its base is the base again."""
+    reports = {2: report(2, received={0: {1: 5, 2: 6}}), 3: report(2, received={0: {1: 4}})}
+    # 3 was left out of view 1, but it is a member of view 0, and flushed it: it can be taken in as it is.
+    assert plan(2, 2, reports, view(1, (1, 2), 0)) == view(2, (2, 3), 0, {1: 5, 2: 6})
+
+
+def test_back_by_bases_not_by_one_epoch() -> None:
+    """View 2 was decided and never active; its base is view 0, because view 1 was never active either."""
+    second = view(1, (1, 2, 3), 0)
+    third = view(2, (1, 3), 0)
+    reports = {3: report(3, flushed=(0, 1), received={0: {1: 1}, 1: {}})}
+    assert plan(3, 3, reports, second, third) == view(3, (3,), 0, {1: 1})
+
+
+def test_the_view_of_a_base_that_is_not_known() -> None:
+    third = view(2, (1, 3), 1)
+    assert plan(3, 3, {3: report(3, flushed=(0,))}, third) == "view 1 is not known here"
+
+
+def test_a_base_whose_own_base_is_forgotten() -> None:
+    """A coordinator that came with a snapshot knows no view before the one it was taken in."""
+    views = {7: view(7, (1, 2), 5)}
+    reports = {1: report(8, flushed=(5, 7)), 2: report(8, flushed=(5,))}
+    assert plan_view(8, 1, reports, views, 0) == view(8, (1,), 7)
+
+
+def test_members_hear_each_other() -> None:
+    """The cut between 2 and 3 is of no harm to 1: it stays with one of them."""
+    reports = {
+        1: report(1),
+        2: report(1, hears=(1, 2)),
+        3: report(1, hears=(1, 3)),
+    }
+    assert plan(1, 1, reports) == view(1, (1, 2), 0)
+
+
+def test_one_that_can_go_on_is_among_the_members() -> None:
+    """The coordinator flushed view 0 but not view 1; it does not hear the one that did."""
+    second = view(1, (1, 2), 0)
+    reports = {1: report(2, flushed=(0,), hears=(1,)), 2: report(2, flushed=(0, 1), hears=(2,))}
+    assert plan(2, 1, reports, second) == view(2, (2,), 1)
+
+
+@pytest.mark.parametrize(("index", "taken"), [(900, (1, 3)), (700, (1,))])
+def test_a_learner_is_taken_in_when_it_is_close(index: int, taken: tuple[int, ...]) -> None:
+    """3 was left out by view 1 and has been fed since."""
+    second = view(1, (1, 2), 0)
+    reports = {1: report(2, flushed=(0, 1), index=1000), 3: report(2, index=index)}
+    assert plan(2, 1, reports, second, joiner=3) == view(2, taken, 1)
+
+
+@pytest.mark.parametrize(
+    ("promises", "holds", "expected"),
+    [
+        ({1: {3: 250}, 2: {3: 290}}, {}, 290),  # both promised 3, which is left out
+        ({1: {2: 250}, 2: {1: 290}}, {}, 0),  # promises to members of the view
+        ({1: {3: 100}}, {2: 270}, 270),  # 2 was restarted: it does not know whom it promised what
+    ],
+)
+def test_the_hold_covers_every_promise_to_one_left_out(
+    promises: dict[int, dict[int, int]], holds: dict[int, int], expected: int
+) -> None:
+    reports = {r: report(1, promises=promises.get(r), hold_ms=holds.get(r, 0)) for r in (1, 2)}
+    assert plan(1, 1, reports) == view(1, (1, 2), 0, hold_ms=expected)

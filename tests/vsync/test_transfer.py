@@ -1,0 +1,123 @@
+"""Learners: fed until they are close, then taken in."""
+
+from __future__ import annotations
+
+from tests.vsync.builders import MS, Driven, entry, heartbeat, messages, view
+from tests.vsync.test_machine import active, told
+from vsync import limits
+from vsync.effects import Delivered, Received, Tick, ViewEvent
+from vsync.records import Decided
+from vsync.view import NO_HASH
+from wire.codec import to_tuple
+from wire.group import Feed, FeedAck, Join, Seal, Views
+
+SECOND = view(1, (1, 2), 0)
+THIRD = view(2, (1, 2), 1, {1: 1})
+
+
+def join(index: int, hash_there: bytes, empty: bool = False) -> Received:
+    return Received(3, Join(0, index, hash_there, empty))
+
+
+def feeder() -> Driven:
+    """Replica 1, active in view 1 of replicas 1 and 2, with a link to 3, which hears all and is heard by all."""
+    one = active()
+    one.machine.core.detector.link_up(3)
+    one.step(Received(3, heartbeat(1, -1, 1, 0)))
+    one.step(Received(2, heartbeat(1, 1, 1, 1, received=(0, 0), durable=(0, 0), delivered=(0, 0))))
+    return one
+
+
+def test_a_learner_is_fed_from_where_it_is() -> None:
+    one = feeder()
+    out = one.step(join(0, NO_HASH))
+    [(peer, feed)] = messages(out, Feed)
+    assert peer == 3
+    assert feed.index == 0
+    assert len(feed.items) == 2, "both view events"
+
+
+def test_a_learner_of_another_history_gets_a_snapshot() -> None:
+    one = feeder()
+    out = one.step(join(1, b"x" * 16))
+    assert out.snapshot_for == [3]
+    assert one.step(join(1, b"x" * 16)).snapshot_for == [], "one is on its way"
+
+
+def test_a_learner_ahead_of_us_is_not_fed() -> None:
+    out = feeder().step(join(99, b"x" * 16))
+    assert out.snapshot_for == []
+    assert not messages(out, Feed)
+
+
+def test_asking_again_does_not_begin_the_stay_anew() -> None:
+    """A learner that is fed nothing, because there is nothing, asks again every 300 ms. After a short stay it has to
+    wait 400 ms before it is taken in: it must not ask its way out of that for ever."""
+    one = feeder()
+    one.machine.transfer._stay[3] = 400 * MS
+    one.step(join(0, NO_HASH))
+    for _ in range(3):
+        position = one.machine.position()
+        one.step(Received(3, heartbeat(1, -1, 1, 0)), 50)
+        one.step(Received(3, FeedAck(position.index)))
+        one.step(Tick(), 50)
+        one.step(Received(2, heartbeat(1, 1, 1, 1, received=(0, 0), durable=(0, 0), delivered=(0, 0))))
+        out = one.step(join(position.index, position.hash))
+    assert not messages(out, Seal)
+    one.step(Received(3, FeedAck(position.index)))
+    out = one.step(Tick(), 100)
+    assert [m.reason for _, m in messages(out, Seal)] == ["learner 3 has caught up"] * 2
+
+
+def learner() -> Driven:
+    """Replica 3, left out of view 1, has asked replica 1 to be fed."""
+    three = Driven(3, linked=(1, 2))
+    three.step(told(1, SECOND))
+    three.step(Received(1, heartbeat(1, 1, 1, 1)))
+    out = three.step(Tick(), limits.JOIN_RETRY // MS)
+    assert messages(out, Join) == [(1, Join(-1, 0, NO_HASH, False))]
+    return three
+
+
+def test_a_learner_applies_what_it_is_fed() -> None:
+    """View events with their views, messages into the log and out of it."""
+    three = learner()
+    first = three.machine.core.history.views[0]
+    fed = entry(1, 1, 1, 1)
+    out = three.step(Received(1, Feed(0, (to_tuple(first), to_tuple(SECOND), tuple(fed), to_tuple(THIRD)))))
+    assert out.history == [ViewEvent(0, first), ViewEvent(1, SECOND), Delivered(2, fed), ViewEvent(3, THIRD)]
+    assert out.records == [fed, Decided(THIRD)]
+    assert messages(out, FeedAck) == [(1, FeedAck(4))]
+
+
+def test_a_gap_in_the_feed_is_not_jumped() -> None:
+    three = learner()
+    out = three.step(Received(1, Feed(1, (to_tuple(SECOND),))))
+    assert out.history == []
+    assert messages(out, FeedAck) == [(1, FeedAck(0))]
+
+
+def test_a_feed_nobody_asked_for_is_ignored() -> None:
+    three = learner()
+    out = three.step(Received(2, Feed(0, (to_tuple(three.machine.core.history.views[0]),))))
+    assert out.history == []
+
+
+def test_the_view_that_takes_a_learner_in_ends_its_feed() -> None:
+    three = learner()
+    three.step(Received(1, Views((to_tuple(view(2, (1, 2, 3), 1)),))))
+    out = three.step(Received(1, Feed(0, (to_tuple(three.machine.core.history.views[0]),))))
+    assert out.history == []
+    assert not three.machine.transfer.learning
+
+
+def test_a_stay_that_was_short_makes_the_next_wait_longer() -> None:
+    one = feeder()
+    stays = one.machine.transfer
+    stays._stay.clear()
+    stays.on_view(ViewEvent(9, view(5, (1, 2, 3), 1)), one.now)
+    stays.on_view(ViewEvent(10, view(6, (1, 2), 5)), one.now + MS)
+    assert stays._stay[3] == 2 * limits.JOIN_STAY_MIN
+    stays.on_view(ViewEvent(11, view(7, (1, 2, 3), 6)), one.now)
+    stays.on_view(ViewEvent(12, view(8, (1, 2), 7)), one.now + limits.STAY_GOOD)
+    assert stays._stay[3] == limits.JOIN_STAY_MIN
