@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from vsync import records as rec
-from vsync.limits import VIEWS_KEPT
+from vsync.limits import HEARTBEAT, VIEWS_KEPT
 from vsync.records import Durable, Record
 from vsync.register import REGISTERS_KEPT
 from vsync.view import Position
@@ -49,6 +49,15 @@ BATCH_BYTES: Final = 8 << 20
 """Records written and flushed in one go; beyond it they wait for the next."""
 FLUSH_MAX_S: Final = 10.0
 """D3: a flush that takes longer means a disk that cannot be served from; the process stops."""
+INLINE_FAST_S: Final = 0.005
+"""A write from the loop that took no longer says that the disk is fast: a tenth of a heartbeat interval."""
+INLINE_SHARE: Final = 50
+"""After a slower one the loop writes nothing itself for so many times as long: 2 % of its time at most."""
+assert INLINE_FAST_S * 10 <= HEARTBEAT / 1e6
+INLINE_BYTES: Final = 64 << 10
+WATCH_S: Final = 1.0
+_ROLL: Final = "roll"
+"""To the thread: the segment is full, begin another."""
 POISON: Final = "POISONED"
 
 
@@ -145,8 +154,15 @@ class Journal:
         self._batch = 0
         self._torn: tuple[Path, int] | None = None
         """File and byte of the bad batch that was taken for a torn one last."""
-        self._queue: queue.SimpleQueue[tuple[int, list[Record]] | Position | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[int, list[Record]] | Position | str | None] = queue.SimpleQueue()
         self._busy_since: float | None = None
+        self._handed = 0
+        """Items given to the thread; only the loop's thread counts it up."""
+        self._finished = 0
+        """Items the thread is done with; only that thread counts it up. Equal: it touches nothing until the next."""
+        self._calm_until = 0.0
+        """Until then the disk counts as slow, and nothing is written from the loop."""
+        self._fail: Callable[[JournalFailed], None] = lambda error: None
         self._thread: threading.Thread | None = None
         directory.mkdir(parents=True, exist_ok=True)
         poison = directory / POISON
@@ -257,18 +273,56 @@ class Journal:
 
     def start(self, done: Callable[[int], None], failed: Callable[[JournalFailed], None]) -> None:
         """Start the writing thread. *done(ticket)* and *failed(error)* are called in it."""
+        self._fail = failed
         self._thread = threading.Thread(target=self._run, args=(done, failed), name="journal", daemon=True)
         self._thread.start()
 
     def append(self, ticket: int, records: list[Record]) -> None:
         """Hand *records* over; when they are on disk ``done(ticket)`` is called (later tickets imply earlier)."""
+        if self.failed is not None:
+            return  # later tickets imply earlier ones, and those are lost
         if self._busy_since is None:
             self._busy_since = time.monotonic()
-        self._queue.put((ticket, records))
+        self._hand((ticket, records))
+
+    def append_now(self, ticket: int, records: list[Record]) -> bool:
+        """As :meth:`append`, but a small write to a disk that has been fast is done here and now.
+
+        True: it is on disk, ``done`` is not called.  A thread costs a message three to five times what a fast disk does
+        (see ARCHITECTURE.md).  What the caller's loop is kept from its heartbeats is bounded: each write is paid for
+        with INLINE_SHARE times as long without any, so a disk that stalls delays the loop by one write.
+        """
+        started = time.monotonic()
+        waits = self._handed != self._finished or self._thread is None or started < self._calm_until
+        if waits or self.failed is not None:
+            self.append(ticket, records)
+            return False
+        batch: list[bytes] = []
+        if sum(len(r.payload) for r in records if isinstance(r, rec.Entry)) > INLINE_BYTES:
+            self.append(ticket, records)
+            return False
+        self._busy_since = started
+        try:
+            self._collect(records, batch)
+            self._write(batch)
+        except OSError as exc:
+            self._failed(exc)
+            return False
+        self._busy_since = None
+        took = time.monotonic() - started
+        if took > INLINE_FAST_S:
+            self._calm_until = started + took * INLINE_SHARE
+        if self._at >= SEGMENT_BYTES:
+            self._hand(_ROLL)
+        return True
+
+    def _hand(self, item: tuple[int, list[Record]] | Position | str | None) -> None:
+        self._handed += 1
+        self._queue.put(item)
 
     def trim(self, position: Position) -> None:
         """The state holds everything up to *position*, durably: segments with nothing beyond it may go."""
-        self._queue.put(position)
+        self._hand(position)
 
     @property
     def stuck_s(self) -> float:
@@ -284,7 +338,7 @@ class Journal:
     def close(self) -> None:
         """Write what was handed over, stop the thread, release the directory."""
         if self._thread is not None:
-            self._queue.put(None)
+            self._hand(None)
             self._thread.join()
         os.close(self._fd)
         os.close(self._lock)
@@ -293,17 +347,19 @@ class Journal:
         try:
             stopping = False
             while not stopping:
-                item = self._queue.get()
+                item = self._next()
                 batch: list[bytes] = []
                 ticket = 0
                 size = 0
+                taken = 0
                 while True:
+                    taken += 1
                     if item is None:
                         stopping = True
                         break
                     if isinstance(item, Position):
                         self._trim(item)
-                    else:
+                    elif not isinstance(item, str):
                         ticket = max(ticket, item[0])
                         size += self._collect(item[1], batch)
                     if size >= BATCH_BYTES or self._queue.empty():
@@ -311,13 +367,30 @@ class Journal:
                     item = self._queue.get()
                 if batch:
                     self._write(batch)
+                if self._at >= SEGMENT_BYTES:
+                    os.close(self._fd)
+                    self._begin_segment()
                 self._busy_since = None if self._queue.empty() else time.monotonic()
+                self._finished += taken
                 if ticket:
                     done(ticket)
         except OSError as exc:
-            self.failed = JournalFailed(f"{self.directory}: writing the journal failed: {exc.strerror}")
-            self._poison(str(self.failed))
-            failed(self.failed)
+            self._failed(exc)
+
+    def _next(self) -> Any:
+        """The next item for the thread. While it waits it watches the writes done by the loop's own thread."""
+        while True:
+            try:
+                return self._queue.get(timeout=WATCH_S)
+            except queue.Empty:
+                if self.stuck_s > FLUSH_MAX_S:
+                    log.critical("%s: a flush has not come back for %.0f s", self.directory, FLUSH_MAX_S)
+                    os._exit(1)  # the loop is stuck in it: nobody else can stop the process
+
+    def _failed(self, exc: OSError) -> None:
+        self.failed = JournalFailed(f"{self.directory}: writing the journal failed: {exc.strerror}")
+        self._poison(str(self.failed))
+        self._fail(self.failed)
 
     def _collect(self, records: list[Record], batch: list[bytes]) -> int:
         size = 0
@@ -340,9 +413,6 @@ class Journal:
         if os.pwrite(self._fd, data, self._at) != len(data):  # O_DSYNC: on disk when it returns
             raise OSError(errno.ENOSPC, "only a part of it was written")
         self._at += len(data)
-        if self._at >= SEGMENT_BYTES:
-            os.close(self._fd)
-            self._begin_segment()
 
     def _begin_segment(self) -> None:
         """A new segment: header, then a checkpoint of everything but the entries, so that older ones may go."""

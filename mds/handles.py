@@ -36,11 +36,15 @@ class Handles:
         del self._total[ino]
         return True
 
-    def declare(self, session: int, handles: tuple[tuple[int, int], ...]) -> None:
-        """*session* attached here: these are all its handles (what was counted for it before is void)."""
-        self.forget(session)
+    def declare(self, session: int, handles: tuple[tuple[int, int], ...]) -> list[int]:
+        """*session* attached here: these are all its handles (what was counted for it before is void).
+
+        Returns the inodes nobody here has open any more.
+        """
+        before = self.forget(session)
         for ino, count in handles:
             self.open(session, ino, count)
+        return [ino for ino in before if ino not in self._total]
 
     def forget(self, session: int) -> list[int]:
         """*session* is gone from here. Returns the inodes nobody here has open any more."""

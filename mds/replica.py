@@ -54,7 +54,7 @@ class Shell(Protocol):
 
     def now(self) -> int: ...
     def stamp_ns(self) -> int: ...
-    def append(self, ticket: int, records: list[Record]) -> None: ...
+    def append(self, ticket: int, records: list[Record]) -> bool: ...
     def link_send(self, peer: int, message: Any) -> None: ...
     def send_snapshot(self, peer: int) -> None: ...
     def address_of(self, replica: int) -> str: ...
@@ -112,6 +112,8 @@ class Replica:
         self._parked: list[Parked] = []
         self._ops: dict[Key, list[Any]] = {}
         self._events: deque[Event] = deque()
+        self._history: deque[Delivered | ViewEvent] = deque()
+        """Delivered and not applied; empty whenever :meth:`_run` has returned."""
         self._running = False
         self._on_disk = 0
         self._acknowledged = 0
@@ -145,9 +147,16 @@ class Replica:
             return
         self._running = True
         try:
-            while self._events or self._submit_batch():
-                while self._events:
+            while self._events or self._history or self._submit_batch():
+                if self._events:
                     self._carry_out(self.group.step(self._events.popleft(), self.shell.now()))
+                elif self._history:
+                    # What others wait for, acknowledgements, goes out before we execute what is ours to execute.
+                    item = self._history.popleft()
+                    if isinstance(item, Delivered):
+                        self._apply(item)
+                    else:
+                        self._new_view(item)
         finally:
             self._running = False
         if self._parked:
@@ -159,6 +168,7 @@ class Replica:
         while self._after and self._after[0][0] <= ticket:
             self._send_after(self._after.popleft()[1])
         self._acknowledge()
+        self._run()
 
     def _acknowledge(self) -> None:
         """Tell the group what is on disk, up to what a client's cache still contradicts (see mds.caches)."""
@@ -167,25 +177,21 @@ class Replica:
         if ticket > self._acknowledged:
             self._acknowledged = ticket
             self._events.append(ev.DurableUpTo(ticket))
-        self._run()
 
     def _carry_out(self, out: Effects) -> None:
         # The others get to work while our own journal is written; nothing in `send` depends on it.
         for peer, message in out.send:
             self.shell.link_send(peer, message)
-        if out.records:
-            self.shell.append(out.ticket, out.records)
+        written = bool(out.records) and self.shell.append(out.ticket, out.records)
         for note in out.notes:
             log.info("%s", note)
         for entry in out.dropped:
             self._left(entry)
         for entry in out.appended:
             self._entered(entry, out.ticket)
-        for item in out.history:
-            if isinstance(item, Delivered):
-                self._apply(item)
-            else:
-                self._new_view(item)
+        self._history.extend(out.history)
+        if written:
+            self.durable(out.ticket)
         if out.after:
             if out.ticket <= self._on_disk:
                 self._send_after(out.after)
@@ -437,6 +443,7 @@ class Replica:
             case msg.Recalled(number):
                 self.caches.done(client, number)
                 self._acknowledge()
+                self._run()
             case msg.CloseHandles(handles):
                 self._close_handles(client, handles)
             case msg.OpenSession(call, key, name, slots):
@@ -510,7 +517,7 @@ class Replica:
                 other.session = 0  # it is gone, unnoticed: what was for it is asked for again over this connection
         # 1. From now on an unlink applied here finds the handles. 2. Orphans among them are pinned before the
         # attachment is ordered: the replica the session came from lets go of them only after that.
-        self.handles.declare(m.session, m.handles)
+        self.releases.update(self.handles.declare(m.session, m.handles))
         pins = tuple(sorted(ino for ino, _ in m.handles if self.state.is_orphan(ino)))
         for at in range(0, len(pins), limits.ORPHAN_ANSWERS):
             self.internal(ops.OrphanAnswer(self.me, (), pins[at : at + limits.ORPHAN_ANSWERS]), lambda outcome: None)
@@ -621,6 +628,7 @@ class Replica:
         now = self.shell.now()
         self._departed = [client for client in self._departed if not self.caches.gone(client, now)]
         self._acknowledge()  # recalls end by time as well
+        self._run()
         if not self.active:
             return
         if not self._unsure:

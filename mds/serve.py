@@ -108,8 +108,8 @@ class Process:
     def stamp_ns(self) -> int:
         return time.time_ns()
 
-    def append(self, ticket: int, records: list[Record]) -> None:
-        self.journal.append(ticket, records)
+    def append(self, ticket: int, records: list[Record]) -> bool:
+        return self.journal.append_now(ticket, records)
 
     def link_send(self, peer: int, message: Any) -> None:
         self.links.send(peer, message)

@@ -110,8 +110,9 @@ class WitnessHost:
         for note in out.notes:
             log.info("witness %d: %s", self.id, note)
         if out.records:
-            self.journal.append(out.ticket, out.records)
             self._after.append((out.ticket, out.after))
+            if self.journal.append_now(out.ticket, out.records):
+                self._durable(out.ticket)
 
     def _durable(self, ticket: int) -> None:
         """What was promised or accepted is on disk: say so."""

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import signal
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 import pytest
+import trio
 
 from tests.live import Live, guarded, live, unavailable
 
 PHASE_LIMIT_S: Final = 120
 """A test's setup, call or teardown that takes longer hangs: better one failure than none of the results."""
+CANCEL_LIMIT_S: Final = 10
+"""A test that is cancelled has so long to clean up."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -21,12 +26,22 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
+_running: list[tuple[trio.lowlevel.TrioToken, trio.CancelScope]] = []
+"""The test that is a trio task, while it runs."""
+
+
 @contextlib.contextmanager
 def limited(what: str) -> Iterator[None]:
     """Fails the test after PHASE_LIMIT_S, wherever it is (but in a system call: that is for tests.live.guarded)."""
 
     def too_long(number: int, frame: FrameType | None) -> None:
-        pytest.fail(f"{what} takes longer than {PHASE_LIMIT_S} s")
+        if _running:
+            # An exception out of trio's own loop would leave nothing to go on with: the test is cancelled.
+            token, scope = _running.pop()
+            token.run_sync_soon(scope.cancel)
+            signal.alarm(CANCEL_LIMIT_S)
+            return
+        pytest.fail(f"{what} takes longer than {PHASE_LIMIT_S} s", pytrace=False)
 
     before = signal.signal(signal.SIGALRM, too_long)
     signal.alarm(PHASE_LIMIT_S)
@@ -35,6 +50,29 @@ def limited(what: str) -> Iterator[None]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+
+
+def _cancellable(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    @functools.wraps(test)
+    async def run(*args: Any, **named: Any) -> None:
+        with trio.CancelScope() as scope:
+            mine = (trio.lowlevel.current_trio_token(), scope)
+            _running.append(mine)
+            try:
+                await test(*args, **named)
+            finally:
+                if mine in _running:
+                    _running.remove(mine)
+        if scope.cancelled_caught:
+            pytest.fail(f"the test takes longer than {PHASE_LIMIT_S} s", pytrace=False)
+
+    return run
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            item.obj = _cancellable(item.obj)
 
 
 @pytest.hookimpl(wrapper=True)

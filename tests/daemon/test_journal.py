@@ -7,6 +7,7 @@ import os
 import queue
 import shutil
 import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from daemon import journal as module
 from daemon.acquaintances import Acquaintances
 from daemon.journal import BATCH, HEADER, POISON, Journal, JournalCorrupt, JournalFailed
+from vsync.limits import VIEWS_KEPT
 from vsync.records import (
     AcceptedValue,
     Decided,
@@ -31,7 +33,9 @@ from vsync.records import (
     Sealed,
     Started,
 )
+from vsync.register import REGISTERS_KEPT
 from vsync.view import NO_HASH, Position, genesis
+from wire.codec import pack, unpack_untrusted
 from wire.group import View
 
 CLUSTER = b"c" * 16
@@ -65,10 +69,13 @@ class Opened:
         self.journal.start(self.done.put, self.done.put)
         self.ticket = 0
 
-    def write(self, *records: Record) -> None:
-        """One batch."""
+    def write(self, *records: Record, now: bool = False) -> None:
+        """One batch, through the thread or (*now*, if the journal is willing) without it."""
         self.ticket += 1
-        self.journal.append(self.ticket, list(records))
+        if now and self.journal.append_now(self.ticket, list(records)):
+            return
+        if not now:
+            self.journal.append(self.ticket, list(records))
         assert self.done.get(timeout=ANSWER_S) == self.ticket
 
     def trim(self, position: Position) -> None:
@@ -128,8 +135,8 @@ def _small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_kind_of_record_comes_back(tmp_path: Path) -> None:
     for record in EVERY_KIND:
-        packed = module.pack(module._encode(record))
-        again = module._decode_untrusted(module.unpack_untrusted(packed))
+        packed = pack(module._encode(record))
+        again = module._decode_untrusted(unpack_untrusted(packed))
         assert again == record and type(again) is type(record)
 
 
@@ -314,7 +321,7 @@ def test_a_damaged_header_is_refused(tmp_path: Path) -> None:
 
 def test_another_version_is_refused(tmp_path: Path) -> None:
     head = HEADER.pack(b"LSFSJRN9", CLUSTER, 1, b"u" * 16, 1, 0)[:-4]
-    (tmp_path / "00000001.journal").write_bytes(head + struct.pack("!I", module.zlib.crc32(head)) + bytes(64))
+    (tmp_path / "00000001.journal").write_bytes(head + struct.pack("!I", zlib.crc32(head)) + bytes(64))
     with pytest.raises(JournalCorrupt, match="not a journal of this version"):
         found(tmp_path)
 
@@ -363,10 +370,10 @@ def test_a_checkpoint_forgets_views_and_registers_nobody_can_need(
             first.write(Decided(view(epoch, epoch - 1)), Flushed(epoch), Promised(epoch, (1, 1, 1)))
     assert len(segments(tmp_path)) > 1
     got = found(tmp_path)
-    assert len(got.views) == 2 * module.VIEWS_KEPT
+    assert len(got.views) == 2 * VIEWS_KEPT
     assert max(got.views) == max(got.flushed) == max(got.registers) == 399
     assert got.flushed <= set(got.views)
-    assert len(got.registers) == 2 * module.REGISTERS_KEPT
+    assert len(got.registers) == 2 * REGISTERS_KEPT
 
 
 def test_trim_drops_only_segments_that_the_state_covers(tmp_path: Path) -> None:
@@ -416,7 +423,7 @@ def test_whatever_is_written_trimmed_and_restarted_nothing_needed_is_lost(tmp_pa
                     batch.append(Promised(epoch + 1, (rng.randrange(9), 1, 1)))
                 else:
                     batch.append(Met(rng.randrange(1, 9), rng.randbytes(16)))
-            running.write(*batch)
+            running.write(*batch, now=rng.random() < 0.5)
             for record in batch:
                 model.apply(record)
             if rng.random() < 0.2:
@@ -502,6 +509,65 @@ def test_after_a_failed_write_nothing_is_reported_done_any_more(
         found(tmp_path)
     (tmp_path / POISON).unlink()
     assert found(tmp_path).entries == [entry(1)]
+
+
+def test_a_write_from_the_loop_is_on_disk_when_it_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a copy of the directory taken at once has it; when the segment is full, the thread makes the next."""
+    monkeypatch.setattr(module, "INLINE_FAST_S", 10.0)
+    with opened(tmp_path / "1") as first:
+        first.write(Sealed(1))
+        inline = 0
+        for seq in range(1, 41):
+            first.ticket += 1
+            if first.journal.append_now(first.ticket, [entry(seq, payload=b"x" * 300)]):
+                inline += 1
+                copy = tmp_path / f"copy-{seq}"
+                shutil.copytree(tmp_path / "1", copy)
+                assert found(copy).entries == [entry(k, payload=b"x" * 300) for k in range(1, seq + 1)]
+                shutil.rmtree(copy)
+            else:
+                assert first.done.get(timeout=ANSWER_S) == first.ticket
+        assert inline > 10
+    assert len(found(tmp_path / "1").entries) == 40
+    assert len(segments(tmp_path / "1")) > 3
+
+
+def test_a_slow_disk_is_left_to_the_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop has heartbeats to send: after one slow write it keeps away for much longer than that took."""
+    monkeypatch.setattr(module, "INLINE_FAST_S", -1.0)
+    monkeypatch.setattr(module, "INLINE_SHARE", 1e9)
+    with opened(tmp_path) as first:
+        first.write(Sealed(1))
+        assert first.journal.append_now(8, [Sealed(2)])
+        assert not first.journal.append_now(9, [Sealed(3)])
+        assert first.done.get(timeout=ANSWER_S) == 9
+
+
+def test_after_a_failed_write_from_the_loop_nothing_is_reported_done_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next write would succeed, and being done implies that all before it is."""
+    real = os.pwrite
+    broken = [False]
+
+    def pwrite(fd: int, data: bytes, at: int) -> int:
+        if broken[0]:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(fd, data, at)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    failing = Opened(tmp_path)
+    failing.write(entry(1))
+    broken[0] = True
+    assert not failing.journal.append_now(2, [entry(2)])
+    assert isinstance(failing.done.get(timeout=ANSWER_S), JournalFailed)
+    broken[0] = False
+    assert not failing.journal.append_now(3, [entry(3)])
+    failing.journal.append(4, [entry(4)])
+    failing.journal.close()
+    assert failing.done.empty()
+    with pytest.raises(JournalCorrupt, match="must not be used again"):
+        found(tmp_path)
 
 
 def test_a_short_write_is_not_taken_for_a_whole_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

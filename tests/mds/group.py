@@ -20,7 +20,7 @@ from mds.check import check
 from mds.machine import Bootstrap, Outcome, StateMachine
 from mds.replica import Client, Replica
 from mds.store import Store
-from tests.mds.harness import ROOT, contents
+from tests.mds import harness
 from tests.sim.clock import MS, SECOND, Scheduler
 from tests.sim.disk import Disk
 from tests.sim.network import Network, pairs_of
@@ -34,7 +34,8 @@ from wire import ops
 from wire.codec import decode, encode, unpack_untrusted
 from wire.errors import OK, SERVICE_BASE, Status
 
-TOP: Final = 1
+TOP: Final = harness.TOP
+ROOT: Final = harness.ROOT
 START_NS: Final = 1_700_000_000_000_000_000
 IDLE_TICK: Final = 10 * MS
 MAINTENANCE: Final = 100 * MS
@@ -112,6 +113,16 @@ class Line:
             node.take(lambda: node.replica.client_left(self.client))
 
 
+class Journal(Disk):
+    """A disk that is sometimes so fast that what is appended is on it at once."""
+
+    def append_now(self, records: list[Record]) -> bool:
+        if self._waiting or self._flushing or self._rng.random() < 0.5:
+            return False
+        self._write(records)
+        return True
+
+
 class Node:
     """One replica: what mds.serve does for it, with simulated means. It is the Shell of its Replica."""
 
@@ -120,9 +131,11 @@ class Node:
         self.world = world
         self.base = world.path / f"replica-{me}"
         self.base.mkdir()
-        self.disk = Disk(world.clock, world.rng, list(world.first), self._flushed)
+        self.disk = Journal(world.clock, world.rng, list(world.first), self._flushed)
         self.offset = world.rng.randrange(1, 1000 * SECOND)
         self.running = False
+        self.paused = False
+        self._inbox: list[Callable[[], None]] = []
         self.life = 0
         self.lines: list[Line] = []
         self.replica: Replica
@@ -164,9 +177,23 @@ class Node:
         state.apply = noted  # type: ignore[method-assign]
         return state
 
+    def pause(self) -> None:
+        """SIGSTOP: nothing happens here any more, and what comes in waits."""
+        self.paused = True
+
+    def wake(self) -> None:
+        """SIGCONT. Input comes before timers, as mds.serve has it."""
+        self.paused = False
+        inbox, self._inbox = self._inbox, []
+        for happen in inbox:
+            self.take(happen)
+        self.take(lambda: self.replica.group_event(ev.Tick()))
+
     def kill(self) -> None:
         """SIGKILL, or the power: what is not in the journal or the state's database is lost."""
         self.running = False
+        self.paused = False
+        self._inbox.clear()
         self.disk.crash()
         self.store.close()
         self._waiters.clear()
@@ -178,6 +205,9 @@ class Node:
     def take(self, happen: Callable[[], None]) -> None:
         """Something happens to the replica."""
         if not self.running:
+            return
+        if self.paused:
+            self._inbox.append(happen)
             return
         happen()
         self.replica.group.validate()
@@ -192,8 +222,11 @@ class Node:
     def stamp_ns(self) -> int:
         return START_NS + 1000 * self.now()
 
-    def append(self, ticket: int, records: list[Record]) -> None:
+    def append(self, ticket: int, records: list[Record]) -> bool:
+        if self.world.fast_disks and not self._waiters and self.disk.append_now(records):
+            return True
         self.disk.append(ticket, records, [])
+        return False
 
     def link_send(self, peer: int, message: Any) -> None:
         self.world.network.send(self.me, peer, through_bytes(message))
@@ -240,20 +273,22 @@ class Node:
             clock.after(at - clock.now, self._timer, self.life, at)
 
     def _timer(self, life: int, at: int) -> None:
-        if life == self.life and self.running and at == self._timer_at:
+        if life == self.life and self.running and not self.paused and at == self._timer_at:
             self._timer_at = -1
             self.take(lambda: self.replica.group_event(ev.Tick()))
 
     def _maintain(self, life: int, count: int) -> None:
-        if life == self.life and self.running:
+        if life == self.life and self.running and not self.paused:
             self.take(lambda: self.replica.maintain(look_at_sessions=count % LOOK_EVERY == LOOK_EVERY - 1))
+        if life == self.life:
             self.world.clock.after(MAINTENANCE, self._maintain, life, count + 1)
 
     # -- state on disk
 
     def _commit_sometimes(self, life: int) -> None:
         if life == self.life and self.running:
-            self.commit()
+            if not self.paused:
+                self.commit()
             pace = self.world.commit_pace
             self.world.clock.after(self.world.rng.randrange(pace // 4, 2 * pace), self._commit_sometimes, life)
 
@@ -273,7 +308,7 @@ class Node:
 
     def install(self, path: Path, views: tuple[Any, ...]) -> None:
         """A snapshot has arrived whole: what mds.serve does with it."""
-        if not self.running or self._waiters:
+        if not self.running or self.paused or self._waiters:
             return
         received = Store.open(path)
         blob = StateMachine(received, self.me).position
@@ -295,7 +330,7 @@ class Node:
             self.take(lambda: replica.resume(self._state()))
 
         self._waiters.append((out.ticket, on_disk))
-        self.append(out.ticket, out.records)
+        self.disk.append(out.ticket, out.records, [])
 
 
 class WitnessNode:
@@ -594,6 +629,7 @@ class Group:
         self.clock = Scheduler()
         self.bootstrap = Bootstrap(root_mode=0o777)
         self.commit_pace = 400 * MS
+        self.fast_disks = bool(seed % 2)
         self.replica_ids = tuple(range(1, replicas + 1))
         witness_ids = tuple(range(101, 101 + witnesses))
         self.first: list[Record] = [Decided(genesis(self.replica_ids, witness_ids)), Flushed(0)]
@@ -607,7 +643,8 @@ class Group:
         self.client_cuts: set[tuple[int, int]] = set()
         self.executed: dict[tuple[int, int, int], int] = {}
         """(session, slot, number) -> the one index at which it was executed, at every replica."""
-        for process in (*self.nodes.values(), *self.witnesses.values()):
+        self.processes: list[Node | WitnessNode] = [*self.nodes.values(), *self.witnesses.values()]
+        for process in self.processes:
             process.start()
         self.network.connect_all()
         self.until(lambda: self.view() == self.replica_ids)
@@ -732,10 +769,12 @@ class Group:
     def settle(self) -> None:
         """Everything heals; all replicas come into one view and to one index."""
         self.heal()
-        for process in (*self.nodes.values(), *self.witnesses.values()):
+        for process in self.processes:
             process.disk.slow = 0
             if not process.running:
                 process.start()
+            elif isinstance(process, Node) and process.paused:
+                process.wake()
         self.until(lambda: self.view() == self.replica_ids, 60 * SECOND)
         self.until(lambda: len({n.replica.group.position() for n in self.nodes.values()}) == 1, 10 * SECOND)
 
@@ -753,7 +792,7 @@ class Group:
             assert check(node.store) == []
         assert len({(state.index, state.digest) for state in states}) == 1, "equal digests at equal index"
         first, *others = [
-            [record for record in contents(node.store) if record[:2] != (0, b"position")] for node in self.nodes.values()
+            [record for record in harness.contents(node.store) if record[:2] != (0, b"position")] for node in self.nodes.values()
         ]
         assert all(other == first for other in others)
 

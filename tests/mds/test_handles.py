@@ -44,7 +44,9 @@ def test_a_declaration_replaces_what_was_counted() -> None:
     handles = Handles()
     handles.open(1, 10, 3)
     handles.open(1, 11)
-    handles.declare(1, ((10, 1), (12, 2)))
+    handles.open(1, 13)
+    handles.open(2, 13)
+    assert handles.declare(1, ((10, 1), (12, 2))) == [11]
     assert not handles.is_open(11)
     assert handles.close(1, 10, 1) is True
     assert handles.close(1, 12, 1) is False
@@ -84,8 +86,10 @@ class AgainstCounts(RuleBasedStateMachine):
 
     @rule(session=st.integers(1, 3), held=st.dictionaries(st.integers(1, 3), st.integers(1, 2)))
     def declares(self, session: int, held: dict[int, int]) -> None:
-        self.handles.declare(session, tuple(held.items()))
+        before = self.model[session]
         self.model[session] = Counter(held)
+        freed = self.handles.declare(session, tuple(held.items()))
+        assert sorted(freed) == sorted(i for i, n in before.items() if n and not self.total(i))
 
     @rule(session=st.integers(1, 3))
     def forgets(self, session: int) -> None:
