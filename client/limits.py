@@ -108,6 +108,8 @@ CAPABILITY_CACHE_S: Final = 1.0
 
 CACHE_KEEP_S: Final = 0.08
 """How often the cache lease is extended: three times within the lease a replica gives (250 ms)."""
+CACHE_ASK_S: Final = 0.02
+"""A lapsed lease is asked for at most this often by operations that find it so (no view may be active)."""
 CACHE_IDLE_S: Final = 1.0
 """A mount that has not used its cache for so long lets the lease run out; what it keeps is good again after the next
 extension, unless the replica says otherwise."""

@@ -91,6 +91,8 @@ class MetadataClient:
         self._keeps = 0
         self._kept_at: dict[int, float] = {}
         """When each KeepCache that is not answered yet was sent."""
+        self._asked_at = 0.0
+        """When the lease was last asked for."""
         self._recalled_at = 0.0
         """From when all recalls so far are done."""
         self._early: dict[int, tuple[int, bytes]] = {}
@@ -118,6 +120,7 @@ class MetadataClient:
         executed yet.
         """
         cache = self.cache
+        self._use_cache()
         cache.begin(op)
         # Cancelled, the request may be executed at any time yet: what it touches is not cached again (no end()).
         status, body, stamp = await self._call(Kind.REQUEST, op)
@@ -137,7 +140,7 @@ class MetadataClient:
 
     async def query_leased(self, op: Any) -> tuple[int, Any, Stamp | None]:
         """As :meth:`query`, but (status, result, the cache's stamp if the answer may be kept under the lease)."""
-        self.cache.used = boottime()
+        self._use_cache()
         status, body, stamp = await self._call(Kind.QUERY, op)
         return status, unpack_untrusted(body) if status == OK else None, stamp
 
@@ -335,15 +338,27 @@ class MetadataClient:
         """Extend the cache lease while the cache is of use."""
         while True:
             await trio.sleep(limits.CACHE_KEEP_S)
-            conn, now = self._conn, boottime()
-            if conn is None or self._core.state is not State.READY or now - self.cache.used > limits.CACHE_IDLE_S:
-                continue
-            self._keeps += 1
-            self._kept_at[self._keeps] = now
-            try:
-                conn.send(KeepCache(self._keeps))
-            except ConnectionLost as exc:
-                log.debug("cache lease: %s", exc)  # the reader task sees it, too, and carries on elsewhere
+            now = boottime()
+            if now - self.cache.used <= limits.CACHE_IDLE_S:
+                self._ask_lease(now)
+
+    def _use_cache(self) -> None:
+        """An operation begins. After a pause the lease has lapsed: asked for first, the operation's answer counts."""
+        self.cache.used = now = boottime()
+        if now >= self.cache.until and now - self._asked_at > limits.CACHE_ASK_S:
+            self._ask_lease(now)
+
+    def _ask_lease(self, now: float) -> None:
+        conn = self._conn
+        if conn is None or self._core.state is not State.READY:
+            return
+        self._asked_at = now
+        self._keeps += 1
+        self._kept_at[self._keeps] = now
+        try:
+            conn.send(KeepCache(self._keeps))
+        except ConnectionLost as exc:
+            log.debug("cache lease: %s", exc)  # the reader task sees it, too, and carries on elsewhere
 
     def _on_cache(self, conn: Connection, message: CacheLease | Recall) -> None:
         if isinstance(message, CacheLease):

@@ -200,8 +200,8 @@ class Journal:
 
     def _read(self, path: Path, last: bool) -> None:
         with path.open("rb") as file:
-            # A process that was killed may have left a batch in the page cache alone. What is read here is told to others
-            # as being on disk, so first it has to be.
+            # A process that was killed may have left a batch in the page cache alone. What is read here is told to
+            # others as being on disk, so first it has to be.
             os.fsync(file.fileno())
             data = file.read()
         if len(data) < HEADER.size or HEADER.unpack_from(data)[-1] != zlib.crc32(data[: HEADER.size - 4]):
@@ -247,7 +247,7 @@ class Journal:
         next segment, from one at a segment's end that was on disk and is damaged (or a segment that is missing)."""
         if self._batch and count != self._batch + 1:
             where, byte = self._torn if self._torn is not None else (path, at)
-            raise self._corrupt(where, byte, f"batch {self._batch + 1} is damaged or missing, and batch {count} is there")
+            raise self._corrupt(where, byte, f"batch {self._batch + 1} is damaged or missing, batch {count} is there")
         self._batch = count
         self._torn = None
 

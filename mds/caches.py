@@ -137,9 +137,10 @@ class Caches(Generic[C]):
         if not self._recalls:
             return None
         for recall in [r for r in self._recalls if r.until <= now]:
-            # 1. A lease is extended while a recall waits for its answer. 2. The client learns of that only after the recall,
-            # and so lets go of what it names by the end of the old lease. 3. But it goes on to rely on all the rest, which
-            # is to be recalled as ever. Test: test_caches.test_a_slow_answer_does_not_cost_a_client_that_goes_on.
+            # 1. A lease is extended while a recall waits for its answer. 2. The client learns of that only after the
+            # recall, and so lets go of what it names by the end of the old lease. 3. But it goes on to rely on all the
+            # rest, which is to be recalled as ever. Test:
+            # test_caches.test_a_slow_answer_does_not_cost_a_client_that_goes_on.
             if self._clients[recall.client].until <= now:
                 self._take_all(recall.client)
         self._recalls = [r for r in self._recalls if r.until > now]

@@ -99,7 +99,8 @@ class Replica:
         self.caches: Caches[Client] = Caches()
         self._departed: list[Client] = []
         """Clients whose connection is gone while their cache lease may still run."""
-        self.clients: set[Client] = set()
+        self.clients: dict[Client, None] = {}
+        """Connected ones, in the order of their coming: what is sent to all of them goes out in that order."""
         self.heard: dict[int, int] = {}
         """Sessions attached here -> when their client was last heard."""
         self.answered = 0
@@ -235,8 +236,8 @@ class Replica:
             touched, named = self._resolve(decoded)
             names |= named
         requesters = {w[0] for item in items if (w := self._waiting.get((item[1], item[2], item[3]))) is not None}
-        if len(requesters) > 1:
-            requesters = set()  # each one's request contradicts the others' caches
+        if len({item[1] for item in items}) > 1:
+            requesters = set()  # what others ask for in the same message contradicts a requester's cache, too
         for client, number, inodes in self.caches.recall(touched, requesters, ticket, self.shell.now()):
             client.send(msg.Recall(number, inodes, tuple(ino for ino in inodes if ino in names)))
 
@@ -270,7 +271,8 @@ class Replica:
         self._ops.pop(key, None)
         if entry.sender == self.me and not self.group.core.outside:
             # It is in no history, so sending it again under the same slot number is safe. But for whom: a request of an
-            # earlier life was sent again elsewhere, and an attachment would take a session back from where it is by now.
+            # earlier life was sent again elsewhere, and an attachment would take a session back from where it is by
+            # now.
             self._queue.extend(item for item in _entries(entry.payload) if self._awaited(item))
 
     def _awaited(self, item: Any) -> bool:
@@ -294,7 +296,8 @@ class Replica:
                 waiter = self._waiting.pop((outcome.session, outcome.slot, outcome.number), None)
                 if waiter is not None:
                     client, call = waiter
-                    if outcome.opened and outcome.status == OK and client.session == outcome.session and not client.gone:
+                    attached = client.session == outcome.session and not client.gone
+                    if outcome.opened and outcome.status == OK and attached:
                         self.handles.open(outcome.session, outcome.opened)
                     self.answered += 1
                     made = decoded[k] if outcome.status == OK and decoded else None
@@ -414,7 +417,7 @@ class Replica:
     # -- clients
 
     def client_joined(self, client: Client) -> None:
-        self.clients.add(client)
+        self.clients[client] = None
         if self.active:
             newest = self.group.core.newest
             client.send(self._view_changed(newest.epoch, newest.members))
@@ -422,7 +425,7 @@ class Replica:
     def client_left(self, client: Client) -> None:
         """The connection is gone. The session stays until the client attaches elsewhere or it expires."""
         client.gone = True
-        self.clients.discard(client)
+        self.clients.pop(client, None)
         self._departed.append(client)
 
     def client_message(self, client: Client, m: Any) -> None:

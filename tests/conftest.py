@@ -31,16 +31,22 @@ _running: list[tuple[trio.lowlevel.TrioToken, trio.CancelScope]] = []
 
 
 @contextlib.contextmanager
-def limited(what: str) -> Iterator[None]:
+def limited(item: pytest.Item, what: str) -> Iterator[None]:
     """Fails the test after PHASE_LIMIT_S, wherever it is (but in a system call: that is for tests.live.guarded)."""
 
+    cancelled = False
+
     def too_long(number: int, frame: FrameType | None) -> None:
+        nonlocal cancelled
         if _running:
-            # An exception out of trio's own loop would leave nothing to go on with: the test is cancelled.
+            # An exception out of trio's own loop would leave a broken one behind: the test is cancelled.
             token, scope = _running.pop()
             token.run_sync_soon(scope.cancel)
+            cancelled = True
             signal.alarm(CANCEL_LIMIT_S)
             return
+        if cancelled:
+            item.session.shouldstop = f"{item.nodeid} hangs and cannot be cancelled: no trio test can follow it"
         pytest.fail(f"{what} takes longer than {PHASE_LIMIT_S} s", pytrace=False)
 
     before = signal.signal(signal.SIGALRM, too_long)
@@ -77,13 +83,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
-    with limited("the setup"):
+    with limited(item, "the setup"):
         return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
-    with limited("the teardown"):
+    with limited(item, "the teardown"):
         return (yield)
 
 
@@ -91,7 +97,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """Each test on a live cluster is guarded against hanging on a mount, and shows the daemons' logs when it fails."""
     found = getattr(item, "funcargs", {}).get("cluster")
-    with limited("the test"):
+    with limited(item, "the test"):
         if not isinstance(found, Live):
             return (yield)
         try:

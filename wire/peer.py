@@ -220,6 +220,8 @@ class Connection:
             self._reads = 0
             await trio.lowlevel.checkpoint()
         while True:
+            if self.closed is not None:
+                raise ConnectionLost(self.closed)  # a closed socket has no descriptor that could be waited for
             if self._dry:
                 self._dry = False
                 self._reads = 0

@@ -390,7 +390,8 @@ def test_trim_drops_only_segments_that_the_state_covers(tmp_path: Path) -> None:
         size = sum(path.stat().st_size for path in segments(tmp_path))
         assert size - 1000 <= first.journal.size <= size
     left = found(tmp_path).entries
-    assert [e for e in left if e.seq > 20] == [e for s in range(21, 31) for e in (entry(s, payload=b"x" * 500), entry(s, sender=2))]
+    beyond = [e for seq in range(21, 31) for e in (entry(seq, payload=b"x" * 500), entry(seq, sender=2))]
+    assert [e for e in left if e.seq > 20] == beyond
     with opened(tmp_path) as again:
         again.trim(Position(1, (), 61, NO_HASH))  # a view later: nothing of epoch 0 is needed
         assert len(segments(tmp_path)) == 1

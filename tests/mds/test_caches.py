@@ -120,9 +120,9 @@ def test_a_lease_that_has_run_out_and_contradicts_nothing_goes_on() -> None:
 
 
 def test_a_slow_answer_does_not_cost_a_client_that_goes_on() -> None:
-    """1. Inode 1 is recalled at 0; the kernel of the client's host takes until 120 ms to let go. 2. Meanwhile the client's
-    lease is extended, which it can only learn after the recall. 3. At 100 ms, when the lease would have ended, the message
-    goes on. 4. The client still relies on inode 2: a message that touches it has to recall it."""
+    """1. Inode 1 is recalled at 0; the kernel of the client's host takes until 120 ms to let go. 2. Meanwhile the
+    client's lease is extended, which it can only learn after the recall. 3. At 100 ms, when the lease would have ended,
+    the message goes on. 4. The client still relies on inode 2: a message that touches it has to recall it."""
     caches = holding(("a", 1), ("a", 2))
     caches.recall(frozenset({1}), set(), 5, 0)
     epoch = caches.renew("a", 300 * MS)
@@ -215,7 +215,8 @@ class Story:
     def step(self) -> None:
         rng = self.rng
         user = rng.choice(self.users)
-        match rng.choice(("renew", "ask", "ask", "message", "receive", "receive", "answer", "time", "time", "acknowledge")):
+        kinds = ("renew", "ask", "ask", "message", "receive", "receive", "answer", "time", "time", "acknowledge")
+        match rng.choice(kinds):
             case "renew":
                 until = self.now + rng.choice((0, 10, 50, 50))
                 user.inbox.append(("lease", self.caches.renew(user, until), until))

@@ -68,7 +68,9 @@ touched_sets = st.none() | st.frozensets(st.integers(1, 6), max_size=4)
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 8), touched_sets), max_size=30), st.frozensets(st.integers(1, 6), max_size=3))
-def test_it_agrees_with_looking_at_every_message(steps: list[tuple[int, frozenset[int] | None]], read: frozenset[int]) -> None:
+def test_it_agrees_with_looking_at_every_message(
+    steps: list[tuple[int, frozenset[int] | None]], read: frozenset[int]
+) -> None:
     """A step names a message: if it is pending it is removed, else it enters."""
     made = Pending()
     model: dict[Key, frozenset[int] | None] = {}
