@@ -258,15 +258,18 @@ class StateMachine:
 
     # -- applying
 
-    def apply(self, index: int, origin: int, batch: bytes) -> list[Outcome]:
+    def apply(self, index: int, origin: int, batch: bytes, decoded: list[Any] | None = None) -> list[Outcome]:
         """Apply the batch that *origin* multicast and that was delivered at *index*; outcomes in order of entries.
 
+        *decoded*: the entries' operations, where they are known already (None for one that is none).
         A batch that does not decode (a faulty replica sent it) is empty for everyone. Store the position and freeze
         only between batches.
         """
         assert index > self._index, f"batch {index} after {self._index}"
         self._index = index
-        outcomes = [self._apply_entry(index, k, entry) for k, entry in enumerate(_entries_untrusted(batch))]
+        entries = entries_untrusted(batch)
+        known = [decode_entry(entry) for entry in entries] if decoded is None else decoded
+        outcomes = [self._apply_entry(index, k, entry, known[k]) for k, entry in enumerate(entries)]
         self._save()
         return outcomes
 
@@ -303,10 +306,10 @@ class StateMachine:
         hashed = blake2b(pack((index, k, effects)), digest_size=8).digest()
         self._digest = (self._digest + int.from_bytes(hashed, "big")) & DIGEST_MASK
 
-    def _apply_entry(self, index: int, k: int, entry: Any) -> Outcome:
+    def _apply_entry(self, index: int, k: int, entry: Any, op: Any) -> Outcome:
         if not _well_formed(entry):
             return Outcome(0, 0, 0, Status.BAD_MESSAGE, b"", False)
-        time_ns, session, slot, number, op_bytes = entry
+        time_ns, session, slot, number, _ = entry
         if time_ns > self._time:
             self._time = time_ns
         if session:
@@ -317,7 +320,7 @@ class StateMachine:
         scope = self._scope
         scope.start(self._time, schema.number_at(index, k))
         store.begin()
-        status, body = self._execute(session, op_bytes)
+        status, body = self._execute(session, op)
         if status != OK:
             store.rollback()
             scope.undo()
@@ -331,11 +334,7 @@ class StateMachine:
             session, slot, number, status, body, session != 0, scope.opened, tuple(scope.orphaned), scope.session_gone
         )
 
-    def _execute(self, session: int, op_bytes: bytes) -> tuple[int, bytes]:
-        try:
-            op = decode(op_bytes)
-        except WireError:
-            return Status.BAD_MESSAGE, b""
+    def _execute(self, session: int, op: Any) -> tuple[int, bytes]:
         run = (_APPLY if session else _APPLY_ALL).get(type(op))
         if run is None:
             return Status.BAD_MESSAGE, b""
@@ -412,7 +411,15 @@ class StateMachine:
         assert store.get(schema.INODES, schema.u64(ids.ROOT_INO)) is not None, "the root is never removed"
 
 
-def _entries_untrusted(batch: bytes) -> tuple[Any, ...]:
+def decode_entry(entry: Any) -> Any:
+    """The operation of an entry; None when it is none, or the entry is malformed."""
+    try:
+        return decode(entry[4])
+    except (WireError, IndexError, TypeError, KeyError):
+        return None
+
+
+def entries_untrusted(batch: bytes) -> tuple[Any, ...]:
     try:
         entries = unpack_untrusted(batch)
     except WireError:

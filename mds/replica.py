@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from mds import limits
 from mds.caches import LEASE_US, Caches
 from mds.handles import Handles
-from mds.machine import Outcome, StateMachine
+from mds.machine import Outcome, StateMachine, decode_entry, entries_untrusted
 from mds.pending import Key, Pending
 from vsync import effects as ev
 from vsync.effects import Delivered, Effects, Event, ViewEvent
@@ -112,6 +112,8 @@ class Replica:
         """Never one of an earlier life: what that has sent may be delivered in this one."""
         self._parked: list[Parked] = []
         self._ops: dict[Key, list[Any]] = {}
+        self._fresh: dict[bytes, Any] = {}
+        """Operations of queued requests, decoded when they came in, so that it is not done again when they go out."""
         self._events: deque[Event] = deque()
         self._history: deque[Delivered | ViewEvent] = deque()
         """Delivered and not applied; empty whenever :meth:`_run` has returned."""
@@ -214,8 +216,9 @@ class Replica:
     def _entered(self, entry: Entry, ticket: int) -> None:
         """A message is in the log: from now on queries that conflict with it wait, and caches let go."""
         key = entry[:3]
-        items = _entries(entry.payload)
-        decoded = [_decode_op(item) for item in items]
+        items = entries_untrusted(entry.payload)
+        fresh = self._fresh
+        decoded = [fresh.pop(item[4], None) or decode_entry(item) if fresh else decode_entry(item) for item in items]
         self._ops[key] = decoded
         known: set[int] | None = set()
         for op in decoded:
@@ -229,7 +232,7 @@ class Replica:
             self._recall(items, decoded, touched, ticket)
         self.pending.add(key, touched)
 
-    def _recall(self, items: list[Any], decoded: list[Any], touched: frozenset[int] | None, ticket: int) -> None:
+    def _recall(self, items: tuple[Any, ...], decoded: list[Any], touched: frozenset[int] | None, ticket: int) -> None:
         """Call back the cache leases that the message contradicts, from all clients but those who sent its requests."""
         names: frozenset[int] = frozenset(op.ino for op in decoded if isinstance(op, ops.SetAttr))
         if touched is None:
@@ -273,7 +276,7 @@ class Replica:
             # It is in no history, so sending it again under the same slot number is safe. But for whom: a request of an
             # earlier life was sent again elsewhere, and an attachment would take a session back from where it is by
             # now.
-            self._queue.extend(item for item in _entries(entry.payload) if self._awaited(item))
+            self._queue.extend(item for item in entries_untrusted(entry.payload) if self._awaited(item))
 
     def _awaited(self, item: Any) -> bool:
         """Somebody here waits for the outcome of this entry."""
@@ -283,10 +286,10 @@ class Replica:
     def _apply(self, item: Delivered) -> None:
         entry = item.entry
         key = entry[:3]
-        outcomes = self.state.apply(item.index, entry.sender, entry.payload)
         decoded = self._ops.pop(key, None)
-        if decoded is None:
-            decoded = [_decode_op(item) for item in _entries(entry.payload)]  # fed to a learner: it was not pending
+        if decoded is None:  # fed to a learner: it was not pending
+            decoded = [decode_entry(item) for item in entries_untrusted(entry.payload)]
+        outcomes = self.state.apply(item.index, entry.sender, entry.payload, decoded)
         self.pending.remove(key)
         for op, outcome in zip(decoded, outcomes, strict=False):
             if isinstance(op, ops.SessionAttach | ops.SessionOpen) and outcome.status == OK:
@@ -399,6 +402,7 @@ class Replica:
         parked, self._parked = self._parked, []
         internal, self._internal = self._internal, {}
         self._queue.clear()
+        self._fresh.clear()
         for token, done in internal.items():
             done(Outcome(0, self.me, token, Status.NOT_SERVING, b"", False))
         for client, call in waiting.values():
@@ -484,6 +488,7 @@ class Replica:
             client.send(msg.Answer(m.call, Status.BAD_MESSAGE, b""))
             return
         self._waiting[m.session, m.slot, m.number] = (client, m.call)
+        self._fresh[m.op] = op
         self._queue.append((self.shell.stamp_ns(), m.session, m.slot, m.number, m.op))
         self._run()
 
@@ -707,20 +712,3 @@ class Replica:
         self.pending.validate()
         self.caches.validate()
         assert set(self._ops) == set(self.pending.keys())
-
-
-def _entries(payload: bytes) -> list[Any]:
-    """The entries of a batch as they were submitted. A batch that is none is empty, as it is when applied."""
-    try:
-        items = unpack_untrusted(payload)
-    except WireError:
-        return []
-    return list(items) if type(items) is tuple else []
-
-
-def _decode_op(item: Any) -> Any:
-    """The operation of an entry, or None when it is none (it will be answered BAD_MESSAGE, touching nothing)."""
-    try:
-        return decode(item[4])
-    except (WireError, IndexError, TypeError):
-        return None

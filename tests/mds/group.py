@@ -170,8 +170,8 @@ class Node:
         state = StateMachine(self.store, self.me, self.world.bootstrap)
         apply = state.apply
 
-        def noted(index: int, origin: int, batch: bytes) -> list[Outcome]:
-            outcomes = apply(index, origin, batch)
+        def noted(index: int, origin: int, batch: bytes, decoded: list[Any] | None = None) -> list[Outcome]:
+            outcomes = apply(index, origin, batch, decoded)
             self.world.applied(index, outcomes)
             return outcomes
 
