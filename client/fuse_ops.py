@@ -162,7 +162,7 @@ class LockstepOperations(pyfuse3.Operations):
         attr = await self._volume.lookup(cred, parent, name)
         entry = self._given(attr)
         if attr.is_directory and not entry.entry_timeout:
-            entry.entry_timeout = await self._volume.kernel_entry_s(parent, attr)
+            entry.entry_timeout = await self._volume.kernel_entry_s(parent, name, attr)
         return entry
 
     @_operation

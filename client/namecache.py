@@ -8,16 +8,20 @@ drop what they touch.  Times are seconds of a clock that goes on during suspend.
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from client.attributes import Attr
-from wire import ops
+from wire import ids, ops
 
 INODES_MAX: Final = 50_000
 """Inodes kept; a mount that meets more begins anew (a replica grants leases on some more than that)."""
+NAMES_MAX: Final = 200_000
+"""Names learned, absent ones too, before the cache begins anew: absent names come with no inode to count."""
 KERNEL_S: Final = 0.1
 """How long the kernel may take a directory's name for granted without asking us. What a rename or removal of that
 directory by another mount is delayed by, at most."""
+KERNEL_MARGIN_S: Final = 0.03
+"""Of that the kernel is told so much less: it counts from when its caller takes the answer up, in whole ticks."""
 
 Stamp = tuple[int, int]
 """(recalls, own requests ended) so far."""
@@ -26,6 +30,16 @@ ABSENT: Final = 0
 """Stands for an inode: the name is known to be absent."""
 
 _DIRECTORY_X: Final = 0o111
+_DOTS: Final = (b".", b"..")
+
+
+class Touched(NamedTuple):
+    """What an own request under way makes uncertain; :meth:`NameCache.begin` gives it, ``end`` takes it."""
+
+    inodes: tuple[int, ...]
+    names: tuple[tuple[int, bytes], ...]
+    blind: bool
+    """It takes a name away, and which inode that stands for is not known here."""
 
 
 class NameCache:
@@ -42,9 +56,13 @@ class NameCache:
         self._epoch = 0
         self._attrs: dict[int, Attr] = {}
         self._names: dict[int, dict[bytes, int]] = {}
+        self._learned = 0
+        """Names learned since the cache was empty."""
         self._complete: set[int] = set()
         self._busy: Counter[int] = Counter()
         """Inodes that own requests under way touch: nothing is learned of their attributes."""
+        self._blind = 0
+        """Own requests under way that touch an inode not known here: no attributes are learned at all."""
         self._unsure: Counter[tuple[int, bytes]] = Counter()
         """Names that own requests under way may change."""
         self._kernel: dict[int, float] = {}
@@ -72,6 +90,7 @@ class NameCache:
 
     def clear(self) -> None:
         self._recalls += 1
+        self._learned = 0
         self._attrs.clear()
         self._names.clear()
         self._complete.clear()
@@ -105,8 +124,8 @@ class NameCache:
             return None
         ino = names.get(name)
         if ino is None:
-            if parent not in self._complete:
-                return None
+            if parent not in self._complete or name in _DOTS or len(name) > ids.NAME_MAX:
+                return None  # for what is no entry the service has other answers than "absent"
             ino = ABSENT
         if cred.uid != 0 and not self._may_search(cred, parent):
             return None  # the service says no, or says why not
@@ -139,11 +158,13 @@ class NameCache:
             return bool(attr.mode & 0o010)
         return bool(attr.mode & 0o001)
 
-    def kernel_s(self, parent: int, attr: Attr, now: float) -> float:
-        """For how many seconds the kernel may keep the entry of *attr* in *parent*: directories only, and only
+    def kernel_s(self, parent: int, name: bytes, attr: Attr, now: float) -> float:
+        """For how many seconds the kernel may keep the entry *name* of *attr* in *parent*: directories only, and only
         below a directory that anyone may search (the kernel would not ask us whether this caller may)."""
         if not attr.is_directory or now >= self.until or attr.ino not in self._attrs or self._busy[attr.ino]:
             return 0.0
+        if self._names.get(parent, {}).get(name) != attr.ino:
+            return 0.0  # called back, or never under the lease: it may be another directory's by now
         above = self._attrs.get(parent)
         if above is None or above.mode & _DIRECTORY_X != _DIRECTORY_X:
             return 0.0
@@ -152,7 +173,7 @@ class NameCache:
             self._kernel = {ino: at for ino, at in self._kernel.items() if at > now}
         for ino in (parent, attr.ino):
             self._kernel[ino] = max(until, self._kernel.get(ino, 0.0))
-        return until - now
+        return max(0.0, until - now - KERNEL_MARGIN_S)
 
     def knows(self, ino: int) -> bool:
         """Whether the attributes of *ino* are kept."""
@@ -168,13 +189,17 @@ class NameCache:
         """The service said, under a lease, what *name* is (None: absent). *stamp*: ours when the answer came in."""
         if stamp != self.stamp or (parent, name) in self._unsure:
             return
+        if self._learned >= NAMES_MAX:
+            self.clear()
+            return
+        self._learned += 1
         self._names.setdefault(parent, {})[name] = attr.ino if attr is not None else ABSENT
         if attr is not None:
             self.learn_attr(attr, stamp)
 
     def learn_attr(self, attr: Attr, stamp: Stamp) -> None:
         """The service said, under a lease, what the attributes are."""
-        if stamp != self.stamp or attr.ino in self._busy:
+        if stamp != self.stamp or attr.ino in self._busy or self._blind:
             return
         if len(self._attrs) >= INODES_MAX:
             self.clear()
@@ -182,24 +207,37 @@ class NameCache:
 
     # -- own requests
 
-    def begin(self, op: Any) -> None:
+    def begin(self, op: Any) -> Touched:
         """Our own request *op* goes out."""
         inodes, names = _touches(op)
+        blind = False
         for parent, name in names:
             self._unsure[parent, name] += 1
             child = self._names.get(parent, {}).pop(name, None)
             if child:
-                self._attrs.pop(child, None)
+                # Its link count and times change, and it may be looked at by another name meanwhile.
+                inodes += (child,)
             elif not isinstance(op, _MAKES):
-                self._attrs.clear()  # which inode's link count and times it changes is not known here
+                blind = True
         for ino in inodes:
             self._busy[ino] += 1
             self._attrs.pop(ino, None)
+        if blind:
+            self._blind += 1
+            self._attrs.clear()
+        return Touched(inodes, names, blind)
 
-    def end(self, op: Any, done: bool, made: Attr | None, stamp: Stamp | None) -> None:
-        """It ended. *done*: with success. *made*: what it made. *stamp*: ours when it was answered under a lease."""
-        inodes, names = _touches(op)
+    def end(self, op: Any, touched: Touched, done: bool, made: Attr | None, stamp: Stamp | None) -> None:
+        """It ended. *touched*: what :meth:`begin` gave. *done*: with success. *made*: what it made. *stamp*: ours when
+        it was answered under a lease."""
+        inodes, names, blind = touched
+        # A recall may have been about ours. Other own requests may have ended meanwhile: to what is new they do nothing,
+        # but a file that gets one more name may be touched by any of them.
+        certain = stamp is not None and stamp[0] == self._recalls
+        if isinstance(op, ops.Link):
+            certain = certain and stamp == self.stamp
         self._ends += 1
+        self._blind -= blind
         for key in names:
             self._unsure[key] -= 1
             if not self._unsure[key]:
@@ -209,8 +247,6 @@ class NameCache:
             if not self._busy[ino]:
                 del self._busy[ino]
             self._attrs.pop(ino, None)
-        # Other own requests may have ended meanwhile: they touch other names. A recall may have been about ours.
-        certain = stamp is not None and stamp[0] == self._recalls
         if not isinstance(op, _MAKES):
             if not done or isinstance(op, ops.Rename):
                 self._complete.difference_update(parent for parent, _ in names)

@@ -199,6 +199,7 @@ class MetadataClient:
             finally:
                 # Callers may outlive us by a moment; they are told that it is over.
                 self._nursery = None
+                self.ended.set()
                 if self._conn is not None:
                     self._conn.close("client ended")
             nursery.cancel_scope.cancel()

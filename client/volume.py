@@ -140,14 +140,14 @@ class Volume:
             cache.learn(parent, name, attr, stamp)
         return self.seen(attr)
 
-    async def kernel_entry_s(self, parent: int, attr: Attr) -> float:
-        """For how long the kernel may use the entry of *attr* in *parent* without asking (0.0: not at all)."""
+    async def kernel_entry_s(self, parent: int, name: bytes, attr: Attr) -> float:
+        """For how long the kernel may use the entry *name* of *attr* in *parent* without asking (0.0: not at all)."""
         cache = self.service.cache
         if not attr.is_directory or boottime() >= cache.until:
             return 0.0
         if not cache.knows(parent):
             await self.getattr(parent)
-        return cache.kernel_s(parent, attr, boottime())
+        return cache.kernel_s(parent, name, attr, boottime())
 
     async def getattr(self, ino: int) -> Attr:
         data = self.pool.get(ino)
@@ -173,8 +173,9 @@ class Volume:
                 # Written before, so committed before: a later commit would move the time that is set now.
                 await data.flush()
             changed = attr_untrusted(await self.service.request(op))
-            # Whoever may pass through a directory has changed when this returns, for the kernel here, too.
-            await trio.sleep(max(0.0, self.service.cache.kernel_until(op.ino) - boottime()))
+            if op.valid & ops.SET_MODE and changed.mode & 0o111 != 0o111:
+                # Whoever may pass through a directory has changed when this returns, for the kernel here, too.
+                await trio.sleep(max(0.0, self.service.cache.kernel_until(op.ino) - boottime()))
             return self.seen(changed)
         attr = attr_untrusted(await self.service.query(ops.GetAttr(op.ino)))
         if not attr.is_regular:

@@ -137,6 +137,22 @@ class _Segment:
         return True
 
 
+class Watch:
+    """Finds a write that does not come back, by looks of its own: a process that was stopped and continued, or a
+    machine that slept, has not looked meanwhile, so that time does not count."""
+
+    def __init__(self, every_s: float) -> None:
+        self._most = int(FLUSH_MAX_S / every_s)
+        self._same = 0
+        self._last: float | None = None
+
+    def stuck(self, busy_since: float | None) -> bool:
+        """One look, ``every_s`` after the one before."""
+        self._same = self._same + 1 if busy_since is not None and busy_since == self._last else 0
+        self._last = busy_since
+        return self._same > self._most
+
+
 class Journal:
     """One voter's journal. :meth:`append` returns at once; a thread writes, flushes and reports."""
 
@@ -325,10 +341,9 @@ class Journal:
         self._hand(position)
 
     @property
-    def stuck_s(self) -> float:
-        """For how long the oldest write under way has been waiting."""
-        since = self._busy_since
-        return 0.0 if since is None else time.monotonic() - since
+    def busy_since(self) -> float | None:
+        """What tells the oldest write under way from any other, for a :class:`Watch`."""
+        return self._busy_since
 
     @property
     def size(self) -> int:
@@ -379,11 +394,12 @@ class Journal:
 
     def _next(self) -> Any:
         """The next item for the thread. While it waits it watches the writes done by the loop's own thread."""
+        watch = Watch(WATCH_S)
         while True:
             try:
                 return self._queue.get(timeout=WATCH_S)
             except queue.Empty:
-                if self.stuck_s > FLUSH_MAX_S:
+                if watch.stuck(self._busy_since):
                     log.critical("%s: a flush has not come back for %.0f s", self.directory, FLUSH_MAX_S)
                     os._exit(1)  # the loop is stuck in it: nobody else can stop the process
 

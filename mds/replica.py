@@ -118,6 +118,7 @@ class Replica:
         self._history: deque[Delivered | ViewEvent] = deque()
         """Delivered and not applied; empty whenever :meth:`_run` has returned."""
         self._running = False
+        """A step is under way, or the state is being replaced, or a step has failed: no other begins."""
         self._on_disk = 0
         self._acknowledged = 0
         self._after: deque[tuple[int, list[tuple[int, Any]]]] = deque()
@@ -139,6 +140,11 @@ class Replica:
     def active(self) -> bool:
         return self.group.active_view is not None
 
+    @property
+    def at_rest(self) -> bool:
+        """The state is at the group's position (see :meth:`_run`, :meth:`hold`): they may be stored together."""
+        return not self._running and not self._history
+
     def group_event(self, event: Event) -> None:
         """Take one event of the group layer and everything that follows from it."""
         self._events.append(event)
@@ -149,19 +155,18 @@ class Replica:
         if self._running:
             return
         self._running = True
-        try:
-            while self._events or self._history or self._submit_batch():
-                if self._events:
-                    self._carry_out(self.group.step(self._events.popleft(), self.shell.now()))
-                elif self._history:
-                    # What others wait for, acknowledgements, goes out before we execute what is ours to execute.
-                    item = self._history.popleft()
-                    if isinstance(item, Delivered):
-                        self._apply(item)
-                    else:
-                        self._new_view(item)
-        finally:
-            self._running = False
+        # Not in a finally clause: what was delivered is half applied then, and nothing after it may be, or be answered.
+        while self._events or self._history or self._submit_batch():
+            if self._events:
+                self._carry_out(self.group.step(self._events.popleft(), self.shell.now()))
+            elif self._history:
+                # What others wait for, acknowledgements, goes out before we execute what is ours to execute.
+                item = self._history.popleft()
+                if isinstance(item, Delivered):
+                    self._apply(item)
+                else:
+                    self._new_view(item)
+        self._running = False
         if self._parked:
             self._unpark()
 

@@ -15,7 +15,7 @@ import trio
 
 from daemon.acquaintances import Acquaintances
 from daemon.config import Config
-from daemon.journal import FLUSH_MAX_S, Journal, JournalCorrupt, JournalFailed
+from daemon.journal import FLUSH_MAX_S, Journal, JournalCorrupt, JournalFailed, Watch
 from daemon.process import run
 from mds import limits, snapshot
 from mds.links import CHANNELS, Links
@@ -65,10 +65,10 @@ class Process:
         witnesses = {v.id: v.address for v in config.voters if v.witness}
         self._witnesses = witnesses
         self.base.mkdir(parents=True, exist_ok=True)
-        snapshot.clear_leftovers(self.base)
+        self.state_path = self.base / "state"
+        snapshot.clear_leftovers(self.base, self.state_path)
         first: list[Record] = [Decided(genesis(replicas, tuple(witnesses))), Flushed(0)]
         self.journal = Journal(self.base / "journal", self.cluster, replica_id, first)
-        self.state_path = self.base / "state"
         self._bootstrap = Bootstrap(config.storage.stripe_size, config.storage.stripe_count)
         state = StateMachine(Store.open(self.state_path), replica_id, self._bootstrap)
         position = Position.unpack_untrusted(state.position) if state.position is not None else START
@@ -93,6 +93,7 @@ class Process:
         self._written = position
         self._state_lock = trio.Lock()
         self._receiver = snapshot.Receiver(self.base)
+        self._installing = False
         self._timer_scope: trio.CancelScope | None = None
         self._timer_until = 0
         self._nursery: trio.Nursery | None = None
@@ -243,11 +244,12 @@ class Process:
 
     async def maintenance(self) -> None:
         """Work owed, and a look at the disk's pulse."""
+        watch = Watch(limits.MAINTENANCE_S)
         count = 0
         while True:
             await trio.sleep(limits.MAINTENANCE_S)
             count += 1
-            if self.journal.stuck_s > FLUSH_MAX_S:
+            if watch.stuck(self.journal.busy_since):
                 log.critical("a flush of the journal has not come back for %.0f s: the disk is unusable", FLUSH_MAX_S)
                 os._exit(1)  # the stuck thread could not be joined
             self.replica.maintain(look_at_sessions=count % limits.EXPIRY_EVERY == 0)
@@ -297,37 +299,45 @@ class Process:
 
     def _snapshot_part(self, m: SnapshotPart, bulk: Buffer) -> None:
         self.replica.group.transfer.receiving(now_us())
-        if not self.replica.group.transfer.learning:
-            return
+        if not self.replica.group.transfer.learning or self._installing:
+            return  # while one is installed, another (asked for meanwhile) must not take its place on disk
         if self._receiver.part(m, bulk):
             assert self._nursery is not None
+            self._installing = True
             self._nursery.start_soon(self._install_snapshot, m.views)
 
     async def _install_snapshot(self, views: tuple[Any, ...]) -> None:
+        """Install the received state."""
+        try:
+            async with self._state_lock:
+                await self._replace_state(views)
+        finally:
+            self._installing = False
+
+    async def _replace_state(self, views: tuple[Any, ...]) -> None:
         """Replace the state by the received one. The group takes no event meanwhile: its history jumps."""
-        async with self._state_lock:
-            await trio.to_thread.run_sync(self._receiver.sync)
-            received = Store.open(self._receiver.path)
-            blob = StateMachine(received, self.me).position
-            received.close()
-            assert blob is not None, "a snapshot is sent after the position was stored"
-            if not self.replica.group.may_install(blob):
-                log.info("a snapshot is of no use any more: dropped")
-                return
-            position = Position.unpack_untrusted(blob)
-            self.replica.hold()
-            out = self.replica.group.step(ev.SnapshotInstalled(blob, views), now_us())
-            on_disk = trio.Event()
-            self._journal_waiters.append((out.ticket, on_disk))
-            self.journal.append(out.ticket, out.records)
-            await on_disk.wait()
-            # The journal has let go of what the snapshot replaces; with the old state a restart would only learn again.
-            self.replica.state.store.close()
-            snapshot.swap_in(self.base, self.state_path)
-            self._written = position
-            for note in out.notes:
-                log.info("%s", note)
-            self.replica.resume(StateMachine(Store.open(self.state_path), self.me, self._bootstrap))
+        await trio.to_thread.run_sync(self._receiver.sync)
+        received = Store.open(self._receiver.path)
+        blob = StateMachine(received, self.me).position
+        received.close()
+        assert blob is not None, "a snapshot is sent after the position was stored"
+        if not self.replica.group.may_install(blob):
+            log.info("a snapshot is of no use any more: dropped")
+            return
+        position = Position.unpack_untrusted(blob)
+        self.replica.hold()
+        out = self.replica.group.step(ev.SnapshotInstalled(blob, views), now_us())
+        on_disk = trio.Event()
+        self._journal_waiters.append((out.ticket, on_disk))
+        self.journal.append(out.ticket, out.records)
+        await on_disk.wait()
+        # The journal has let go of what the snapshot replaces; with the old state a restart would only learn again.
+        self.replica.state.store.close()
+        snapshot.swap_in(self.base, self.state_path)
+        self._written = position
+        for note in out.notes:
+            log.info("%s", note)
+        self.replica.resume(StateMachine(Store.open(self.state_path), self.me, self._bootstrap))
 
     # -- life
 
@@ -366,7 +376,9 @@ class Process:
         self.journal.close()
         state = self.replica.state
         position = self.replica.group.position()
-        if position != self._written:
+        # 1. Installing a snapshot, or an error half-way, ends the process. 2. The group's position is ahead of the state.
+        # 3. Stored with it, it says for ever that the state holds what it never saw: this replica answers differently.
+        if self.replica.at_rest and position != self._written:
             state.set_position(position.pack())
             layer = state.store.freeze()
             if layer is not None:

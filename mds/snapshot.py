@@ -24,8 +24,11 @@ INCOMING: Final = "incoming"
 """Directory, beside the state, where a snapshot is put together; what a crash leaves there is void."""
 
 
-def clear_leftovers(base: Path) -> None:
-    """Remove what a crash may have left of snapshots in *base*."""
+def clear_leftovers(base: Path, state: Path) -> None:
+    """Remove what a crash may have left of snapshots in *base*; put *state* back if it came between two renames."""
+    if not state.exists():
+        for path in base.glob("replaced-*/state"):
+            path.rename(state)
     for path in [base / INCOMING, *base.glob("outgoing-*"), *base.glob("replaced-*")]:
         shutil.rmtree(path, ignore_errors=True)
 
@@ -83,6 +86,7 @@ class Receiver:
         self._number += 1
         if not m.last:
             return False
+        self._number = -1  # nothing is added to it any more, only another one begun
         if self._digest.digest() != m.digest:
             log.error("a snapshot arrived damaged (checksum): it is dropped and asked for again")
             return False

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from daemon.acquaintances import Acquaintances
-from daemon.journal import FLUSH_MAX_S, Journal, JournalFailed
+from daemon.journal import FLUSH_MAX_S, Journal, JournalFailed, Watch
 from vsync.records import Decided, Flushed, Record
 from vsync.view import genesis
 from vsync.voter import Witness
@@ -68,12 +68,13 @@ class WitnessHost:
 
     async def watch(self) -> None:
         """Ends the daemon when the journal cannot be written: a vote that may be lost must not be given."""
+        watch = Watch(WATCH_S)
         while True:
             with trio.move_on_after(WATCH_S):
                 await self._wake.wait()
             if self._failed is not None:
                 raise self._failed
-            if self.journal.stuck_s > FLUSH_MAX_S:
+            if watch.stuck(self.journal.busy_since):
                 log.critical("witness %d: a flush has not come back for %.0f s", self.id, FLUSH_MAX_S)
                 os._exit(1)  # the stuck thread could not be joined
 
