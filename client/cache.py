@@ -1,7 +1,8 @@
-"""What the kernel may keep of our answers, and for how long: the one place where that is decided.
+"""What the kernel may keep of our answers because the mount's options ask for it.
 
-The default is nothing: every path walk and every stat asks the service, so that after a metadata operation has
-returned on one node every node sees it.  Leases that the service recalls will decide here, per inode, later.
+The default is nothing, so that after a metadata operation has returned on one node every node sees it: every path
+walk and every stat comes to us. Whether we then ask the service is client.namecache's to decide, under a lease that the
+service recalls; under it alone does the kernel get names of directories for a moment (NameCache.kernel_s).
 """
 
 from __future__ import annotations

@@ -22,7 +22,6 @@ from client import limits
 from client.attributes import Attr
 from client.cache import CachePolicy
 from client.credentials import Credentials
-from client.namecache import ABSENT
 from client.service import errno_of
 from client.volume import Volume
 from wire import ids, ops
@@ -144,19 +143,8 @@ class LockstepOperations(pyfuse3.Operations):
 
     # -- names and attributes
 
-    async def lookup(self, parent_inode: int, name: bytes, ctx: Any) -> pyfuse3.EntryAttributes:
-        # Most lookups are answered from the cache, without waiting: these need none of what _operation prepares.
-        cred = self._credentials.of(ctx)
-        parent = self._ino(parent_inode)
-        known = self._volume.lookup_cached(cred, parent, name)
-        if known == ABSENT:
-            raise pyfuse3.FUSEError(errno.ENOENT)
-        if isinstance(known, Attr) and not known.is_directory:
-            return self._given(known)
-        return await self._lookup(parent_inode, name, ctx)
-
     @_operation
-    async def _lookup(self, parent_inode: int, name: bytes, ctx: Any) -> pyfuse3.EntryAttributes:
+    async def lookup(self, parent_inode: int, name: bytes, ctx: Any) -> pyfuse3.EntryAttributes:
         cred = self._credentials.of(ctx)
         parent = self._ino(parent_inode)
         attr = await self._volume.lookup(cred, parent, name)

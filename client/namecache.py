@@ -231,8 +231,8 @@ class NameCache:
         """It ended. *touched*: what :meth:`begin` gave. *done*: with success. *made*: what it made. *stamp*: ours when
         it was answered under a lease."""
         inodes, names, blind = touched
-        # A recall may have been about ours. Other own requests may have ended meanwhile: to what is new they do nothing,
-        # but a file that gets one more name may be touched by any of them.
+        # A recall may have been about ours. Other own requests may have ended meanwhile: to what is new they do
+        # nothing, but a file that gets one more name may be touched by any of them.
         certain = stamp is not None and stamp[0] == self._recalls
         if isinstance(op, ops.Link):
             certain = certain and stamp == self.stamp

@@ -19,7 +19,7 @@ import trio
 
 from client import limits
 from client.attributes import attr_untrusted
-from client.namecache import NameCache, Stamp
+from client.namecache import NameCache, Stamp, Touched
 from client.session import Session, State
 from client.session_events import (
     Abandon,
@@ -88,6 +88,9 @@ class MetadataClient:
         self.cache = NameCache()
         self._leased: Stamp | None = None
         """Of the answer that is being taken in, if it came under a lease."""
+        self._given_up: list[tuple[int, Any, Touched]] = []
+        """Requests that nobody waits for and that may be executed yet: what they touch is not cached before they are
+        over."""
         self._keeps = 0
         self._kept_at: dict[int, float] = {}
         """When each KeepCache that is not answered yet was sent."""
@@ -121,14 +124,21 @@ class MetadataClient:
         """
         cache = self.cache
         self._use_cache()
-        cache.begin(op)
-        # Cancelled, the request may be executed at any time yet: what it touches is not cached again (no end()).
-        status, body, stamp = await self._call(Kind.REQUEST, op)
+        touched = cache.begin(op)
+        token = self._token + 1
+        try:
+            status, body, stamp = await self._call(Kind.REQUEST, op)
+        except trio.Cancelled:
+            self._given_up.append((token, op, touched))
+            raise
+        if status == errno.ETIMEDOUT and self._core.is_outstanding(token):
+            self._given_up.append((token, op, touched))
+            raise FileSystemError(status, type(op).__name__)
         if status != OK:
-            cache.end(op, False, None, None)
+            cache.end(op, touched, False, None, None)
             raise FileSystemError(status, type(op).__name__)
         result = unpack_untrusted(body)
-        cache.end(op, True, attr_untrusted(result) if isinstance(op, _MAKES) else None, stamp)
+        cache.end(op, touched, True, attr_untrusted(result) if isinstance(op, _MAKES) else None, stamp)
         return result
 
     async def query(self, op: Any) -> Any:
@@ -339,6 +349,10 @@ class MetadataClient:
         """Extend the cache lease while the cache is of use."""
         while True:
             await trio.sleep(limits.CACHE_KEEP_S)
+            for call in [c for c in self._given_up if not self._core.is_outstanding(c[0])]:
+                self._given_up.remove(call)
+                _, op, touched = call
+                self.cache.end(op, touched, False, None, None)
             now = boottime()
             if now - self.cache.used <= limits.CACHE_IDLE_S:
                 self._ask_lease(now)

@@ -180,6 +180,10 @@ class Session:
         """Calls that are not over (abandoned requests count until their answer is there)."""
         return len(self._calls)
 
+    def is_outstanding(self, token: int) -> bool:
+        """Whether the call of *token* is not over, waited for or not."""
+        return self._calls.get(token) is not None
+
     @property
     def handles(self) -> dict[int, int]:
         """inode -> open handles."""

@@ -89,6 +89,8 @@ def _encode(record: Record) -> tuple[Any, ...]:
             return (8, incarnation)
         case rec.Met(peer, uuid):
             return (9, peer, uuid)
+        case rec.Trimmed(index):
+            return (10, index)
 
 
 def _decode_untrusted(parts: Any) -> Record:
@@ -111,6 +113,8 @@ def _decode_untrusted(parts: Any) -> Record:
             return rec.Started(incarnation)
         case (9, int(peer), bytes(uuid)):
             return rec.Met(peer, uuid)
+        case (10, int(index)):
+            return rec.Trimmed(index)
     raise WireError("a record of no known kind")
 
 
@@ -207,7 +211,8 @@ class Journal:
         self.uuid = uuids.uuid4().bytes
         for k, path in enumerate(paths):
             self._read(path, last=k == len(paths) - 1)
-        if not self._segments:
+        if not self._segments or (len(self._segments) == 1 and not self._batch):
+            # New, or the power went off between the header and the first checkpoint of the very first start.
             for record in first:
                 self.durable.apply(record)
         self.durable.incarnation += 1
@@ -449,7 +454,7 @@ class Journal:
         if len(d.registers) > 2 * REGISTERS_KEPT:
             d.registers = {e: d.registers[e] for e in sorted(d.registers)[-2 * REGISTERS_KEPT :]}
         d.flushed = {e for e in d.flushed if e in d.views or e == max(d.flushed)}
-        checkpoint: list[Record] = [rec.Started(d.incarnation), rec.Sealed(d.sealed)]
+        checkpoint: list[Record] = [rec.Started(d.incarnation), rec.Sealed(d.sealed), rec.Trimmed(d.trimmed)]
         checkpoint += [rec.Met(peer, uuid) for peer, uuid in sorted(d.met.items())]
         checkpoint += [rec.Decided(v) for _, v in sorted(d.views.items())]
         checkpoint += [rec.Flushed(e) for e in sorted(d.flushed)]
@@ -461,6 +466,12 @@ class Journal:
         self._write([pack(_encode(r)) for r in checkpoint])
 
     def _trim(self, position: Position) -> None:
+        if len(self._segments) < 2 or not self._segments[0].covered_by(position):
+            return
+        # First, durably, what the state must hold from now on: with an older one this journal says too little.
+        mark = rec.Trimmed(position.index)
+        self.durable.apply(mark)
+        self._write([pack(_encode(mark))])
         while len(self._segments) > 1 and self._segments[0].covered_by(position):
             self._segments.pop(0).path.unlink()
 

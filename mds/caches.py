@@ -16,6 +16,8 @@ LEASE_US: Final = 250_000
 """Longest lease of a client. What a client that does not answer a recall can delay others by, once."""
 INODES_MAX: Final = 65_536
 """Inodes one client may hold leases on; beyond it answers come without."""
+LINGERING_MAX: Final = 4096
+"""Inodes called back of which it is remembered that a kernel may still use their names, before the old are dropped."""
 
 C = TypeVar("C", bound=Hashable)
 
@@ -55,6 +57,9 @@ class Caches(Generic[C]):
         self._clients: dict[C, Holder] = {}
         self._holders: dict[int, dict[C, None]] = {}
         self._recalls: list[Recall[C]] = []
+        self._lingering: dict[int, dict[C, int]] = {}
+        """Inodes called back while their names stayed -> clients whose kernel may use these names until then."""
+        self._forget_at = LINGERING_MAX
 
     # -- granting
 
@@ -94,19 +99,30 @@ class Caches(Generic[C]):
     # -- recalling
 
     def recall(
-        self, touched: frozenset[int] | None, requesters: set[C], ticket: int, now: int
+        self,
+        touched: frozenset[int] | None,
+        requesters: set[C],
+        ticket: int,
+        now: int,
+        named: frozenset[int] = frozenset(),
     ) -> list[tuple[C, int, tuple[int, ...]]]:
         """Take back the leases on *touched* (None: all) from everyone but *requesters*, who know of their own request.
 
+        *named*: those of *touched* whose names change (or who may pass through them). A client's kernel may use the
+        name of a directory for a moment after the client has let go of the inode, so for these it is asked again.
         Until they have let go, what is recorded under *ticket* must not be acknowledged.  Returns what to send:
         (client, number of the recall, inodes; () means all).
         """
         hit: dict[C, list[int]] = {}
         if touched is None:
-            hit = {client: [] for client, holder in self._clients.items() if holder.inodes}
+            lingering = {client for clients in self._lingering.values() for client in clients}
+            hit = {c: [] for c, holder in self._clients.items() if holder.inodes or c in lingering}
         else:
             for ino in sorted(touched):
-                for client in self._holders.get(ino, ()):
+                clients = self._holders.get(ino, {})
+                if ino in named and ino in self._lingering:
+                    clients = clients | dict.fromkeys(c for c in self._lingering[ino] if c in self._clients)
+                for client in clients:
                     hit.setdefault(client, []).append(ino)
         out: list[tuple[C, int, tuple[int, ...]]] = []
         for client, inodes in hit.items():
@@ -118,10 +134,23 @@ class Caches(Generic[C]):
                 continue
             for ino in inodes or list(holder.inodes):
                 self._release(client, holder, ino)
+                if inodes and ino not in named:
+                    self._lingering.setdefault(ino, {})[client] = holder.until
             holder.recalls += 1
             self._recalls.append(Recall(client, holder.recalls, ticket, holder.until))
             out.append((client, holder.recalls, tuple(inodes)))
+        if len(self._lingering) > self._forget_at:
+            self._forget_lingering(now)
         return out
+
+    def _forget_lingering(self, now: int) -> None:
+        """Drop what has run out. Done when there is twice as much as the last time, so that it costs little."""
+        self._lingering = {
+            ino: still
+            for ino, clients in self._lingering.items()
+            if (still := {client: until for client, until in clients.items() if until > now})
+        }
+        self._forget_at = max(LINGERING_MAX, 2 * len(self._lingering))
 
     def done(self, client: C, number: int) -> None:
         """*client* has let go of what recall *number*, and those before it, named."""
@@ -180,6 +209,11 @@ class Caches(Generic[C]):
         del self._clients[client]
         self._recalls = [r for r in self._recalls if r.client != client]
         return True
+
+    @property
+    def any_held(self) -> bool:
+        """Whether any client may have to be asked before something changes."""
+        return bool(self._holders or self._lingering)
 
     def __len__(self) -> int:
         return len(self._holders)

@@ -32,8 +32,9 @@ log = logging.getLogger(__name__)
 
 _NOTHING: frozenset[int] = frozenset()
 _ROOT = ops.Cred(0, 0, ())
-_CACHEABLE = (ops.Lookup, ops.GetAttr, ops.ReadDir)
-"""Queries whose answer a client may keep under a lease."""
+_CACHEABLE = (ops.Lookup, ops.GetAttr)
+"""Queries whose answer a client may keep under a lease. Not ReadDir: a client that lists a directory does not keep
+the attributes of all in it, and a lease on each would have to be recalled."""
 _MAKES = (ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink, ops.Link)
 """Requests whose answer tells a client of a name and its inode."""
 
@@ -233,20 +234,25 @@ class Replica:
             else:
                 known |= one
         touched = None if known is None else frozenset(known)
-        if self.caches:
+        if self.caches.any_held:
             self._recall(items, decoded, touched, ticket)
         self.pending.add(key, touched)
 
     def _recall(self, items: tuple[Any, ...], decoded: list[Any], touched: frozenset[int] | None, ticket: int) -> None:
         """Call back the cache leases that the message contradicts, from all clients but those who sent its requests."""
-        names: frozenset[int] = frozenset(op.ino for op in decoded if isinstance(op, ops.SetAttr))
+        # Who may pass through a directory changes like a name: a kernel does not ask before it walks through.
+        names: frozenset[int] = frozenset(
+            op.ino
+            for op in decoded
+            if isinstance(op, ops.SetAttr) and op.valid & ops.SET_MODE and op.mode & 0o111 != 0o111
+        )
         if touched is None:
             touched, named = self._resolve(decoded)
             names |= named
         requesters = {w[0] for item in items if (w := self._waiting.get((item[1], item[2], item[3]))) is not None}
         if len({item[1] for item in items}) > 1:
             requesters = set()  # what others ask for in the same message contradicts a requester's cache, too
-        for client, number, inodes in self.caches.recall(touched, requesters, ticket, self.shell.now()):
+        for client, number, inodes in self.caches.recall(touched, requesters, ticket, self.shell.now(), names):
             client.send(msg.Recall(number, inodes, tuple(ino for ino in inodes if ino in names)))
 
     def _resolve(self, decoded: list[Any]) -> tuple[frozenset[int] | None, frozenset[int]]:
@@ -299,6 +305,7 @@ class Replica:
         for op, outcome in zip(decoded, outcomes, strict=False):
             if isinstance(op, ops.SessionAttach | ops.SessionOpen) and outcome.status == OK:
                 self._attached(op, outcome)
+        uncertain = self._changed_later(decoded) if len(decoded) > 1 else None
         for k, outcome in enumerate(outcomes):
             if outcome.session:
                 waiter = self._waiting.pop((outcome.session, outcome.slot, outcome.number), None)
@@ -308,8 +315,9 @@ class Replica:
                     if outcome.opened and outcome.status == OK and attached:
                         self.handles.open(outcome.session, outcome.opened)
                     self.answered += 1
-                    made = decoded[k] if outcome.status == OK and decoded else None
-                    lease = self._lease_made(client, made, outcome.body)
+                    # A reply given again tells of a state that others may have changed since.
+                    made = decoded[k] if outcome.status == OK and outcome.store_reply else None
+                    lease = self._lease_made(client, made, outcome.body, k, uncertain)
                     client.send(msg.Answer(call, outcome.status, outcome.body, lease))
             elif outcome.slot == self.me:
                 done = self._internal.pop(outcome.number, None)
@@ -321,11 +329,31 @@ class Replica:
             if outcome.session_gone:
                 self._moved_away(outcome.session_gone)
 
-    def _lease_made(self, client: Client, op: Any, body: bytes) -> bool:
-        """Whether the client may keep what its own request has told it."""
+    def _changed_later(self, decoded: list[Any]) -> tuple[int, dict[int, int]]:
+        """In one message: the last request that takes names away (-1: none), and the last one that touches each inode.
+
+        1. create(a) of one client and rename(b, a) of another come into one batch. 2. The batch is executed as a whole,
+        so when create is answered nothing is pending. 3. But what it answers is not true any more.
+        """
+        removes, last = -1, {}
+        for k, op in enumerate(decoded):
+            touched = self.state.touched(op) if op is not None else _NOTHING
+            if touched is None:
+                removes = k
+            else:
+                last.update(dict.fromkeys(touched, k))
+        return removes, last
+
+    def _lease_made(
+        self, client: Client, op: Any, body: bytes, k: int, uncertain: tuple[int, dict[int, int]] | None
+    ) -> bool:
+        """Whether the client may keep what its own request, the *k*-th of its message, has told it."""
         if not isinstance(op, _MAKES) or not self.caches.has(client):
             return False
-        return self._lease(client, frozenset((op.parent, unpack_untrusted(body)[0])))
+        ino = unpack_untrusted(body)[0]
+        if uncertain is not None and (uncertain[0] > k or uncertain[1].get(ino, k) > k):
+            return False
+        return self._lease(client, frozenset((op.parent, ino)))
 
     def _lease(self, client: Client, inodes: frozenset[int]) -> bool:
         """Grant a lease on what was read just now, unless a message in the log is about to change it."""

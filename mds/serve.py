@@ -66,9 +66,9 @@ class Process:
         self._witnesses = witnesses
         self.base.mkdir(parents=True, exist_ok=True)
         self.state_path = self.base / "state"
-        snapshot.clear_leftovers(self.base, self.state_path)
         first: list[Record] = [Decided(genesis(replicas, tuple(witnesses))), Flushed(0)]
         self.journal = Journal(self.base / "journal", self.cluster, replica_id, first)
+        snapshot.clear_leftovers(self.base, self.state_path)  # the journal's lock is held: nobody else is at work here
         self._bootstrap = Bootstrap(config.storage.stripe_size, config.storage.stripe_count)
         state = StateMachine(Store.open(self.state_path), replica_id, self._bootstrap)
         position = Position.unpack_untrusted(state.position) if state.position is not None else START
@@ -266,8 +266,8 @@ class Process:
     async def commit(self) -> None:
         """Write what was applied to LMDB, in a thread; then the journal may let go of it."""
         position = self.replica.group.position()
-        if position == self._written:
-            return
+        if position == self._written or not self.replica.at_rest:
+            return  # nothing new; or something failed half-way, and what is delivered is not what is applied
         state = self.replica.state
         state.set_position(position.pack())
         layer = state.store.freeze()
@@ -376,8 +376,9 @@ class Process:
         self.journal.close()
         state = self.replica.state
         position = self.replica.group.position()
-        # 1. Installing a snapshot, or an error half-way, ends the process. 2. The group's position is ahead of the state.
-        # 3. Stored with it, it says for ever that the state holds what it never saw: this replica answers differently.
+        # 1. The process ends while a snapshot is installed, or by an error half-way. 2. The group's position is ahead
+        # of the state. 3. Stored together they say for ever that the state holds what it never saw.
+        # Test: test_replica.test_after_an_error_half_way_nothing_more_is_applied.
         if self.replica.at_rest and position != self._written:
             state.set_position(position.pack())
             layer = state.store.freeze()

@@ -59,7 +59,7 @@ class Change:
             if now >= self.attempt.deadline:
                 self._timed_out(now)
             return
-        if core.active is not None:
+        if core.active is not None or core.amnesiac:
             self._quiet_since = now
             return
         if core.outside and any(

@@ -51,7 +51,7 @@ class Flush:
         """Fetch what the log lacks before the newest view; when nothing is lacking, that is flushed."""
         core = self.core
         view = core.newest
-        if core.outside or view.epoch in core.flushed or core.sealed > view.epoch:
+        if core.outside or core.amnesiac or view.epoch in core.flushed or core.sealed > view.epoch:
             return
         lacking = core.history.wants(view)
         if lacking is None:
@@ -78,7 +78,7 @@ class Flush:
         """Give what we have, never beyond the cut; only who holds the base or has flushed the view is a source."""
         core = self.core
         view = core.history.views.get(m.epoch)
-        if view is None or not (view.base in core.flushed or view.epoch in core.flushed):
+        if view is None or core.amnesiac or not (view.base in core.flushed or view.epoch in core.flushed):
             return
         cut = dict(view.cut)
         budget = limits.CONTENT_BYTES

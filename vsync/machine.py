@@ -324,7 +324,8 @@ class Machine:
         if peer != core.me:
             self.change.yield_to(peer, m.epoch)
         self.change.progress(now)
-        core.after(peer, self._report(m.epoch, now))
+        if not core.amnesiac:
+            core.after(peer, self._report(m.epoch, now))
 
     def _report(self, epoch: int, now: int) -> SealReport:
         core = self.core

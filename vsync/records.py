@@ -78,7 +78,15 @@ class Met:
     uuid: bytes
 
 
-Record = Entry | Sealed | Decided | Flushed | Promised | AcceptedValue | Reset | Started | Met
+@dataclass(frozen=True, slots=True)
+class Trimmed:
+    """The state held everything up to history index ``index`` when older entries were dropped from the journal: with a
+    state older than that the journal is not enough."""
+
+    index: int
+
+
+Record = Entry | Sealed | Decided | Flushed | Promised | AcceptedValue | Reset | Started | Met | Trimmed
 
 
 @dataclass(slots=True)
@@ -104,6 +112,7 @@ class Durable:
     registers: dict[int, RegisterState] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
     met: dict[int, bytes] = field(default_factory=dict)
+    trimmed: int = 0
 
     def apply(self, record: Record) -> None:
         """Apply one record, in journal order."""
@@ -128,6 +137,8 @@ class Durable:
                 self.incarnation = max(self.incarnation, incarnation)
             case Met(peer, uuid):
                 self.met.setdefault(peer, uuid)
+            case Trimmed(index):
+                self.trimmed = max(self.trimmed, index)
 
 
 def cut_off(view: View, epoch: int, sender: int, seq: int) -> bool:

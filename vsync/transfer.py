@@ -121,8 +121,10 @@ class Transfer:
 
     @property
     def learning(self) -> bool:
-        """We need a feed: outside the newest view, or in it without a way to flush it."""
+        """We need a feed: outside the newest view, or in it without a way to flush it, or without a state."""
         core = self.core
+        if core.amnesiac:
+            return True
         return core.outside or (core.newest.epoch not in core.flushed and core.history.wants(core.newest) is None)
 
     def tick(self, now: int) -> None:
@@ -137,7 +139,7 @@ class Transfer:
         self._turn += 1
         self._quiet_since = now
         here = core.history.position()
-        core.send(self._asked, Join(here.epoch, here.index, here.hash, False))
+        core.send(self._asked, Join(here.epoch, here.index, here.hash, core.amnesiac))
 
     def receiving(self, now: int) -> None:
         """Parts of a snapshot are coming in: no need to ask again."""
@@ -173,6 +175,7 @@ class Transfer:
         core = self.core
         core.history.reset(position, core.out)
         core.out.records.append(Reset(position.epoch))
+        core.amnesiac = False
         core.note(f"installed a snapshot at index {position.index}, view {describe_epoch(position.epoch)}")
         self._quiet_since = now - limits.JOIN_RETRY
 

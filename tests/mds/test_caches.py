@@ -264,3 +264,19 @@ def test_no_client_can_use_what_an_acknowledged_message_touches(seed: int) -> No
     for _ in range(1000):
         story.step()
     assert story.acknowledged > 20, "the schedule was of some use"
+
+
+def test_a_directory_called_back_for_its_contents_is_called_back_again_for_its_name() -> None:
+    """One mount's kernel may use the name of a directory a moment longer; another mount makes a file in it, which does
+    not wait for that, and then renames the directory, which must."""
+    caches: Caches[str] = Caches()
+    caches.renew("a", 100 * MS)
+    assert caches.grant("a", frozenset({7}), 0)
+    assert caches.recall(frozenset({7}), set(), 1, 10 * MS) == [("a", 1, (7,))]
+    caches.done("a", 1)
+    assert len(caches) == 0 and caches.any_held
+    assert caches.recall(frozenset({7}), set(), 2, 20 * MS) == []
+    assert caches.recall(frozenset({1, 7}), set(), 3, 20 * MS, frozenset({7})) == [("a", 2, (7,))]
+    assert caches.held_back(20 * MS) == 3
+    assert caches.recall(frozenset({1, 7}), set(), 4, 100 * MS, frozenset({7})) == []
+    caches.validate()

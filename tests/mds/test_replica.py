@@ -14,6 +14,7 @@ from mds import limits
 from mds.caches import LEASE_US
 from tests.mds.group import LOOK_EVERY, MAINTENANCE, ROOT, TOP, Call, Group, User, create, lookup, mkdir, names, unlink
 from tests.sim.clock import MS, SECOND
+from vsync import effects as ev
 from vsync import limits as group_limits
 from wire import messages as msg
 from wire import ops
@@ -88,6 +89,31 @@ def test_a_replica_alone_serves(service: Service) -> None:
         user = group.user("user", 1)
         made = group.ask(user, create(b"x"))
         assert group.ask(user, lookup(b"x")) == made
+
+
+def test_after_an_error_half_way_nothing_more_is_applied(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state fails while what was delivered is applied: the position must not be stored with it, nothing goes on."""
+    with service(replicas=1) as group:
+        user = group.user("user", 1)
+        group.ask(user, create(b"x"))
+        replica = group.nodes[1].replica
+        assert replica.at_rest
+
+        def fails(*args: Any) -> list[Any]:
+            raise OSError("the disk cannot be read")
+
+        monkeypatch.setattr(replica.state, "apply", fails)
+        making = user.request(create(b"y"))
+        with pytest.raises(OSError, match="cannot be read"):
+            group.complete(making)
+        monkeypatch.undo()
+        assert not replica.at_rest
+        assert replica.group.position().index > replica.state.index + 1
+        replica.group_event(ev.Tick())
+        assert not making.done and not replica.at_rest
+        group.kill(1)
+        group.restart(1)
+        group.complete(making)
 
 
 def test_a_query_waits_for_nothing_that_cannot_change_its_answer(service: Service) -> None:
@@ -768,7 +794,9 @@ def test_nobody_is_answered_before_a_cache_that_contradicts_it_has_let_go(servic
         above = group.ask(b, mkdir(b"above"))[0]
         for k in range(12):
             entries_then = group.ask(a, ops.ReadDir(ROOT, above, 0, 100))[0]
-            assert len(entries_then) == k and above in a.kept
+            assert len(entries_then) == k
+            group.ask(a, ops.GetAttr(above))
+            assert above in a.kept
             before = len([m for m in a.seen if isinstance(m, msg.Recall)])
             call = b.request(create(b"%d" % k, above))
             group.complete(call)

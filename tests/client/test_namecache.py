@@ -1,0 +1,81 @@
+"""What a mount remembers under its lease: when it may answer from it, and when it must not."""
+
+from __future__ import annotations
+
+from client.attributes import Attr
+from client.namecache import ABSENT, KERNEL_S, NameCache
+from wire import ops
+
+ROOT = ops.Cred(0, 0, ())
+TOP = 1
+
+
+def attr(ino: int, mode: int = 0o100644, nlink: int = 1) -> Attr:
+    return Attr(ino, mode, nlink, 0, 0, 0, 0, 0, 0, 0, None, ())
+
+
+def leased() -> NameCache:
+    cache = NameCache()
+    cache.renewed(1, 1e9)
+    return cache
+
+
+def made_directory() -> NameCache:
+    """A cache whose mount has just made directory 7: nothing is in it, and that is known."""
+    cache = leased()
+    op = ops.Mkdir(ROOT, TOP, b"d", 0o755)
+    touched = cache.begin(op)
+    cache.end(op, touched, True, attr(7, 0o040755), cache.stamp)
+    return cache
+
+
+def test_a_new_directory_is_known_to_be_empty() -> None:
+    assert made_directory().lookup(ROOT, 7, b"x", 0.0) == ABSENT
+
+
+def test_what_is_no_entry_is_asked_of_the_service() -> None:
+    """``ls -ai`` in a new directory; a name that is too long is ENAMETOOLONG, not ENOENT."""
+    cache = made_directory()
+    assert cache.lookup(ROOT, 7, b"..", 0.0) is None
+    assert cache.lookup(ROOT, 7, b".", 0.0) is None
+    assert cache.lookup(ROOT, 7, b"x" * 256, 0.0) is None
+
+
+def test_a_file_looked_at_by_its_other_name_while_one_is_removed() -> None:
+    """rm a/f and stat b/f at once, f being one file: stat is answered first, with two links."""
+    for known in (True, False):
+        cache = leased()
+        if known:
+            cache.learn(TOP, b"f", attr(9, nlink=2), cache.stamp)
+        op = ops.Unlink(ROOT, TOP, b"f")
+        touched = cache.begin(op)
+        cache.learn(2, b"f", attr(9, nlink=2), cache.stamp)
+        assert cache.getattr(9, 0.0) is None
+        cache.end(op, touched, True, None, None)
+        assert cache.getattr(9, 0.0) is None
+        cache.learn(2, b"f", attr(9), cache.stamp)
+        assert cache.lookup(ROOT, 2, b"f", 0.0) == attr(9)
+
+
+def test_a_link_tells_nothing_when_another_own_request_has_ended_before_it() -> None:
+    """link and a commit in the background, both answered; the commit's task runs first."""
+    cache = leased()
+    link, commit = ops.Link(ROOT, 9, TOP, b"g"), ops.Commit(9, 100, 0)
+    one, two = cache.begin(link), cache.begin(commit)
+    stamp = cache.stamp
+    cache.end(commit, two, True, None, None)
+    cache.end(link, one, True, attr(9, nlink=2), stamp)
+    assert cache.getattr(9, 0.0) is None
+
+
+def test_the_kernel_gets_no_name_that_was_called_back() -> None:
+    """The parent's attributes are fetched; meanwhile the directory is renamed and looked up by its new name."""
+    cache = leased()
+    directory = attr(7, 0o040755)
+    cache.learn_attr(attr(TOP, 0o040755), cache.stamp)
+    cache.learn(TOP, b"old", directory, cache.stamp)
+    assert 0 < cache.kernel_s(TOP, b"old", directory, 0.0) < KERNEL_S
+    assert cache.recall((TOP, 7), (7,), 0.0) == KERNEL_S
+    cache.learn_attr(attr(TOP, 0o040755), cache.stamp)
+    cache.learn(TOP, b"new", directory, cache.stamp)
+    assert cache.kernel_s(TOP, b"old", directory, 0.0) == 0.0
