@@ -32,9 +32,9 @@ class Core:
         self.history = History(durable.views, durable.entries, position)
         self.acceptor = Acceptor(durable.registers)
         self.amnesiac = position.index < durable.trimmed
-        """The state was lost, or replaced by an older one, and the journal does not reach back to it: we cannot show what
-        we acknowledged. We vote, but report nothing (neither "flushed" nor "not flushed" would be true) until a snapshot
-        has given us a state again."""
+        """The state was lost, or replaced by an older one, and the journal does not reach back to it: we cannot show
+        what we acknowledged. We vote, but report nothing ("flushed" and "not flushed" would both be untrue) until a
+        snapshot has given us a state again."""
         self.flushed = set(durable.flushed)
         self.flushed_durable = max(self.flushed, default=-1)
         """Highest epoch whose flush is on disk: what we may tell."""
