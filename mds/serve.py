@@ -238,8 +238,10 @@ class Process:
                 self.replica.group_event(ev.Tick())
 
     def _wake_timer(self) -> None:
-        """The deadline may have come nearer."""
-        if self._timer_scope is not None and self.replica.group.next_deadline() < self._timer_until:
+        """The deadline may have come nearer. By less than the shortest sleep it does not count: re-armed with every
+        message, the timer would never fire under load, and heartbeats and leases would end."""
+        nearer = self.replica.group.next_deadline() + ACTIVE_TICK_US
+        if self._timer_scope is not None and nearer < self._timer_until:
             self._timer_scope.cancel()
 
     async def maintenance(self) -> None:
