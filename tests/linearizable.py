@@ -53,6 +53,10 @@ class Model(Protocol[S]):
         """
         ...
 
+    def reads(self, op: Operation) -> bool:
+        """Whether *op*, answered as it was, changes nothing in any state (a failure, say). False is always right."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict(Generic[S]):
@@ -108,15 +112,19 @@ def check(model: Model[S], history: Sequence[Operation]) -> Verdict[S]:
 def _effortless(
     model: Model[S], configuration: Configuration[S], under_way: dict[int, Operation], which: Iterable[int]
 ) -> Configuration[S]:
-    """*configuration* with those of the operations *which* taken for done that change nothing and fit as it is.
+    """*configuration* with those of the operations *which* taken for done that only read and fit as it is.
 
-    It loses nothing: whatever may follow without them may follow with them.
+    It loses nothing: whatever may follow without them may follow with them. That is not so for an operation which
+    happens to change nothing now (a write of the same value): it may be needed later.
     """
     state, done = configuration
     more = [
         j
         for j in which
-        if j not in done and under_way[j].ended is not None and _only_itself(state, model.step(state, under_way[j]))
+        if j not in done
+        and under_way[j].ended is not None
+        and model.reads(under_way[j])
+        and _only_itself(state, model.step(state, under_way[j]))
     ]
     return (state, done.union(more)) if more else configuration
 

@@ -26,6 +26,7 @@ EXCHANGE: Final = 2
 CREATE: Final = 1
 REPLACE: Final = 2
 """As in renameat2(2) and setxattr(2)."""
+READS: Final = frozenset(("lookup", "readdir", "links", "stat", "fstat", "get_xattr"))
 GONE: Final = (errno.ESTALE, errno.ENOENT)
 """What an operation on an inode without a name may say, when nobody has it open."""
 
@@ -65,6 +66,9 @@ class Cell:
 
     def initial(self) -> State:
         return self._start
+
+    def reads(self, op: Operation) -> bool:
+        return op.what[0] in READS or (op.ended is not None and op.answer[0] != 0)
 
     def step(self, state: State, op: Operation) -> Iterable[State]:
         kind, *args = op.what
