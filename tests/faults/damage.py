@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import struct
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -104,8 +105,9 @@ def batches(journal: Path) -> Iterator[Batch]:
         data = path.read_bytes()
         at = HEADER.size
         while at + BATCH.size <= len(data):
-            magic, length, number, _ = BATCH.unpack_from(data, at)
-            if magic != BATCH_MAGIC:
+            magic, length, number, crc = BATCH.unpack_from(data, at)
+            body = data[at + BATCH.size : at + BATCH.size + length]
+            if magic != BATCH_MAGIC or crc != zlib.crc32(body, zlib.crc32(struct.pack("!IQ", length, number))):
                 break
             yield Batch(path, at, length, number)
             at += BATCH.size + length
@@ -128,9 +130,12 @@ def damaged_batch(journal: Path, rng: Random) -> None:
 
 
 def missing_segment(journal: Path, rng: Random) -> None:
-    """A file with batches in the middle is gone."""
-    paths = sorted({batch.path for batch in batches(journal)})
-    rng.choice(paths[:-1] if len(paths) < 3 else paths[1:-1]).unlink()
+    """A file with batches in the middle is gone; where there is none, a batch is damaged."""
+    between = sorted({batch.path for batch in batches(journal)})[1:-1]
+    if between:
+        rng.choice(between).unlink()
+    else:
+        damaged_batch(journal, rng)
 
 
 # --- the disk -------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ def _comes_back(site: Site, name: str, what: str) -> None:
     site.start(name)
 
 
-def _state_fault(hurt: Callable[[Path, Random], None]) -> Fault:
+def state_fault(hurt: Callable[[Path, Random], None]) -> Fault:
     @contextlib.contextmanager
     def fault(site: Site, rng: Random) -> Faulty:
         name = _down(site, rng)
@@ -210,7 +210,7 @@ def full_disk(site: Site, rng: Random) -> Faulty:
 
 
 DISK_FAULTS: Final[tuple[tuple[Fault, int], ...]] = (
-    *((_state_fault(hurt), 1) for hurt in damage.STATE_DAMAGE),
+    *((state_fault(hurt), 1) for hurt in damage.STATE_DAMAGE),
     (state_from_before, 1), (torn_journal, 2), (_journal_fault(damage.damaged_batch), 1),
     (_journal_fault(damage.missing_segment), 1), (other_disk, 2),
 )  # fmt: skip

@@ -36,9 +36,10 @@ class Result:
         return f"{self.passed} passed, {len(self.failures)} failed"
 
 
-def menu(site: Site) -> list[tuple[Fault, int]]:
+def menu_of(with_network: bool) -> list[tuple[Fault, int]]:
     """What can be done here."""
-    return [*PROCESS_FAULTS, *DISK_FAULTS, *((*NETWORK_FAULTS, *OWN_DISK_FAULTS) if site.net is not None else ())]
+    more = (*NETWORK_FAULTS, *OWN_DISK_FAULTS) if with_network else ()
+    return [*PROCESS_FAULTS, *DISK_FAULTS, *more]
 
 
 def schedule(choices: list[tuple[Fault, int]], rng: Random, faults: int) -> list[Fault]:
@@ -127,7 +128,7 @@ def run(out: IO[str], seed: int, faults: int, keep: Path | None = None, only: st
         print(f"LEFT OUT: partitions and full disks ({refusal})", file=out, flush=True)
     with site(out) as here:
         try:
-            choices = [(fault, weight) for fault, weight in menu(here) if only in fault.__name__]
+            choices = [(fault, weight) for fault, weight in menu_of(here.net is not None) if only in fault.__name__]
             Run(here, seed, result).all(schedule(choices, Random(seed), faults))
         except Broken as exc:
             result.failures.append(str(exc))
