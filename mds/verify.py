@@ -2,7 +2,7 @@
 
 LMDB follows whatever a damaged page says, outside its map if need be, and the process is gone without a word. A child
 that reads everything first takes that upon itself; what it finds, or that it died, is told as StoreCorrupt. That costs
-about a second per million records at each start of a replica, while the others serve.
+about two seconds per million records at each start of a replica, while the others serve.
 """
 
 from __future__ import annotations
