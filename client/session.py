@@ -321,10 +321,12 @@ class Session:
         self._next_call += 1
         if self.session:
             handles = tuple(self._handles.items())
-            self._out.append(Send(self._conn, AttachSession(self._session_call, self.session, self._key, handles)))
+            attach = AttachSession(self._session_call, self.session, self._key, self._conn, handles)
+            self._out.append(Send(self._conn, attach))
         else:
             slots = self._calls.slots
-            self._out.append(Send(self._conn, OpenSession(self._session_call, self._key, self._client, slots)))
+            opening = OpenSession(self._session_call, self._key, self._client, slots, self._conn)
+            self._out.append(Send(self._conn, opening))
         self._asked(now)
 
     def _on_attach_answer(self, answer: Answer, now: float) -> None:
