@@ -514,6 +514,9 @@ def _verify_tables(path: Path, env: Any, txn: Any) -> None:
             for key, stored in cursor:
                 if left == 0 or opened(n, key, stored) is None:
                     raise StoreCorrupt(path, f"the checksum of a record of {table.name} is wrong")
+                # A damaged branch of the tree leads a search astray to which the records in their row look well.
+                if txn.get(key, db=db) != stored:
+                    raise StoreCorrupt(path, f"a record of {table.name} is there and is not found")
                 total += part_of_sum(stored)
                 left -= 1  # a damaged tree may lead in a circle
     found = txn.get(SUM_KEY, db=env.open_db(SUMS, txn=txn, create=False))

@@ -26,7 +26,7 @@ EXCHANGE: Final = 2
 CREATE: Final = 1
 REPLACE: Final = 2
 """As in renameat2(2) and setxattr(2)."""
-READS: Final = frozenset(("lookup", "readdir", "links", "stat", "fstat", "get_xattr"))
+READS: Final = frozenset(("find", "lookup", "readdir", "links", "stat", "fstat", "get_xattr"))
 GONE: Final = (errno.ESTALE, errno.ENOENT)
 """What an operation on an inode without a name may say, when nobody has it open."""
 

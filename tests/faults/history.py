@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.faults.cells import EMPTY, Cell, State
+from tests.faults.cells import EMPTY, READS, Cell, State
 from tests.linearizable import Operation, Verdict, check
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Begun:
     """An operation that has begun, over or not."""
 
@@ -70,11 +70,15 @@ class History:
     def _note(self, source: Source, said: dict[str, Any]) -> None:
         if "w" in said:
             what = tuple(said["w"])
-            begun = Begun(f"session {said['s']}", said["c"], what, said["t"])
+            who = said["s"] if said["s"].startswith("probe") else f"session {said['s']}"
+            begun = Begun(who, said["c"], what, said["t"])
             source.under_way[said["k"]] = begun
             self._cells.setdefault(begun.cell, []).append(begun)
             return
         begun = source.under_way.pop(said["k"])
+        if "a" not in said:
+            self._cells[begun.cell].remove(begun)  # it changed nothing, and nothing was said
+            return
         begun.ended = said["t"]
         begun.answer = tuple(said["a"])
         source.ended[begun.who] = source.ended.get(begun.who, 0) + 1
@@ -85,7 +89,10 @@ class History:
         """The process of *source* was killed."""
         self.take()
         source.dead = True
-        self.unknown += len(source.under_way)
+        for begun in source.under_way.values():
+            if begun.what[0] in READS:
+                self._cells[begun.cell].remove(begun)
+        self.unknown += sum(begun.what[0] not in READS for begun in source.under_way.values())
 
     def waited_for(self, cell: str) -> bool:
         """Whether an operation in *cell* may still be answered."""

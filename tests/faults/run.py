@@ -82,6 +82,7 @@ class Run:
             here.progress()
             here.hold(rng.uniform(0, 2 * WARM_S))
             here.next_round()
+            here.progress()  # everybody has found the new cells before the next fault
             self._judge_finished()
         self._finish()
 

@@ -6,21 +6,16 @@ Run as a process, because a client may be killed or stopped as well::
 
 SESSIONS sessions, numbered from FIRST and each preferring another replica, work in the cells of the round that
 standard input names last, one ``round N`` per line, until that ends; or each lists what is in some cells
-(``list CELL ...``). LOG gets one JSON object per line, written at once: ``{"k", "s", "c", "t", "w"}`` when an
-operation begins (number, session, cell, time, what) and ``{"k", "t", "a"}`` with its answer when it ends. Times are
-nanoseconds of the clock that all processes of this host share. An operation that fails in a way no application should
-see is written down as it is: the checker finds no order that explains it.
+(``list CELL ...``). Beside them a probe per replica (tests.faults.probe) asks on where a session would have left. LOG
+is tests.faults.log's.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-import json
 import os
-import stat
 import sys
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -30,15 +25,24 @@ from typing import Any, Final
 import trio
 
 from client.api import FileSystem, open_file_system
-from client.attributes import Attr
 from client.credentials import ROOT
 from client.inodes import FileHandle
-from client.service import errno_of
 from client.volume import Volume
 from daemon.config import Config, load
-from tests.faults.cells import CREATE, DIRECTORIES, DIRECTORY, EXCHANGE, FILE, NAMES, NOREPLACE, REPLACE, SLOTS
+from tests.faults.cells import (
+    CREATE,
+    DIRECTORIES,
+    EXCHANGE,
+    FILE,
+    NAMES,
+    NOREPLACE,
+    READS,
+    REPLACE,
+    SLOTS,
+)
+from tests.faults.log import Log, seen
+from tests.faults.probe import Probe
 from wire import ids, ops
-from wire.errors import FileSystemError
 
 CELLS: Final = 2
 """Cells of a round."""
@@ -48,6 +52,9 @@ KNOWN_MAX: Final = 12
 """Inodes of a cell that a session remembers, gone or not."""
 THINK_S: Final = 0.016
 """A session pauses for so long on average: what the faults do is looked at, not how fast the service is."""
+READERS: Final = 0.4
+"""Share of the sessions that only read during a round. A replica that is cut off holds up whoever asks it to change
+something, and only who asks on would be told what is not so any more."""
 XATTR: Final = b"user.register"
 
 
@@ -55,45 +62,21 @@ def cell_directory(round_number: int, cell: int, directory: int) -> bytes:
     return f"r{round_number}c{cell}d{directory}".encode()
 
 
-def seen(attr: Attr) -> tuple[int, str, int, int]:
-    return attr.ino, DIRECTORY if stat.S_ISDIR(attr.mode) else FILE, attr.nlink, attr.mtime_ns
-
-
-class Log:
-    """The history of this process, on its way to the one who judges it. A killed process leaves whole lines."""
-
-    def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self._numbers = itertools.count(1)
-
-    def _line(self, **what: Any) -> None:
-        os.write(self._fd, json.dumps(what, separators=(",", ":")).encode() + b"\n")
-
-    async def operation(self, session: int, cell: str, what: tuple[Any, ...], run: Callable[[], Awaitable[Any]]) -> Any:
-        """Carry out *run* and write it down; its result, or None when it failed."""
-        k = next(self._numbers)
-        self._line(k=k, s=session, c=cell, t=time.monotonic_ns(), w=what)
-        try:
-            result = await run()
-        except FileSystemError as exc:
-            self._line(k=k, t=time.monotonic_ns(), a=(errno_of(exc), None))
-            return None
-        self._line(k=k, t=time.monotonic_ns(), a=(0, result))
-        return result
-
-
 class Session:
     """One client: its operations follow each other."""
 
-    def __init__(self, number: int, volume: Volume, log: Log, random: Random) -> None:
+    def __init__(self, number: int, volume: Volume, log: Log, random: Random, directories: dict[bytes, int]) -> None:
+        """*directories*: the cells' that this process knows, by name."""
         self.number = number
         self._volume = volume
         self._log = log
         self._random = random
-        self._directories: dict[bytes, int] = {}
+        self._directories = directories
         self._known: dict[str, list[int]] = {}
         self._open: list[tuple[str, FileHandle]] = []
         self._values = itertools.count(1)
+        self._round = 0
+        self._reads = False
 
     # -- the cells' directories
 
@@ -159,6 +142,9 @@ class Session:
     async def step(self, round_number: int) -> None:
         """One operation in a cell of the round."""
         random = self._random
+        if round_number != self._round:
+            self._round = round_number
+            self._reads = random.random() < READERS
         number = random.randrange(CELLS)
         parents = [await self._directory(round_number, number, d) for d in range(DIRECTORIES)]
         cell = f"{round_number}.{number}"
@@ -192,6 +178,8 @@ class Session:
             kinds += ["remove_xattr", "open"]
         if open_here:
             kinds += ["fstat"] * 2
+        if self._reads:
+            kinds = [kind for kind in kinds if kind in READS]
         match kind := random.choice(kinds):
             case "create":
                 return (kind, slot), lambda: self._create(cell, *at)
@@ -257,26 +245,39 @@ class Worker:
     async def run(self) -> None:
         async with AsyncExitStack() as stack:
             sessions = []
+            directories: dict[bytes, int] = {}
             replicas = [r.id for r in self._config.replicas]
             for number in self._numbers:
                 prefer = replicas[(number - 1) % len(replicas)]
                 fs: FileSystem = await stack.enter_async_context(
                     open_file_system(self._config, name=f"session-{number}", prefer_replica=prefer)
                 )
-                sessions.append(Session(number, fs.volume, self._log, Random(self._random.getrandbits(64))))
+                rng = Random(self._random.getrandbits(64))
+                sessions.append(Session(number, fs.volume, self._log, rng, directories))
             print("ready", flush=True)
             async with trio.open_nursery() as nursery:
+                probes = [Probe(self._config, r, self._log, directories) for r in self._config.replicas]
                 async for line in _lines():
                     match line.split():
                         case ["round", number]:
                             if not self._round:
                                 for session in sessions:
                                     nursery.start_soon(self._work, session)
+                                for probe in probes:
+                                    nursery.start_soon(probe.run)
                             self._round = int(number)
+                            for probe in probes:
+                                probe.cells = [
+                                    (f"{number}.{cell}", directory, cell_directory(self._round, cell, directory))
+                                    for cell in range(CELLS)
+                                    for directory in range(DIRECTORIES)
+                                ]
                         case ["list", *cells]:
                             for session in sessions:
                                 nursery.start_soon(session.list_all, cells)
                 self._round = -1
+                for probe in probes:
+                    probe.stop()
             print("done", flush=True)
 
     async def _work(self, session: Session) -> None:
