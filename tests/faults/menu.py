@@ -131,6 +131,20 @@ def pause_all_replicas(site: Site, rng: Random) -> Faulty:
 
 
 @contextlib.contextmanager
+def pause_until_replaced(site: Site, rng: Random) -> Faulty:
+    """It wakes when the others have just gone on without it, with questions in its sockets and nothing to tell it that
+    what it knows is old but its own clock.
+    """
+    name, witness = rng.sample(site.replicas, 2)
+    more = rng.uniform(0.05, 0.4)
+    site.say(f"SIGSTOP to {name} until {more:.2f} s after the others have gone on")
+    with _paused(site, name):
+        site.without(name, asked=witness)
+        site.hold(more)
+    yield
+
+
+@contextlib.contextmanager
 def pause_often(site: Site, rng: Random) -> Faulty:
     """Pauses around the length of a lease, one after the other."""
     name = _some(site, rng)
@@ -310,6 +324,7 @@ def cut_and_kill(site: Site, rng: Random) -> Faulty:
 PROCESS_FAULTS: Final[tuple[tuple[Fault, int], ...]] = (
     (kill_replica, 6), (kill_twice, 3), (kill_witness, 2), (kill_two, 3), (kill_all_replicas, 3), (kill_everything, 1),
     (stop_and_start, 3), (pause_replica, 5), (pause_two, 2), (pause_all_replicas, 2), (pause_often, 3),
+    (pause_until_replaced, 5),
     (pause_and_kill_another, 3), (kill_clients, 1), (pause_clients, 2),
 )  # fmt: skip
 NETWORK_FAULTS: Final[tuple[tuple[Fault, int], ...]] = (

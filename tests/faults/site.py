@@ -18,9 +18,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Final
 
-from admin import mounts, processes, runs
+import trio
+
+from admin import ask, mounts, processes, runs
 from admin.local import ClusterError, LocalCluster, child_environment, daemon_command, python_module
-from admin.status import ClusterStatus
+from admin.status import SERVING, ClusterStatus
 from daemon.config import CONFIG_NAME, ClusterConfig, Config, ReplicaConfig, TargetConfig, write
 from mds.check import check
 from mds.schema import META, META_APPLIED, TABLES
@@ -43,6 +45,8 @@ WHOLE_S: Final = 90.0
 """And all replicas are members again within this: a learner that was thrown out often waits up to 30 s."""
 READY_S: Final = 60.0
 STOPS_MAX: Final = 4
+WITHOUT_S: Final = 3.0
+ASK_S: Final = 0.3
 
 
 class Broken(AssertionError):
@@ -165,6 +169,22 @@ class Site:
     def active(self, name: str) -> bool:
         """Whether replica *name* says that it is active in a view."""
         return any(r.name == name and r.serving for r in self.status().replicas)
+
+    def without(self, name: str, asked: str) -> None:
+        """Wait until replica *asked* is active in a view without *name*. Gives up after a while: both may be slow."""
+        address = self.cluster.daemon(asked).address
+        number = self.cluster.daemon(name).id
+        until = time.monotonic() + WITHOUT_S
+
+        def has_gone_on() -> bool:
+            try:
+                said = trio.run(ask.status_of, self.cluster.config, address, ASK_S).body
+            except ask.AskError:
+                said = {}
+            gone_on = said.get("state") == SERVING and number not in said["members"]
+            return gone_on or time.monotonic() > until
+
+        self.wait(has_gone_on, "the clients", 2 * WITHOUT_S)
 
     def nobody_ended(self) -> None:
         """Every daemon runs, but those that found their disk damaged: they are helped. Raises :class:`Broken`."""
