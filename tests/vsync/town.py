@@ -16,6 +16,7 @@ from vsync.effects import (
     DurableUpTo,
     Effects,
     Event,
+    ForceView,
     LinkDown,
     LinkUp,
     Received,
@@ -118,6 +119,14 @@ class Town:
         self.roster = Roster(replicas, voters)
         for replica in list(self.machines):
             self.step(replica, self.roster)
+
+    def force(self, replica: int) -> Effects:
+        """The last resort: what *replica* does not have is in no history any more."""
+        out = self.step(replica, ForceView())
+        index = self.machines[replica].position().index
+        self.hashes = {i: h for i, h in self.hashes.items() if i <= index}
+        self._delivered = index
+        return out
 
     # -- what happens
 
