@@ -150,7 +150,7 @@ class Flush:
         view = core.newest
         assert view.epoch in core.flushed and core.flushed_durable == view.epoch
         core.history.finish(view, core.out)
-        core.order = Order(core.me, view, core.history)
+        core.order = Order(core.me, view, core.history, core.level)
         core.leases.activate()
         epoch = describe_epoch(view.epoch)
         core.note(f"view {epoch} is active: members {list(view.members)}, index {core.history.index}")

@@ -18,7 +18,7 @@ from vsync.core import Core
 from vsync.effects import Effects, Event, ViewEvent
 from vsync.flush import Flush
 from vsync.membership import Membership, Standing
-from vsync.order import Order
+from vsync.order import Level, Order
 from vsync.records import Durable, Sealed
 from vsync.transfer import Transfer
 from vsync.view import START, Position, describe_epoch, generation_of, unpack_view_untrusted
@@ -58,10 +58,11 @@ class Machine:
         rng: Random,
         now: int,
         lent: int = 0,
+        level: str = Level.SAFE,
     ) -> None:
         """*lent*: how long (us) a client may, at most, go on reading what its replica lent it (see :meth:`read_until`)
-        when that replica has been sealed or has ended."""
-        self.core = Core(me, replicas, durable, position, rng, now, lent)
+        when that replica has been sealed or has ended. *level*: see vsync.order; only safe keeps all promises."""
+        self.core = Core(me, replicas, durable, position, rng, now, lent, Level(level))
         self.membership = Membership(self.core)
         self.change = Change(self.core, self.membership, now)
         self.flush = Flush(self.core)
@@ -198,7 +199,7 @@ class Machine:
         """What may have become possible by this step: flush, activation, a buffered frame, the feeds."""
         core = self.core
         order = core.active
-        if order is None or order.told == order.delivered[order.mine]:
+        if order is None or not order.untold:
             self._tell_at = None
         elif self._tell_at is None:
             self._tell_at = now + limits.TELL_DELIVERED

@@ -118,7 +118,7 @@ def test_those_left_behind_come_back_through_a_snapshot() -> None:
     town.stop(2)
     town.until(lambda: town.active(1, 3))
     town.start(2)
-    assert not town.machines[2].core.amnesiac, "its journal was trimmed further than the snapshot's index; that was before"
+    assert not town.machines[2].core.amnesiac, "how far its journal was trimmed before the snapshot does not count"
     town.until(lambda: town.active(1, 2, 3))
 
 

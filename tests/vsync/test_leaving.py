@@ -135,7 +135,7 @@ def test_a_restarted_replica_may_have_promised_anything_to_those_it_was_in_a_vie
 
 
 def test_who_is_sealed_tells_how_long_its_clients_may_go_on() -> None:
-    """It reads nothing any more, so the promises to it are void; but it may have lent up to the end of its own lease."""
+    """It reads nothing any more, so promises to it are void; but it may have lent up to the end of its own lease."""
     one = active()
     one.machine.core.leases.lent = LENT
     one.step(Received(2, Grant(1, one.now)))
@@ -227,7 +227,7 @@ def test_leaving_takes_milliseconds() -> None:
 
 
 def test_a_coordinator_that_dies_does_not_keep_the_leaver() -> None:
-    """1 asks to be left out, and so does 2 a moment later: the one that is left goes on alone, with the witness's vote."""
+    """1 asks to be left out, and 2 a moment later: the one that is left goes on alone, with the witness's vote."""
     town = Town(3, (101,))
     town.step(1, Leave())
     town.step(2, Leave())

@@ -36,7 +36,8 @@ from wire.group import View
 class Town:
     """Replicas 1 to *replicas* and some witnesses, active in a first view."""
 
-    def __init__(self, replicas: int, witnesses: tuple[int, ...] = ()) -> None:
+    def __init__(self, replicas: int, witnesses: tuple[int, ...] = (), level: str = "safe") -> None:
+        self.level = level
         self.now = NOW
         first = genesis(tuple(range(1, replicas + 1)), witnesses)
         self.roster = Roster(first.members, first.voters)
@@ -72,7 +73,7 @@ class Town:
             durable.apply(record)
         position = self.positions.get(replica, START)
         known = tuple({*self.roster.replicas, replica})
-        machine = Machine(replica, known, durable, position, rng=Random(replica), now=self.now)
+        machine = Machine(replica, known, durable, position, rng=Random(replica), now=self.now, level=self.level)
         self.machines[replica] = machine
         self.step(replica, self.roster)
         self._link(replica)
