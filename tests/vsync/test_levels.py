@@ -123,7 +123,8 @@ def test_one_order(level: Level, seed: int) -> None:
 def test_how_long_a_lone_message_takes(level: str, at_least: int, at_most: int) -> None:
     """On a network that takes no time: nothing but the heartbeat interval (50 ms) is left to wait for."""
     town = Town(3, level=level)
-    town.until(lambda: min(m.next_deadline() for m in town.machines.values()) > town.now + 30 * MS)  # all have just spoken
+    # All have just spoken.
+    town.until(lambda: min(m.next_deadline() for m in town.machines.values()) > town.now + 30 * MS)
     began = town.now
     town.submit(2, b"x")
     assert at_least <= (town.now - began) // MS <= at_most

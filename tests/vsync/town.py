@@ -213,7 +213,7 @@ class Town:
         self.until(lambda: self.machines[replica].may_submit)
         self.step(replica, Submit(payload))
         self.until(lambda: payload in self.payloads)
-        index = self.machines[replica].position().index
+        index = self._delivered
         self.until(lambda: all(self.machines[m].position().index >= index for m in self.view().members))
 
     def views_decided(self) -> list[View]:
