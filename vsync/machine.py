@@ -180,6 +180,8 @@ class Machine:
             core.ticket += 1
             order = core.active
             if order is not None:
+                if len(self._handed) >= limits.HANDED:
+                    self._handed.pop()  # the later ticket implies it
                 self._handed.append((core.ticket, order.epoch, list(order.received)))
         out.ticket = core.ticket
         return out
@@ -515,9 +517,13 @@ class Machine:
             assert order.epoch in core.flushed and core.me in order.members
             order.validate()
         assert len(self._buffered) <= limits.BUFFERED
-        assert len(self.transfer.learners) <= limits.LEARNERS
+        assert len(self.transfer.learners) <= limits.LEARNERS and len(self.transfer.snapshots) <= limits.SNAPSHOTS
+        assert len(self._handed) <= limits.HANDED
+        assert list(core.detector.peers.keys() - set(core.others)) == [], "whom we do not talk to is not watched"
+        assert set(core.newest.members) <= set(core.replicas), "members are talked to"
         for learner in self.transfer.learners.values():
             assert learner.acked <= learner.next <= core.history.index
+            assert learner.waiting_bytes <= limits.FEED_WINDOW_BYTES
 
 
 def _ms(us: int) -> int:
