@@ -109,8 +109,9 @@ class Machine:
     def may_stop(self) -> bool:
         """After Leave: the others are active in a view without this replica, or there is nobody to go on."""
         core = self.core
-        heard = [said for p in core.others if (said := core.detector.last(p)) is not None]
-        return core.leaving and (not heard or (core.outside and any(m.active >= core.newest.epoch for m in heard)))
+        view = core.newest
+        heard = [said for p in view.members if p != core.me and (said := core.detector.last(p)) is not None]
+        return core.leaving and (not heard or (core.outside and any(m.active >= view.epoch for m in heard)))
 
     def standing(self) -> Standing:
         """How far the view is on its way to the roster."""
