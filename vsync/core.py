@@ -64,6 +64,8 @@ class Core:
         self.replicas: tuple[int, ...] = ()
         """Whom we talk to, ourselves included: see :meth:`acquaint`."""
         self.others: list[int] = []
+        self.concerned: frozenset[int] = frozenset()
+        """Members of a view that may yet be the base of the next."""
         self.detector = Detector([])
         self.acquaint()
         self.ticket = 0
@@ -122,9 +124,9 @@ class Core:
         """Talk to the replicas of the roster, and to the members of every view that may yet be the base of the next."""
         views = self.history.views
         since = min(self.history.epoch, self.newest.base)
-        replicas = {self.me, *(self.roster.replicas if self.roster is not None else self._first)}
-        replicas.update(m for e, v in views.items() if e >= since for m in v.members)
-        self.replicas = tuple(sorted(replicas))
+        self.concerned = frozenset(m for e, v in views.items() if e >= since for m in v.members)
+        replicas = self.roster.replicas if self.roster is not None else self._first
+        self.replicas = tuple(sorted({self.me, *replicas, *self.concerned}))
         self.others = [r for r in self.replicas if r != self.me]
         self.detector.watch(self.others, self.linked)
 
