@@ -356,3 +356,17 @@ class SnapshotPart:
 
     def invalid(self) -> str | None:
         return None if self.number >= 0 and len(self.digest) in (0, 16) else "number or digest"
+
+
+@message(218)
+class Obituary:
+    """The watchdog of *replica* certifies that *incarnation* of it is dead: its process has exited.
+
+    It answers no query any more, so what the receiver promised that incarnation is void.  Acknowledged by an Answer.
+    """
+
+    replica: int
+    incarnation: int
+
+    def invalid(self) -> str | None:
+        return _bad_ids((self.replica,), "replica") or (None if 0 < self.incarnation < 2**63 else "incarnation")

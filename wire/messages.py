@@ -19,6 +19,9 @@ class Role(StrEnum):
     ADMIN = "admin"
     MDS = "mds"
     """A metadata replica as a client of a storage target (reclaiming objects)."""
+    WATCHDOG = "watchdog"
+    """The parent of a metadata replica, when that has died: it sends one wire.group.Obituary, answered by Answer with
+    call 0, and closes. ``uuid`` is that of the replica's journal, ``incarnation`` the one that has died."""
 
 
 ROLES: Final = frozenset(Role)
