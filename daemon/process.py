@@ -20,9 +20,7 @@ Leave = Callable[[], Awaitable[None]]
 """What a daemon does before it stops at SIGTERM; bounded by itself."""
 
 
-async def _stop_on_signal(
-    stop: trio.CancelScope, leave: Leave | None, *, task_status: trio.TaskStatus[None]
-) -> None:
+async def _stop_on_signal(stop: trio.CancelScope, leave: Leave | None, *, task_status: trio.TaskStatus[None]) -> None:
     with trio.open_signal_receiver(*STOP_SIGNALS) as arrived:
         task_status.started()
         async for number in arrived:
@@ -44,27 +42,30 @@ async def _until_hurried(arrived: AsyncIterator[int], scope: trio.CancelScope) -
             return
 
 
-async def _until_stopped(serve: Callable[[], Awaitable[None]], leave: Leave | None) -> None:
+async def _until_stopped(serve: Callable[[], Awaitable[int | None]], leave: Leave | None) -> int:
+    code: int | None = None
     async with trio.open_nursery() as nursery:
         # Listen for signals before anything else, so that a stop during the start is clean as well.
         await nursery.start(_stop_on_signal, nursery.cancel_scope, leave)
-        await serve()
+        code = await serve()
         nursery.cancel_scope.cancel()
+    return EXIT_OK if code is None else code
 
 
-def run(serve: Callable[[], Awaitable[None]], leave: Leave | None = None) -> int:
+def run(serve: Callable[[], Awaitable[int | None]], leave: Leave | None = None) -> int:
     """Run *serve* until it returns or SIGTERM or SIGINT cancels it; the result is the process's exit code.
 
-    At SIGTERM *leave*, if given, is awaited before that; SIGINT stops at once.
+    What *serve* returns is the code, None meaning all is well. At SIGTERM *leave*, if given, is awaited before that;
+    SIGINT stops at once.
 
     Any exception is logged with its traceback and gives :data:`EXIT_FAILED`: a daemon whose state nobody can
     vouch for must end, not go on.
     """
     try:
-        trio.run(_until_stopped, serve, leave)
+        code = trio.run(_until_stopped, serve, leave)
     except Exception:
         # The outermost frame of the process: nothing is resumed here, the code tells the supervisor.
         log.critical("stopped by an unexpected error", exc_info=True)
         return EXIT_FAILED
     log.info("stopped")
-    return EXIT_OK
+    return code

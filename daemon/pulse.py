@@ -57,7 +57,8 @@ class Pulse:
         return self._silent
 
     def look(self, passed_s: float, waited_s: float, stopped: bool) -> str | None:
-        """One look, *passed_s* after the one before; meanwhile it waited *waited_s* for a CPU. Why to kill it, or None."""
+        """One look, *passed_s* after the one before; meanwhile it waited *waited_s* for a CPU. Why to kill it, or
+        None."""
         passed = min(passed_s, 2 * LOOK_S)
         if stopped:
             self._stopped += passed

@@ -1,16 +1,17 @@
-"""The small process that every metadata replica runs under: it restarts it, kills it when it hangs, certifies its death.
+"""The small process that every metadata replica runs under: it restarts it, kills it when it hangs, certifies its
+death.
 
-Run as ``python -m daemon.watchdog --name mds-1 --replica 1 --cluster HEX ... -- ARGV``; ARGV is the replica, which gets
-the writing end of a pipe as ``--guarded FD`` and tells over it who it is, who its peers are, and that its event loop goes
-round (:mod:`daemon.guarded`).  It imports little and waits for nothing but the kernel, so that it is still there when the
-replica is not.
+Run as ``python -m daemon.watchdog --config FILE --id 1 --cluster HEX -- ARGV``; ARGV is the replica, which
+gets the writing end of a pipe as ``--guarded FD`` and tells over it who it is, who its peers are, and that its event
+loop goes round (:mod:`daemon.guarded`).  It imports little and waits for nothing but the kernel, so that it is still
+there when the replica is not.
 
 When the replica has exited (``waitpid`` says so: none of its threads runs any more), the watchdog tells every other
-replica on a connection of its own: *incarnation x is dead* (wire.group.Obituary).  A dead process answers no query, so what
-the others promised it need not be waited out.  It is who it says it is by what only the replica's own host knows: the
-cluster's id and the uuid of the replica's journal.  A peer is told again and again until it has acknowledged, or until it
-cannot matter any more.  A watchdog that dies takes its replica with it (PR_SET_PDEATHSIG): nobody certifies that, and the
-others wait as long as they promised.
+replica on a connection of its own: *incarnation x is dead* (wire.group.Obituary).  A dead process answers no query,
+so what the others promised it need not be waited out.  It is who it says it is by what only the replica's own host
+knows: the cluster's id and the uuid of the replica's journal.  A peer is told again and again until it has
+acknowledged, or until it cannot matter any more.  A watchdog that dies takes its replica with it (PR_SET_PDEATHSIG):
+nobody certifies that, and the others wait as long as they promised.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ log = logging.getLogger("watchdog")
 STOP_S: Final = 15.0
 """After SIGTERM the replica leaves the view and writes its state; then it is killed."""
 CERTIFY_S: Final = 5.0
-"""So long a death is told to who does not acknowledge it. What was promised to the dead has run out by itself long before
-(vsync.limits.LEASE, a third of a second); the rest is for a network that comes back."""
+"""So long a death is told to who does not acknowledge it. What was promised to the dead has run out by itself long
+before (vsync.limits.LEASE, a third of a second); the rest is for a network that comes back."""
 CERTIFY_TRY_S: Final = 1.0
 CERTIFY_PAUSE_S: Final = 0.05
 CERTIFY_END_S: Final = 1.0

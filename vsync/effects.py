@@ -74,7 +74,32 @@ class ChangeView:
     reason: str
 
 
-Event = Received | LinkUp | LinkDown | DurableUpTo | Submit | Tick | SnapshotInstalled | SnapshotSent | ChangeView
+@dataclass(frozen=True, slots=True)
+class Roster:
+    replicas: tuple[int, ...]
+    voters: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Died:
+    peer: int
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForceView:
+    members: tuple[int, ...]
+
+
+Event = (
+    Roster | Leave | Died | ForceView | Received | LinkUp | LinkDown | DurableUpTo | Submit | Tick | SnapshotInstalled
+    | SnapshotSent | ChangeView
+)  # fmt: skip
 
 # --- effects --------------------------------------------------------------------------------------
 

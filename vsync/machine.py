@@ -83,6 +83,14 @@ class Machine:
         order = self.core.active
         return order is not None and order.in_flight < limits.IN_FLIGHT
 
+    @property
+    def outside_or_alone(self) -> bool:
+        return True
+
+    @property
+    def settled(self) -> bool:
+        return True
+
     def may_read(self, now: int) -> bool:
         """Queries may be answered at *now*: every other member has promised to be in no view without us.
 

@@ -48,10 +48,8 @@ class Roster:
 
     def address_of(self, voter: int) -> str | None:
         """Where the replica or witness is reached, or was before it was removed."""
-        for number, address, *_ in (*self.replicas, *self.witnesses, *self.removed):
-            if number == voter:
-                return address
-        return None
+        known = {number: address for number, address, _, _ in self.removed}
+        return (known | dict(self.replicas) | dict(self.witnesses)).get(voter)
 
     def removal_of(self, voter: int) -> str | None:
         """Who removed the voter and when, for people; None when it was not."""
@@ -72,9 +70,7 @@ def from_tuple_untrusted(value: Any) -> Roster:
             pairs = (*replicas, *witnesses)
             good = all(
                 type(p) is tuple and len(p) == 2 and type(p[0]) is int and type(p[1]) is str for p in pairs
-            ) and all(
-                type(r) is tuple and [type(x) for x in r] == [int, str, str, int] for r in removed
-            )
+            ) and all(type(r) is tuple and [type(x) for x in r] == [int, str, str, int] for r in removed)
             if good:
                 return Roster(version, replicas, witnesses, removed)
     raise WireError("not a roster")

@@ -1,8 +1,8 @@
 """Pure. ReplicaSet, ReplicaRemove, WitnessSet, WitnessRemove: who belongs to the cluster.
 
-What the group makes of it (who is a member, who votes) follows from the roster, not from these requests: they may come in
-any number and order, from several administrators, and be sent again; the coordinator of the view brings members and voters
-there, one voter per view.
+What the group makes of it (who is a member, who votes) follows from the roster, not from these requests: they may
+come in any number and order, from several administrators, and be sent again; the coordinator of the view brings
+members and voters there, one voter per view.
 """
 
 from __future__ import annotations
