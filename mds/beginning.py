@@ -7,7 +7,7 @@ from mds import schema
 from mds.machine import Bootstrap
 from mds.roster import Known
 from mds.store import Store
-from vsync.records import Decided, Flushed, Record, Trimmed
+from vsync.records import Decided, Flushed, Record
 from vsync.view import genesis
 
 
@@ -15,8 +15,8 @@ def beginning(config: Config, joined: Known | None) -> tuple[list[Record], Boots
     """What a journal and a state begin with, where there is none yet.
 
     The replicas of a new cluster are all members of its first view and begin with the same state, from the
-    configuration that they share.  One that joins later knows the newest view and none it has flushed; its state is
-    behind everything (Trimmed), so it reports nothing and takes a snapshot, wherever history may begin.
+    configuration that they share.  One that joins later knows no view at all, which for the group is a newcomer: it
+    takes a snapshot, wherever history may begin, and until then it only has to know where the others are.
     """
     storage = config.storage
     if joined is None:
@@ -27,7 +27,7 @@ def beginning(config: Config, joined: Known | None) -> tuple[list[Record], Boots
             storage.stripe_size, storage.stripe_count, replicas=tuple(sorted(replicas)), witnesses=witnesses
         )
     roster = joined.roster
-    return [Decided(joined.view), Trimmed(1)], Bootstrap(
+    return [], Bootstrap(
         storage.stripe_size, storage.stripe_count, replicas=roster.replicas, witnesses=roster.witnesses
     )
 

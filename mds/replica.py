@@ -124,6 +124,7 @@ class Replica:
         """A step is under way, or the state is being replaced, or a step has failed: no other begins."""
         self._roster: Roster | None = None
         """What the group was told last."""
+        self._lending = True
         self._on_disk = 0
         self._acknowledged = 0
         self._after: deque[tuple[int, list[tuple[int, Any]]]] = deque()
@@ -376,7 +377,7 @@ class Replica:
         return self._grant(client, inodes)
 
     def _grant(self, client: Client, inodes: frozenset[int]) -> bool:
-        granted = self.caches.grant(client, inodes, self.shell.now())
+        granted = self._lending and self.caches.grant(client, inodes, self.shell.now())
         if not granted:
             number = self.caches.empty(client)
             if number:
@@ -598,9 +599,21 @@ class Replica:
     def _keep_cache(self, client: Client, number: int) -> None:
         """Extend a client's cache lease, never beyond our own read lease."""
         now = self.shell.now()
-        until = min(self.group.read_until(), now + LEASE_US)
+        until = min(self.group.read_until(), now + LEASE_US) if self._lending else 0
         epoch = self.caches.renew(client, until)
         client.send(msg.CacheLease(number, epoch, max(0, until - now)))
+
+    def stop_lending(self) -> None:
+        """This replica is to stop: clients keep nothing any more of what it told them. See :attr:`all_returned`."""
+        self._lending = False
+        never = 1 << 62  # nothing that is to be acknowledged waits for it
+        for client, number, inodes in self.caches.recall(None, set(), never, self.shell.now()):
+            client.send(msg.Recall(number, inodes, ()))
+
+    @property
+    def all_returned(self) -> bool:
+        """No client relies on anything that it was lent here."""
+        return self.caches.held_back(self.shell.now()) is None
 
     def _close_handles(self, client: Client, handles: tuple[tuple[int, int], ...]) -> None:
         for ino, count in handles:

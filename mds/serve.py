@@ -9,6 +9,7 @@ import os
 import random
 import sys
 import time
+from dataclasses import asdict
 from typing import Any, Final
 
 import trio
@@ -21,6 +22,7 @@ from daemon.journal import FLUSH_MAX_S, Journal, JournalCorrupt, JournalFailed, 
 from daemon.process import run
 from mds import limits, snapshot
 from mds.beginning import beginning, is_new
+from mds.caches import LEASE_US
 from mds.links import Links
 from mds.machine import StateMachine
 from mds.reclaim import Reclaimer
@@ -81,7 +83,8 @@ class Process:
         position = Position.unpack_untrusted(state.position) if state.position is not None else START
         replicas = tuple(sorted({*state.roster.replica_ids, replica_id}))
         group = Machine(
-            replica_id, replicas, self.journal.durable, position, rng=random.Random(os.urandom(16)), now=now_us()
+            replica_id, replicas, self.journal.durable, position,
+            rng=random.Random(os.urandom(16)), now=now_us(), lent=LEASE_US,
         )
         self.incarnation = self.journal.durable.incarnation
         self.links = Links(
@@ -231,7 +234,7 @@ class Process:
             return
         log.warning("%s says: %s", client.name, message.what)
         if message.what == "force":
-            self.replica.group_event(ev.ForceView((self.me,)))
+            self.replica.group_event(ev.ForceView())
             self._wake_timer()
             client.send(msg.Answer(message.call, OK, pack(None)))
             return
@@ -241,11 +244,15 @@ class Process:
 
     async def leave(self) -> None:
         """Have a view decided without this replica, so that nobody has to find out that it is gone. Bounded."""
-        group = self.replica.group
-        self.replica.group_event(ev.Leave())
-        self._wake_timer()
+        replica = self.replica
         with trio.move_on_after(limits.LEAVE_S) as scope:
-            while not group.outside_or_alone:  # noqa: ASYNC110  (the machine is pure: it has no event to wait for)
+            # What clients were lent comes back while this replica still serves: the others need not wait for it.
+            replica.stop_lending()
+            while not replica.all_returned:  # noqa: ASYNC110  (the cores are pure: they have no event to wait for)
+                await trio.sleep(limits.LEAVE_LOOK_S)
+            replica.group_event(ev.Leave())
+            self._wake_timer()
+            while not replica.group.may_stop:  # noqa: ASYNC110
                 await trio.sleep(limits.LEAVE_LOOK_S)  # the machine's own timers do the work
         if scope.cancelled_caught:
             log.warning("no view without this replica within %.0f s: the others will find out", limits.LEAVE_S)
@@ -264,7 +271,7 @@ class Process:
             "epoch": newest.epoch,
             "members": list(newest.members),
             "voters": list(newest.voters),
-            "settled": replica.group.settled,
+            "standing": asdict(replica.group.standing()),
             "roster": replica.state.roster.to_tuple(),
             "index": core.history.index,
             "digest": replica.state.digest.hex(),
