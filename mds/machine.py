@@ -49,6 +49,7 @@ from mds.store import Effects, Store, StoreCorrupt
 from wire import ids, ops
 from wire.codec import decode, pack, unpack_untrusted
 from wire.errors import OK, FileSystemError, Status, WireError
+from wire.roster import ReplicaRemove, ReplicaSet, RosterRequest, WitnessRemove, WitnessSet
 
 DIGEST_MASK: Final = 2**64 - 1
 VIEW_ENTRY: Final = -1
@@ -81,10 +82,10 @@ _APPLY_INTERNAL: Final[dict[type, Callable[[Scope, Any], Any]]] = {
     ops.OrphanAnswer: orphans.apply,
     ops.TargetSet: targets.apply,
     ops.ReclaimDone: reclaim.apply,
-    ops.ReplicaSet: roster_ops.set_replica,
-    ops.ReplicaRemove: roster_ops.remove_replica,
-    ops.WitnessSet: roster_ops.set_witness,
-    ops.WitnessRemove: roster_ops.remove_witness,
+    ReplicaSet: roster_ops.set_replica,
+    ReplicaRemove: roster_ops.remove_replica,
+    WitnessSet: roster_ops.set_witness,
+    WitnessRemove: roster_ops.remove_witness,
 }
 """What replicas ask for themselves (session 0); from a client's session they are refused."""
 
@@ -411,7 +412,7 @@ class StateMachine:
             return frozenset((STORAGE_MAP,))
         if isinstance(op, ops.SessionOpen | ops.SessionAttach | ops.SessionClose | ops.SessionExpire | ops.ReclaimDone):
             return _NOTHING
-        if isinstance(op, ops.ReplicaSet | ops.ReplicaRemove | ops.WitnessSet | ops.WitnessRemove):
+        if isinstance(op, RosterRequest):
             return _NOTHING
         return None  # Unlink, Rmdir, Rename: the inodes behind the names
 

@@ -28,6 +28,7 @@ from wire import messages as msg
 from wire import ops
 from wire.codec import decode, encode, pack, unpack_untrusted
 from wire.errors import OK, Status, WireError
+from wire.roster import RosterRequest
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ the attributes of all in it, and a lease on each would have to be recalled."""
 _MAKES = (ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink, ops.Link)
 """Requests whose answer tells a client of a name and its inode."""
 
-_ADMIN_REQUESTS = (ops.TargetSet, ops.ReplicaSet, ops.ReplicaRemove, ops.WitnessSet, ops.WitnessRemove)
+_ADMIN_REQUESTS = ops.TargetSet | RosterRequest
 _CLIENT_REQUESTS = (
     ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink, ops.Link, ops.Unlink, ops.Rmdir, ops.Rename, ops.SetAttr,
     ops.SetXattr, ops.RemoveXattr, ops.Commit, ops.Settle,

@@ -15,7 +15,7 @@ from mds.namespace import roster
 from mds.namespace.scope import Scope
 from wire.codec import pack, unpack_untrusted
 from wire.errors import FileSystemError
-from wire.ops import ReplicaRemove, ReplicaSet, WitnessRemove, WitnessSet
+from wire.roster import ReplicaRemove, ReplicaSet, WitnessRemove, WitnessSet
 
 
 def set_replica(scope: Scope, op: ReplicaSet) -> Any:
