@@ -101,7 +101,7 @@ def missing_to_add(status: ClusterStatus, number: int) -> str:
     """What keeps replica *number* from being a whole part of the service; "" for nothing."""
     newest = status.newest
     if newest is None:
-        return "no replica serves"
+        return "the view is changing"
     mine = next((r for r in status.replicas if r.configured.id == number), None)
     if mine is None:
         return f"replica {number} is not in the roster"
@@ -120,7 +120,7 @@ def missing_to_remove(status: ClusterStatus, number: int) -> str:
     """What keeps replica *number* from being done without; "" for nothing."""
     newest = status.newest
     if newest is None:
-        return "no replica serves"
+        return "the view is changing"
     roster = newest.roster
     if roster is not None and number in roster.replica_ids:
         return f"replica {number} is in the roster still"
