@@ -113,7 +113,7 @@ def missing_to_add(status: ClusterStatus, number: int) -> str:
     if number not in status.members:
         behind = max(0, int(newest.get("index", 0)) - int(mine.get("index", 0)))
         return f"replica {number} is learning: {behind} batches behind"
-    return _missing_voters(status, newest)
+    return _missing_vote(newest, number, wanted=True)
 
 
 def missing_to_remove(status: ClusterStatus, number: int) -> str:
@@ -126,16 +126,18 @@ def missing_to_remove(status: ClusterStatus, number: int) -> str:
         return f"replica {number} is in the roster still"
     if number in status.members:
         return f"replica {number} is a member of the view still"
-    return _missing_voters(status, newest)
+    return _missing_vote(newest, number, wanted=False)
 
 
-def _missing_voters(status: ClusterStatus, newest: DaemonStatus) -> str:
-    voters, wanted = tuple(newest.get("voters", ())), status.expected_voters
-    if set(voters) != set(wanted):
-        return f"voters are {_list(voters)}, they are to be {_list(wanted)}: a majority of them must be up"
+def _missing_vote(newest: DaemonStatus, number: int, wanted: bool) -> str:
+    """What keeps the vote of *number* from being counted, or from being needed no more. Others may be on their way."""
+    voters = tuple(newest.get("voters", ()))
+    if (number in voters) is not wanted:
+        becomes = "is not a voter yet" if wanted else "is a voter still"
+        return f"replica {number} {becomes} (voters are {_list(voters)}; a majority of those to come must be up)"
     standing = newest.get("standing") or {}
-    if not standing.get("settled", True):
-        stored = standing.get("stored", ())
+    stored = standing.get("stored", voters)
+    if 2 * len(stored) <= len(voters):
         return f"the view is on the disks of voters {_list(stored)} only, a majority of {_list(voters)} is needed"
     return ""
 
