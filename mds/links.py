@@ -9,7 +9,7 @@ of the same peer and channel, whose frames are dropped from then on.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Set
+from collections.abc import Callable
 from typing import Any, Final
 
 import trio
@@ -89,11 +89,12 @@ class Links:
             return f"a watchdog of {hello.name!r} that does not know its replica's disk"
         return None
 
-    def drop_all_but(self, peers: Set[int]) -> None:
-        """Hang up on everyone else."""
-        for (peer, _), conn in list(self._conns.items()):
-            if peer not in peers:
-                conn.close("it does not belong to the cluster any more")
+    def drop(self, peer: int, why: str) -> None:
+        """Hang up on *peer*."""
+        for channel in CHANNELS:
+            conn = self._conns.get((peer, channel))
+            if conn is not None:
+                conn.close(why)
 
     @property
     def linked(self) -> bool:

@@ -183,7 +183,7 @@ class Process:
     def judge(self, hello: msg.Hello) -> str | None:
         """Who may connect here."""
         if hello.role == msg.Role.REPLICA:
-            return self.links.judge(hello, self.follower.refusal)
+            return self.links.judge(hello, lambda replica: self.follower.refusal(replica, self.replica.active))
         if hello.role == msg.Role.WATCHDOG:
             return self.links.judge_watchdog(hello)
         if hello.role in (msg.Role.CLIENT, msg.Role.ADMIN):
