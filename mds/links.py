@@ -9,7 +9,7 @@ of the same peer and channel, whose frames are dropped from then on.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 import trio
@@ -96,10 +96,9 @@ class Links:
             if conn is not None:
                 conn.close(why)
 
-    @property
-    def linked(self) -> bool:
-        """Somebody's control link stands."""
-        return any(channel == "control" for _, channel in self._conns)
+    def linked(self, peers: Collection[int]) -> bool:
+        """The control link with one of *peers* stands."""
+        return any(channel == "control" and peer in peers for peer, channel in self._conns)
 
     # -- connections
 

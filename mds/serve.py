@@ -445,8 +445,8 @@ class Process:
                 self._stop_cleanly()
 
     def _lonely(self) -> bool:
-        """Nobody of a view that goes on talks to us."""
-        return not self.replica.active and not self.links.linked
+        """No other replica talks to us."""
+        return not self.replica.active and not self.links.linked(self.follower.replicas)
 
     def _stop_cleanly(self) -> None:
         """Write the state, so that the next start has nothing to replay. Blocking: everything else has ended."""
