@@ -16,9 +16,9 @@ import trio
 
 from daemon.acquaintances import Acquaintances
 from daemon.config import Config
-from daemon.exits import EXIT_OK, EXIT_REMOVED, EXIT_RESTART, EXIT_UNUSABLE
+from daemon.exits import EXIT_FAILED, EXIT_OK, EXIT_REMOVED, EXIT_RESTART, EXIT_UNUSABLE
 from daemon.guarded import Guard
-from daemon.journal import FLUSH_MAX_S, Journal, JournalCorrupt, JournalFailed, Watch
+from daemon.journal import FLUSH_MAX_S, Journal, JournalCorrupt, JournalFailed, JournalInUse, Watch
 from daemon.process import run
 from mds import limits, snapshot
 from mds.beginning import beginning, is_new
@@ -533,6 +533,8 @@ def main(config: Config, replica_id: int, guard: Guard | None = None, join: str 
         try:
             async with trio.open_nursery() as nursery:
                 running.append(await nursery.start(serve, config, replica_id, guard, join))
+        except* JournalInUse as group:
+            code = _said(group, EXIT_FAILED)
         except* (JournalCorrupt, StoreCorrupt, StoreFailed, JournalFailed) as group:
             code = _said(group, EXIT_UNUSABLE)
         except* Removed as group:
