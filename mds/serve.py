@@ -116,7 +116,8 @@ class Process:
         self._journal_waiters: list[tuple[int, trio.Event]] = []
         log.info(
             "replica %d, incarnation %d: state at index %d, log up to view %s",
-            replica_id, self.incarnation, position.index, describe_epoch(group.core.newest.epoch),
+            replica_id, self.incarnation, position.index,
+            describe_epoch(group.core.newest.epoch) if group.core.history.views else "none yet",
         )  # fmt: skip
 
     # -- Shell
