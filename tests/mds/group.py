@@ -243,8 +243,8 @@ class Node:
         took = world.rng.randrange(MS, 50 * MS)
         world.clock.after(took, self._snapshot_sent, self.life, peer, connection, path, views)
 
-    def address_of(self, replica: int) -> str:
-        return f"replica-{replica}"
+    def membership_changed(self) -> None:
+        """Links are the network's, here."""
 
     def _snapshot_sent(self, life: int, peer: int, connection: int, path: Path, views: tuple[Any, ...]) -> None:
         if connection and self.world.network.number(self.me, peer) == connection:
@@ -636,11 +636,15 @@ class Group:
         self.seed = seed
         self.rng = Random(seed)
         self.clock = Scheduler()
-        self.bootstrap = Bootstrap(root_mode=0o777)
         self.commit_pace = 400 * MS
         self.fast_disks = bool(seed % 2)
         self.replica_ids = tuple(range(1, replicas + 1))
         witness_ids = tuple(range(101, 101 + witnesses))
+        self.bootstrap = Bootstrap(
+            root_mode=0o777,
+            replicas=tuple((r, f"replica-{r}") for r in self.replica_ids),
+            witnesses=tuple((w, f"witness-{w}") for w in witness_ids),
+        )
         self.first: list[Record] = [Decided(genesis(self.replica_ids, witness_ids)), Flushed(0)]
         self.network = Network(
             self.clock, self.rng, pairs_of(self.replica_ids, witness_ids), self._ready, self._input
