@@ -121,7 +121,7 @@ class Run:
 
 
 def run(out: IO[str], seed: int, faults: int, keep: Path | None = None, only: str = "") -> Result:
-    """One cluster, *faults* faults (of those whose name has *only* in it). Logs of a failed run are kept in *keep*."""
+    """One cluster, *faults* faults (of those with a word of *only* in their name); *keep*: for logs of a failed run."""
     result = Result()
     began = time.monotonic()
     refusal = network.refusal()
@@ -130,7 +130,12 @@ def run(out: IO[str], seed: int, faults: int, keep: Path | None = None, only: st
         print(f"LEFT OUT: partitions and full disks ({refusal})", file=out, flush=True)
     with site(out) as here:
         try:
-            choices = [(fault, weight) for fault, weight in menu_of(here.net is not None) if any(word in fault.__name__ for word in only.split(","))]
+            words = only.split(",")
+            choices = [
+                (fault, weight)
+                for fault, weight in menu_of(here.net is not None)
+                if any(word in fault.__name__ for word in words)
+            ]
             Run(here, seed, result).all(schedule(choices, Random(seed), faults))
         except Broken as exc:
             result.failures.append(str(exc))

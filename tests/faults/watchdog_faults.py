@@ -1,5 +1,5 @@
-"""Faults below a watchdog: the replica's own process dies or hangs, and its watchdog certifies that and starts it again;
-or the watchdog dies alone. Beside them the restart that an administrator asks for.
+"""Faults below a watchdog: the replica's own process dies or hangs, its watchdog certifies that and starts it again; or
+the watchdog dies alone. Beside them the restart that an administrator asks for.
 
 With a certificate the others do not wait for what they promised the dead one, so it must really read nothing any more.
 """
