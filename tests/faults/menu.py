@@ -203,6 +203,7 @@ def pause_clients(site: Site, rng: Random) -> Faulty:
     assert who is not None, "it was looked at a moment ago"
     processes.send(who, signal.SIGSTOP)
     try:
+        site.hold(rng.uniform(0.3, 1.0))  # a cache lease lasts 0.25 s
         yield
     finally:
         processes.send(who, signal.SIGCONT)
