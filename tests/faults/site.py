@@ -356,7 +356,14 @@ class Site:
     # -- the end
 
     def remove(self) -> None:
-        """End every process, mount and namespace, whatever state they are in. Raises :class:`Broken` if one stays."""
+        """End every process, mount and namespace, whatever state they are in. Raises :class:`Broken` if one stays.
+
+        A second signal (a terminal's, or that of timeout(1) to its group) does not leave half of them.
+        """
+        with runs.uninterrupted():
+            self._remove()
+
+    def _remove(self) -> None:
         for worker in self.workers:
             worker.end()
         for who in processes.of_directory(self.directory):

@@ -60,6 +60,7 @@ def test_nothing_is_left_of_a_run_that_was_ended(number: signal.Signals) -> None
                 break  # the first fault: everything is there
         assert left_of(child.pid)
         child.send_signal(number)
+        child.send_signal(number)  # as from timeout(1), to the process and to its group
         child.stdout.read()
         code = child.wait(SILENCE_S)
     if number == signal.SIGKILL:
