@@ -129,7 +129,7 @@ def test_its_pings_are_answered(ready: Drive) -> None:
 
 
 def test_what_does_not_belong_on_it_ends_it_alone(ready: Drive) -> None:
-    assert ready(Received(2, OpenSession(1, bytes(16), "x", 1))) == ["drop 2 BROKEN standby"]
+    assert ready(Received(2, OpenSession(1, bytes(16), "x", 1, 1))) == ["drop 2 BROKEN standby"]
     assert ready.core.state is State.READY
 
 
