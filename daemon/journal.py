@@ -368,6 +368,8 @@ class Journal:
             stopping = False
             while not stopping:
                 item = self._next()
+                if self._busy_since is None:
+                    self._busy_since = time.monotonic()  # append()'s mark may have met the end of the batch before
                 batch: list[bytes] = []
                 ticket = 0
                 size = 0
