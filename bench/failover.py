@@ -7,13 +7,16 @@ figure is the longest time between two answers from before the fault until the r
 have gone on.  In every other trial the victim is the replica that the client is attached to, else another one: ``rows``
 are over both, ``by_victim`` tells them apart.  The replica that comes back is part of the trial.
 
-    kill        kill -9 of the replica's process
-    stop        SIGSTOP, and SIGCONT when the others have gone on without it
+    kill        kill -9 of the replica's process; its watchdog certifies that and starts it again
+    stop        SIGSTOP of the replica and its watchdog, and SIGCONT when the others have gone on without it
     partition   the replica is cut off from everybody, the client included, and nobody is told (network namespaces:
                 root only), and joined again when the others have gone on without it
+    leave       the replica is told to stop (SIGTERM): it asks to be left out first. Until the others have gone on
+    join        it is started again, until it is a member
 
 Claims: of three replicas, the p99 of the stall is at most 500 ms for stop and partition (the thesis: 500 ms; CephFS 17
-to 21 s; MooseFS has no failover; GlusterFS 46 s for a hung brick) and at most 100 ms for kill (GlusterFS: 35 ms).
+to 21 s; MooseFS has no failover; GlusterFS 46 s for a hung brick) and at most 100 ms for kill (GlusterFS: 35 ms),
+leave and join.
 
 The p99 of n trials is the ceil(0.99 n)-th smallest: of 30 the longest.  ``availability``: what the thesis's equations
 make of the recovery time measured here, the p99 of the worst of the faults that are not planned.
@@ -45,10 +48,11 @@ from admin.processes import ProcessError
 from bench import availability, mdtest
 from daemon.config import Config, write
 
-FAULTS: Final = ("kill", "stop", "partition")
+FAULTS: Final = ("kill", "stop", "partition", "leave", "join")
 THESIS_REPLICAS: Final = (2, 3, 5)
 WAIT_S: Final = 60.0
 """A cluster that is not whole again within this time never will be."""
+STOP_S: Final = 30.0
 POLL_S: Final = 0.05
 OUT_FOR_S: Final = 0.3
 """A stopped or cut off replica stays so for this long after the others have gone on without it."""
@@ -174,13 +178,19 @@ class Subject:
         rest = self._back.get(victim, 0.0) + STAYED_S - time.monotonic()
         if rest > 0:
             time.sleep(rest)
+        if fault == "join":
+            self.leave(victim)
         self._load.say("mark")
         self._load.more(ANSWERS_AFTER)
         self.log.mark()
         getattr(self, fault)(victim)
-        wait(self.whole, f"replica {victim} is not back after {fault}")
+        if fault != "leave":
+            wait(self.whole, f"replica {victim} is not back after {fault}")
         self._load.more(ANSWERS_AFTER)
         stall_ms = self._load.say("tell")["longest_ms"]
+        if fault == "leave":
+            self.join(victim)
+            wait(self.whole, f"replica {victim} does not join again")
         self._back[victim] = time.monotonic()
         return Trial(fault, victim, attached, round(stall_ms, 1))
 
@@ -197,9 +207,15 @@ class Subject:
     # -- the faults
 
     def kill(self, victim: int) -> None:
-        self.cluster.kill(f"mds-{victim}")
-        self._gone_on_without(victim)
-        self.cluster.start(f"mds-{victim}")
+        before = self.said_by(victim)
+        assert before is not None, "the cluster is whole"
+        self.cluster.crash(f"mds-{victim}")
+
+        def again() -> bool:
+            said = self.said_by(victim)
+            return said is not None and said["incarnation"] > before["incarnation"]
+
+        wait(again, f"replica {victim} is not started again")
 
     def stop(self, victim: int) -> None:
         self.cluster.pause(f"mds-{victim}")
@@ -217,6 +233,15 @@ class Subject:
             self._gone_on_without(victim)
         finally:
             self._net.heal()
+
+    def leave(self, victim: int) -> None:
+        how = self.cluster.stop(f"mds-{victim}", STOP_S)
+        if how != "stopped":
+            raise FailoverError(f"replica {victim} was told to stop and was {how}")
+        self._gone_on_without(victim)
+
+    def join(self, victim: int) -> None:
+        self.cluster.start(f"mds-{victim}")
 
 
 @contextmanager

@@ -92,6 +92,7 @@ class MetadataClient:
             prefer=prefer,
             soft_after=soft_after,
             new_key=lambda: os.urandom(16),
+            kernel_ms=lambda: self.cache.kernel_ms(boottime()),
         )
         self._waiting: dict[int, trio.lowlevel.Task] = {}
         """token -> the task that waits for it."""
@@ -286,8 +287,6 @@ class MetadataClient:
                 self._drop(effect)
             case Attached(address=address, session=session, fresh=fresh, conn=conn):
                 self._conn, self._conn_number = self._connection(conn), conn
-                self.cache.lost()  # what was kept is another replica's word
-                self._kept_at.clear()
                 lasted = "" if self._down_since is None else f" after {trio.current_time() - self._down_since:.2f} s"
                 self._down_since = None
                 verb = "opened" if fresh else "goes on"
@@ -322,6 +321,10 @@ class MetadataClient:
             self._down_since = trio.current_time()
         if drop.conn == self._conn_number:
             self._conn, self._conn_number = None, 0
+            # What was kept is this replica's word. The attachment elsewhere will say that we have let go of it, so it
+            # is dropped before: `drop` comes before the message that attaches, and nobody else runs in between.
+            self.cache.lost()
+            self._kept_at.clear()
         if link is not None:
             link.dialling.cancel()
             if link.conn is not None:

@@ -107,10 +107,11 @@ class Session:
         new_key: Callable[[], bytes] | None = None,
         slots: int = limits.SLOTS,
         standby: bool = True,
+        kernel_ms: Callable[[], int] = lambda: 0,
     ) -> None:
         """*key*: 16 random bytes; *new_key* gives others for sessions after a lost one. *soft_after*: seconds
         until a call ends in ETIMEDOUT (None: hard, for ever). *prefer*: number of the replica to try first.
-        *standby*: keep a second connection."""
+        *standby*: keep a second connection. *kernel_ms*: for so long the kernel may use entries it was given."""
         self.state = State.WAITING
         self.counts = Counts()
         self.session = 0
@@ -119,6 +120,7 @@ class Session:
         """Of the replica that is connected, or being dialled."""
         self._client = client
         self._key = key
+        self._kernel_ms = kernel_ms
         self._new_key = new_key or (lambda: random.randbytes(16))
         self._random = random
         self._soft_after = soft_after
@@ -345,7 +347,8 @@ class Session:
         self._attempt += 1
         if self.session:
             handles = tuple(self._handles.items())
-            attach = AttachSession(self._session_call, self.session, self._key, self._attempt, handles)
+            attempt, kernel_ms = self._attempt, self._kernel_ms()
+            attach = AttachSession(self._session_call, self.session, self._key, attempt, handles, kernel_ms)
             self._out.append(Send(self._conn, attach))
         else:
             slots = self._calls.slots
