@@ -271,7 +271,6 @@ def subject(replicas: int, own_network: bool, mounted: bool) -> Iterator[Subject
 @contextmanager
 def network_of(cluster: LocalCluster) -> Iterator[network.Network]:
     """A network with a host per replica; everything else, this process included, is at its hub."""
-    network.clear_abandoned()
     net = network.Network(f"mds-{r.id}" for r in cluster.config.replicas)
     try:
         net.make()
@@ -385,6 +384,8 @@ def availabilities(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def measure(replicas: list[int], faults: list[str], trials: int, mounted: bool, trace: bool) -> dict[str, Any]:
     """Everything that --json prints. Raises :class:`FailoverError` and what clusters and networks raise."""
     load_before = os.getloadavg()
+    if network.refusal() is None:
+        network.clear_abandoned()
     rows: list[dict[str, Any]] = []
     by_victim: list[dict[str, Any]] = []
     single: list[dict[str, Any]] = []
@@ -411,6 +412,8 @@ def measure(replicas: list[int], faults: list[str], trials: int, mounted: bool, 
                         {"replicas": count, "fault": t.fault, "victim": t.victim, "attached": t.attached,
                          "stall_ms": t.stall_ms} for t in done
                     ]  # fmt: skip
+    for part in (rows, by_victim):
+        part.sort(key=lambda r: (r["replicas"], faults.index(r["fault"])))
     return {
         "benchmark": "failover",
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
