@@ -20,6 +20,7 @@ from admin.ask import ASK_TIMEOUT_S, AskError, register_targets
 from admin.local import REPLICAS_MAX, TARGETS_MAX, ClusterError, LocalCluster, become_watchdog, find_config
 from admin.mounts import MountError
 from admin.processes import ProcessError
+from admin.replica_cli import replica
 from admin.status import fetch_blocking, show
 from daemon import logs
 from daemon.config import CONFIG_NAME, ConfigError
@@ -330,6 +331,9 @@ def register(spec: Path, timeout_s: float) -> None:
         config = find_config(spec)
         trio.run(register_targets, config, timeout_s)
         print(f"registered: {', '.join(f'target {t.id} at {t.address}' for t in config.targets) or 'no targets'}")
+
+
+main.add_command(replica)
 
 
 # --- daemons --------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal, NoReturn
 
@@ -135,14 +135,17 @@ class LocalCluster:
     """The cluster in one directory. Every method blocks; none leaves a half-started daemon unrecorded."""
 
     def __init__(self, config: Config, command: Command = daemon_command, log_level: str = "info") -> None:
+        self._take(config)
+        self._command = command
+        self._log_level = log_level
+
+    def _take(self, config: Config) -> None:
         self.config = config
         self.directory = config.path.parent
         self.daemons: tuple[Daemon, ...] = (
             *(Daemon("mds", r.id, r.address) for r in config.replicas),
             *(Daemon("ossd", t.id, t.address) for t in config.targets),
         )
-        self._command = command
-        self._log_level = log_level
 
     @classmethod
     def create(
@@ -331,6 +334,39 @@ class LocalCluster:
         for one in (guarded, who):  # the guarded first: its watchdog has no time to find it stopped
             if one is not None:
                 processes.send(one, signal.SIGCONT)
+
+    # -- which replicas there are
+
+    def free_address(self) -> str:
+        """For one more daemon."""
+        return f"{LOOPBACK}:{free_ports(1)[0]}"
+
+    def include_replica(self, number: int, address: str) -> None:
+        """Write a section for replica *number*, which joins the others, into the configuration. Idempotent."""
+        section = ReplicaConfig(number, address, self.directory / f"data/mds-{number}", joins=True)
+        there = next((r for r in self.config.replicas if r.id == number), None)
+        if there is not None and there.address == address:
+            return
+        others = tuple(r for r in self.config.replicas if r.id != number)
+        self._write(tuple(sorted((*others, section), key=lambda r: r.id)))
+
+    def drop_replica(self, number: int, delete: bool) -> str:
+        """Stop replica *number*, which is removed from the cluster, and take it out of the configuration; its data goes
+        if *delete* says so. How its process ended."""
+        name = f"mds-{number}"
+        if not any(r.id == number for r in self.config.replicas):
+            return "was not here"
+        how = self.stop(name)
+        data = self.config.replica(number).data
+        self._write(tuple(r for r in self.config.replicas if r.id != number))
+        if delete and data.is_relative_to(self.directory):
+            shutil.rmtree(data, ignore_errors=True)
+        return how
+
+    def _write(self, replicas: tuple[ReplicaConfig, ...]) -> None:
+        config = replace(self.config, replicas=replicas)
+        write(config)
+        self._take(config)
 
     # -- all of them
 

@@ -478,7 +478,7 @@ class Session:
         self._calls.pause(call, now + call.pause * (0.5 + self._random.random() / 2))
 
     def _on_view(self, view: ViewChanged, now: float) -> None:
-        if not self._roster.learn(view.generation, view.epoch, view.members):
+        if not self._roster.learn(view.generation, view.epoch, view.members, view.replicas):
             return
         self._out.append(ViewLearned(view.generation, view.epoch, view.members))
         name = f"view {view.generation}.{view.epoch}"

@@ -35,8 +35,7 @@ class Leases:
         self.lent = lent
         """How long clients may read, at most, after the replica that lent to them has ended (us)."""
         self.granted: dict[int, tuple[int, int]] = {}
-        """Peer -> (when we last answered its heartbeat, its incarnation). For LEASE after it we are in no view
-        without."""
+        """Peer -> (when we last answered its heartbeat, its incarnation): in no view without it for LEASE from then."""
         self.held: dict[int, int] = {}
         """Peer -> stamp (our clock) of our latest heartbeat it answered in the present epoch."""
         self._owed: dict[tuple[int, int], int] = {}

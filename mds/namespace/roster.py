@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from mds import schema
@@ -55,7 +56,8 @@ class Roster:
         """Who removed the voter and when, for people; None when it was not."""
         for number, _, by, time_ns in self.removed:
             if number == voter:
-                return f"{by} ({time_ns // 1_000_000_000} s after the epoch)"
+                when = datetime.fromtimestamp(time_ns // 1_000_000_000, UTC)
+                return f"{by} at {when:%Y-%m-%d %H:%M:%S} UTC"
         return None
 
     def to_tuple(self) -> tuple[Any, ...]:

@@ -462,6 +462,20 @@ def test_older_views_are_ignored_and_new_replicas_learned(ready: Drive) -> None:
     assert ready.tick() == ["connect 2 d"], "the member, before those who are only configured"
 
 
+def test_a_client_whose_configured_replicas_were_all_replaced_goes_on(ready: Drive) -> None:
+    """Configured are a, b and c; by and by d and e took their places. Nobody who was removed is turned to again."""
+    ready(query(1))
+    ready.answer(2)
+    there = ((4, "d"), (5, "e"))
+    assert ready.got(ViewChanged(1, 7, ((4, "d"),), there)) == ["view 1.7", "drop 1 DROPPED", "connect 2 d"]
+    dialled = ["d"]
+    for conn in range(2, 8):
+        effects = ready(Disconnected(conn, "refused"))
+        effects += [] if any(e.startswith("connect") for e in effects) else ready.tick()
+        dialled += [effect.split()[-1] for effect in effects if effect.startswith("connect")]
+    assert dialled == ["d", "e", "d", "e", "d", "e", "d"]
+
+
 # --- the session is lost --------------------------------------------------------------------------
 
 
