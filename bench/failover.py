@@ -412,8 +412,8 @@ def measure(replicas: list[int], faults: list[str], trials: int, mounted: bool, 
                         {"replicas": count, "fault": t.fault, "victim": t.victim, "attached": t.attached,
                          "stall_ms": t.stall_ms} for t in done
                     ]  # fmt: skip
-    for part in (rows, by_victim):
-        part.sort(key=lambda r: (r["replicas"], faults.index(r["fault"])))
+    for table_of in (rows, by_victim):
+        table_of.sort(key=lambda r: (r["replicas"], faults.index(r["fault"])))
     return {
         "benchmark": "failover",
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -56,9 +56,8 @@ class Member:
         self.ports = ports
         members = tuple(range(1, len(ports) + 1))
         self.journal = Journal(directory / f"journal-{me}", CLUSTER, me, [Decided(genesis(members, ())), Flushed(0)])
-        chosen: dict[str, Any] = {} if level == "safe" else {"level": level}
         self.machine = Machine(
-            me, members, self.journal.durable, rng=random.Random(os.urandom(16)), now=now_us(), **chosen
+            me, members, self.journal.durable, rng=random.Random(os.urandom(16)), now=now_us(), level=level
         )
         self.links = Links(
             me,

@@ -66,8 +66,8 @@ class Roster:
 
     def standby(self, current: str) -> str | None:
         """Whom to keep a second connection with while *current* serves us: another member, of those that have failed
-        us the one for which that is longest ago; of the configured ones while no view is known."""
-        others = list(self._members or self._configured)
+        us the one for which that is longest ago; of all while no view is known."""
+        others = list(self._members or self._known)
         self._random.shuffle(others)
         others.sort(key=lambda item: self._failed.get(item[1], 0))
         return next((address for _, address in others if address != current), None)
