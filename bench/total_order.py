@@ -4,7 +4,9 @@
 
 The latency of a message at its sender, from the call that submits it to its delivery: one process per member, on
 loopback, with the machine, the links and the journal of the metadata service and nothing that applies
-(:mod:`bench.group_member`).  One sender, and all members sending at once; every sender has one message under way.
+(:mod:`bench.group_member`).  One sender, and all members sending at once; every sender has one message under way.  The
+one sender has the highest number: messages of one clock are ordered by it, so it has to hear from everyone, where the
+lowest need not wait for anybody as long as the others are silent.
 
     heartbeat         acknowledgements ride on the heartbeats, every 500 ms as in the thesis: the original. A message is
                       sent at a random time (one sent at a delivery would always meet the longest wait)
@@ -14,10 +16,11 @@ loopback, with the machine, the links and the journal of the metadata service an
     safe              the same with logs on a disk, flushed before anything is acknowledged: what the file system uses
 
 Claims, for one sender: fast acknowledgement (agreed) is at least 50 times below the original, for every group size from
-2 to 8; and the latencies of agreed and safe do not grow more than linearly: per member they are never more than
-GROWTH_MAX times what they are for two.  All members share this machine's cores. With all sending, n times as many
-messages go to n times as many members, so the processor time of a round grows with the square of n where every member
-of the thesis's had a computer of its own: that growth is shown, and nothing is claimed.
+2 to 8; and the latencies of agreed and safe do not grow more than linearly: per other member they are never more than
+GROWTH_MAX times what they are for one other (a linear growth is a + b (n - 1), and a is not negative).  All members
+share this machine's cores. With all sending, n times as many messages go to n times as many members, so the processor
+time of a round grows with the square of n where every member of the thesis's had a computer of its own: that growth is
+shown, and nothing is claimed.
 """
 
 from __future__ import annotations
@@ -49,7 +52,7 @@ MEMORY: Final = Path("/dev/shm")
 MEMBERS_MAX: Final = 8
 OURS_US: Final = limits.HEARTBEAT
 ORIGINAL_US: Final = 500_000
-GROWTH_MAX: Final = 1.5
+GROWTH_MAX: Final = 1.25
 BELOW_MIN: Final = 50.0
 READY_S: Final = 60.0
 
@@ -123,10 +126,10 @@ class Group:
         return line
 
     def send(self, series: Series, senders: int, messages: int) -> list[float]:
-        """The first *senders* members send *messages* each, all at once; all latencies in microseconds."""
+        """The last *senders* members send *messages* each, all at once; all latencies in microseconds."""
         for number, child in enumerate(self._children):
             # Who does not send has the heartbeats of the series all the same.
-            count = messages if number < senders else 0
+            count = messages if number >= len(self._children) - senders else 0
             assert child.stdin is not None, "a pipe"
             child.stdin.write(f"measure {count} {series.pause_us} {series.heartbeat_us}\n".encode())
         found: list[float] = []
@@ -224,11 +227,11 @@ def claims(rows: list[dict[str, Any]]) -> dict[str, Any]:
         two = median.get((name, 2, senders))
         if two is not None and n > 2 and not name.startswith("heartbeat"):
             of = growth[senders]
-            of[name] = max(of.get(name, 0.0), round((value / n) / (two / 2), 2))
+            of[name] = max(of.get(name, 0.0), round(value / (n - 1) / two, 2))
     return {
         "original_over_fast": ratios,
         "at_least_50_times_below": min(ratios.values()) >= BELOW_MIN if ratios else None,
-        "per_member_over_that_of_two": growth,
+        "per_other_member_over_that_of_one": growth,
         "no_growth_beyond_linear": max(growth["one"].values()) <= GROWTH_MAX if growth["one"] else None,
     }
 
@@ -253,7 +256,7 @@ def table(found: dict[str, Any]) -> str:
     ratios = ", ".join(f"{n}: {ratio}" for n, ratio in said["original_over_fast"].items())
     lines.append(f"original over fast, one sender: {ratios}: {_verdict(said['at_least_50_times_below'])}")
     lines.append(f"growth, one sender: {_verdict(said['no_growth_beyond_linear'])} (at most {GROWTH_MAX})")
-    for senders, growth in said["per_member_over_that_of_two"].items():
+    for senders, growth in said["per_other_member_over_that_of_one"].items():
         lines += [f"  {f'{name}, {senders} sending':<34}{value:>6}" for name, value in growth.items()]
     return "\n".join(lines)
 
