@@ -153,9 +153,9 @@ Exit codes:
 def down(directory: Path, delete: bool) -> None:
     """Stop the local cluster in DIRECTORY (default ./lockstep-cluster); its data stays.
 
-    Mounts of it that this user has made are unmounted first. Each daemon is asked to end (SIGTERM) and killed
-    when it has not after 10 seconds. Only processes that `lockstep up` started are ever touched, and a process
-    id that belongs to another process by now is recognised.
+    Mounts of it that this user has made are unmounted first. Each daemon is asked to end and killed when it has not
+    after 10 seconds; replicas do not leave the view first, as all stop together. Only processes that `lockstep up`
+    started are ever touched, and a process id that belongs to another process by now is recognised.
     """
     with _reported():
         cluster = LocalCluster.open(directory.absolute())

@@ -450,9 +450,19 @@ class LocalCluster:
         return started
 
     def down(self, timeout_s: float = STOP_TIMEOUT_S) -> dict[str, str]:
-        """Stop everything; how each daemon ended."""
+        """Stop everything; how each daemon ended.
+
+        Also what no pid file tells of: a command that was interrupted between starting a daemon and recording it, or a
+        replica that was removed while its host was thought dead.
+        """
         with self.lock():
-            return self.stop_all(timeout_s)
+            ended = self.stop_all(timeout_s)
+            for who in processes.of_directory(self.directory):
+                if self._is_ours(who.pid):
+                    how = processes.end(who, timeout_s)
+                    if how != "was not running":  # the child of one that was ended before it
+                        ended[f"process {who.pid}"] = how
+            return ended
 
     def remove(self) -> None:
         """Delete the directory of a stopped cluster with all its data."""

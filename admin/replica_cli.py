@@ -93,7 +93,17 @@ def _end(outcome: Outcome, what: str, wait: bool, as_json: bool) -> None:
     sys.exit(EXIT_OK if outcome.done or not wait else EXIT_FAILED)
 
 
-@click.group(short_help="Add, remove, replace and restart metadata replicas.")
+@click.group(
+    short_help="Add, remove, replace and restart metadata replicas.",
+    epilog="""\b
+Examples:
+  lockstep replica list lockstep-cluster
+  lockstep replica add lockstep-cluster
+  lockstep replica replace /etc/lockstep/lockstep.toml 2 6 f.example.org:7700
+
+"""
+    + _EXITS,
+)
 def replica() -> None:
     """Change which metadata replicas a running cluster has. Mounts notice nothing.
 

@@ -103,6 +103,8 @@ class ClusterStatus:
         newest = self.newest
         if newest is None:
             return 0
+        if "standing" in (newest.said or {}):
+            return int(newest.get("standing")["tolerates"])
         voters = set(newest.get("voters", ()))
         alive = {r.configured.id for r in self.replicas if r.said is not None}
         alive |= {t.get("witness") for t in self.targets if t.said is not None}

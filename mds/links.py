@@ -9,7 +9,7 @@ of the same peer and channel, whose frames are dropped from then on.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Set
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 import trio
@@ -89,16 +89,16 @@ class Links:
             return f"a watchdog of {hello.name!r} that does not know its replica's disk"
         return None
 
-    def drop_all_but(self, peers: Set[int]) -> None:
-        """Hang up on everyone else."""
-        for (peer, _), conn in list(self._conns.items()):
-            if peer not in peers:
-                conn.close("it does not belong to the cluster any more")
+    def drop(self, peer: int, why: str) -> None:
+        """Hang up on *peer*."""
+        for channel in CHANNELS:
+            conn = self._conns.get((peer, channel))
+            if conn is not None:
+                conn.close(why)
 
-    @property
-    def linked(self) -> bool:
-        """Somebody's control link stands."""
-        return any(channel == "control" for _, channel in self._conns)
+    def linked(self, peers: Collection[int]) -> bool:
+        """The control link with one of *peers* stands."""
+        return any(channel == "control" and peer in peers for peer, channel in self._conns)
 
     # -- connections
 

@@ -132,13 +132,17 @@ class Follower:
                 found[number] = address
         return found
 
-    def refusal(self, replica: int) -> str | None:
+    def refusal(self, replica: int, active: bool) -> str | None:
         """Why *replica* is not talked to, or None."""
         if replica in self.replicas:
             return None
         who = self.roster.removal_of(replica)
         if who is not None:
             return f"replica {replica} was removed from this cluster by {who}"
+        if not active:
+            # 1. This replica was away while another was added. 2. All the others fail but that one. 3. Only from it can
+            # we hear of views in which it is a member. The group takes no notice of it otherwise.
+            return None
         return f"replica {replica} does not belong to this cluster"
 
     def _follow(self) -> None:
@@ -159,7 +163,9 @@ class Follower:
                 scope = trio.CancelScope()
                 self._dialled[peer] = (address, scope)
                 self._nursery.start_soon(self._keep, peer, address, channels, scope)
-        self._links.drop_all_but(wanted.keys() | replicas.keys())
+        for number, *_ in self.roster.removed:
+            if number not in replicas:
+                self._links.drop(number, "it was removed from this cluster")
 
     async def _keep(self, peer: int, address: str, channels: tuple[str, ...], scope: trio.CancelScope) -> None:
         with scope:

@@ -186,7 +186,7 @@ class Process:
     def judge(self, hello: msg.Hello) -> str | None:
         """Who may connect here."""
         if hello.role == msg.Role.REPLICA:
-            return self.links.judge(hello, self.follower.refusal)
+            return self.links.judge(hello, lambda replica: self.follower.refusal(replica, self.replica.active))
         if hello.role == msg.Role.WATCHDOG:
             return self.links.judge_watchdog(hello)
         if hello.role in (msg.Role.CLIENT, msg.Role.ADMIN):
@@ -448,8 +448,8 @@ class Process:
                 self._stop_cleanly()
 
     def _lonely(self) -> bool:
-        """Nobody of a view that goes on talks to us."""
-        return not self.replica.active and not self.links.linked
+        """No other replica talks to us."""
+        return not self.replica.active and not self.links.linked(self.follower.replicas)
 
     def _stop_cleanly(self) -> None:
         """Write the state, so that the next start has nothing to replay. Blocking: everything else has ended."""

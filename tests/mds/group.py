@@ -640,11 +640,15 @@ class Group:
         self.seed = seed
         self.rng = Random(seed)
         self.clock = Scheduler()
-        self.bootstrap = Bootstrap(root_mode=0o777)
         self.commit_pace = 400 * MS
         self.fast_disks = bool(seed % 2)
         self.replica_ids = tuple(range(1, replicas + 1))
         witness_ids = tuple(range(101, 101 + witnesses))
+        self.bootstrap = Bootstrap(
+            root_mode=0o777,
+            replicas=tuple((r, f"replica-{r}") for r in self.replica_ids),
+            witnesses=tuple((w, f"witness-{w}") for w in witness_ids),
+        )
         self.first: list[Record] = [Decided(genesis(self.replica_ids, witness_ids)), Flushed(0)]
         self.network = Network(
             self.clock, self.rng, pairs_of(self.replica_ids, witness_ids), self._ready, self._input
