@@ -33,6 +33,8 @@ class Roster:
         self._lefts = 0
         self._left: dict[str, int] = {}
         """address -> when it was left (a count), of those left since any of them answered a call."""
+        self._failed: dict[str, int] = {}
+        """address -> when it last failed us (a count): left, or no good to stand by."""
 
     def learn(self, generation: int, epoch: int, members: Members, replicas: Members = ()) -> bool:
         """A replica told of a view, and of all *replicas* there are; False when an equal or newer one is known (told by
@@ -61,6 +63,26 @@ class Roster:
         if not self._round:
             self._round = deque(self.candidates())
         return self._round.popleft()
+
+    def standby(self, current: str) -> str | None:
+        """Whom to keep a second connection with while *current* serves us: another member, of those that have failed
+        us the one for which that is longest ago; of all while no view is known."""
+        others = list(self._members or self._known)
+        self._random.shuffle(others)
+        others.sort(key=lambda item: self._failed.get(item[1], 0))
+        return next((address for _, address in others if address != current), None)
+
+    def failed(self, address: str) -> None:
+        """A connection with *address* was left, or could not stand by."""
+        self._failed[address] = max(self._failed.values(), default=0) + 1
+
+    def is_member(self, address: str) -> bool:
+        """Whether the replica at *address* is in the newest view known (or none is known)."""
+        return not self._members or any(address == other for _, other in self._members)
+
+    def turn_to(self, address: str) -> None:
+        """*address* is the next of this round: there is a connection with it."""
+        self._round = deque([address, *(other for other in self._round if other != address)])
 
     @property
     def round_is_over(self) -> bool:

@@ -7,6 +7,7 @@ through the :class:`Shell` it passes.  The life of a request: :meth:`Replica.cli
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from mds import limits
+from mds.borrowers import Borrowers
 from mds.caches import LEASE_US, Caches
 from mds.handles import Handles
 from mds.machine import Outcome, StateMachine, decode_entry, entries_untrusted
@@ -28,6 +30,7 @@ from wire import messages as msg
 from wire import ops
 from wire.codec import decode, encode, pack, unpack_untrusted
 from wire.errors import OK, Status, WireError
+from wire.group import LetGo
 from wire.roster import RosterRequest
 
 log = logging.getLogger(__name__)
@@ -105,6 +108,7 @@ class Replica:
         """Clients whose connection is gone while their cache lease may still run."""
         self.clients: dict[Client, None] = {}
         """Connected ones, in the order of their coming: what is sent to all of them goes out in that order."""
+        self.borrowers = Borrowers()
         self.heard: dict[int, int] = {}
         """Sessions attached here -> when their client was last heard."""
         self.answered = 0
@@ -175,6 +179,8 @@ class Replica:
                 else:
                     self._new_view(item)
         self._running = False
+        if self._inactive_since is not None:
+            self._look_at_loans()
         if self._parked:
             self._unpark()
 
@@ -410,6 +416,7 @@ class Replica:
         view = item.view
         self.state.view_event(item.index, generation_of(view.epoch), view.epoch, view.members)
         self._unsure |= self._unknown_clients(started=False)
+        self.borrowers.forget(self.state.sessions())
         told = self._view_changed(view.epoch, view.members)
         for client in self.clients:
             client.send(told)
@@ -580,6 +587,8 @@ class Replica:
             overtaken = known.key == m.key
             client.send(msg.Answer(m.call, Status.NOT_ATTACHED if overtaken else Status.SESSION_UNKNOWN, b""))
             return
+        if known is not None:
+            self.let_go(LetGo(m.session, m.attempt, m.kernel_ms), tell=True)
         for other in self.clients:
             if other.session == m.session and other is not client:
                 other.session = 0  # it is gone, unnoticed: what was for it is asked for again over this connection
@@ -590,6 +599,23 @@ class Replica:
         for at in range(0, len(pins), limits.ORPHAN_ANSWERS):
             self.internal(ops.OrphanAnswer(self.me, (), pins[at : at + limits.ORPHAN_ANSWERS]), lambda outcome: None)
         self._order(client, m.call, ops.SessionAttach(m.session, m.key, self.me, m.attempt), attach=True)
+
+    def let_go(self, m: LetGo, *, tell: bool = False) -> None:
+        """A client keeps nothing of what a replica lent it before; *tell*: the others, who do not know yet."""
+        if tell:
+            for peer in self.group.core.others:
+                self.shell.link_send(peer, m)
+        self.borrowers.let_go(m.session, m.attempt, self.shell.now() + m.ms * 1000)
+        self._look_at_loans()
+
+    def _look_at_loans(self) -> None:
+        """While no view is active: what the dead lent may be back (see mds.borrowers)."""
+        if self._running:
+            return  # looked at when the queue of events is empty
+        now = self.shell.now()
+        for peer, incarnation in self.group.awaits_return(now):
+            if self.borrowers.returned(peer, self.state.sessions(), itertools.chain(*self._ops.values()), now):
+                self.group_event(ev.Returned(peer, incarnation))
 
     def _admin(self, client: Client, call: int, op_bytes: bytes) -> None:
         try:
@@ -605,7 +631,7 @@ class Replica:
     def _keep_cache(self, client: Client, number: int) -> None:
         """Extend a client's cache lease, never beyond our own read lease."""
         now = self.shell.now()
-        until = min(self.group.read_until(), now + LEASE_US) if self._lending else 0
+        until = min(self.group.read_until(), now + LEASE_US) if self._lending and client.session else 0
         epoch = self.caches.renew(client, until)
         client.send(msg.CacheLease(number, epoch, max(0, until - now)))
 

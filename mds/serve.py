@@ -37,7 +37,7 @@ from vsync.view import START, Position, describe_epoch
 from wire import messages as msg
 from wire.codec import pack, to_tuple
 from wire.errors import OK
-from wire.group import Obituary, SnapshotPart
+from wire.group import LetGo, Obituary, SnapshotPart
 from wire.ids import PROTOCOL_VERSION
 from wire.peer import Buffer, Connection, ConnectionLost, Listener
 
@@ -179,6 +179,9 @@ class Process:
     def _group_message(self, peer: int, message: Any, bulk: Buffer) -> None:
         if isinstance(message, SnapshotPart):
             self._snapshot_part(message, bulk)
+            return
+        if isinstance(message, LetGo):
+            self.replica.let_go(message)
             return
         self.replica.group_event(ev.Received(peer, message))
         self._wake_timer()

@@ -168,6 +168,7 @@ class AttachSession:
 
     The answer means: every declared inode that is an orphan is pinned by this replica.  ``attempt`` rises with every
     connection of the client: a message that was overtaken by a later one, at whichever replica, is void (NOT_ATTACHED).
+    The client has dropped what its cache was lent before; its kernel may use entries for ``kernel_ms`` more.
     """
 
     call: int
@@ -176,12 +177,15 @@ class AttachSession:
     attempt: int
     handles: tuple[tuple[int, int], ...]
     """((inode, number of open handles), ...)"""
+    kernel_ms: int = 0
 
     def invalid(self) -> str | None:
         if len(self.key) != 16 or not 0 < self.session < 2**63:
             return "session or key"
         if not 0 < self.attempt < 2**63:
             return f"attempt {self.attempt}"
+        if not 0 <= self.kernel_ms < 60_000:
+            return f"{self.kernel_ms} ms in the kernel"
         return _bad_handles(self.handles)
 
 
