@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import IO, Final
 
-from tests.faults import network
+from admin import network
 from tests.faults.disk_faults import DISK_FAULTS, OWN_DISK_FAULTS
 from tests.faults.menu import NETWORK_FAULTS, PROCESS_FAULTS, Fault
 from tests.faults.site import Broken, Site, site

@@ -20,7 +20,7 @@ from typing import IO, Final
 
 import trio
 
-from admin import ask, mounts, processes, runs
+from admin import ask, mounts, network, processes, runs
 from admin.local import ClusterError, LocalCluster, child_environment, daemon_command, python_module
 from admin.network import Network
 from admin.status import SERVING, ClusterStatus
@@ -28,7 +28,6 @@ from daemon.config import CONFIG_NAME, ClusterConfig, Config, ReplicaConfig, Tar
 from mds.check import check
 from mds.schema import META, META_APPLIED, TABLES
 from mds.store import Store
-from tests.faults import network
 from tests.faults.history import History, Source
 
 CLIENTS: Final = "clients"
