@@ -29,6 +29,7 @@ from mds.reclaim import Reclaimer
 from mds.replica import Client, Replica
 from mds.roster import Follower, Known, Removed, body_of, first_contact
 from mds.store import Store, StoreCorrupt, StoreFailed
+from mds.verify import verify
 from vsync import effects as ev
 from vsync.machine import Machine
 from vsync.records import Record
@@ -79,6 +80,7 @@ class Process:
         first, self._bootstrap = beginning(config, joined)
         self.journal = Journal(self.base / "journal", self.cluster, replica_id, first)
         snapshot.clear_leftovers(self.base, self.state_path)  # the journal's lock is held: nobody else is at work here
+        verify(self.state_path)
         state = StateMachine(Store.open(self.state_path), replica_id, self._bootstrap)
         position = Position.unpack_untrusted(state.position) if state.position is not None else START
         replicas = tuple(sorted({*state.roster.replica_ids, replica_id}))

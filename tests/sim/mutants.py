@@ -4,8 +4,8 @@ A mutant is a change to the source text of one function, made in memory only.  O
 fails loudly: it has to be written anew when the rule's code changes.
 
 Not here are rules whose breach takes a rarer schedule than a few hundred seeds meet, as in the search that the rules
-come from: a sealed member grants no lease and answers no query, a restarted replica holds a full lease time, a seal
-and a promise are durable before they are told, and back by bases. Each has its scene in tests/vsync.
+come from: a sealed member flushes nothing, grants no lease and answers no query, a restarted replica holds a full lease
+time, a seal and a promise are durable before they are told, and back by bases. Each has its scene in tests/vsync.
 """
 
 from __future__ import annotations
@@ -72,15 +72,6 @@ def _edited(edit: Edit, original: Any) -> Any:
 
 
 MUTANTS: Final = (
-    Mutant(
-        "a sealed member flushes and activates nothing below its seal",
-        48,
-        (
-            Edit(Flush, "tick", " or core.sealed > view.epoch", ""),
-            Edit(Flush, "waits_until", " or core.sealed > view.epoch", ""),
-            Edit(Flush, "on_durable", "if core.sealed <= core.newest.epoch:", "if True:"),
-        ),
-    ),
     Mutant(
         "a message is acknowledged only when it is durable",
         1,
