@@ -118,6 +118,8 @@ class Replica:
         self._events: deque[Event] = deque()
         self._history: deque[Delivered | ViewEvent] = deque()
         """Delivered and not applied; empty whenever :meth:`_run` has returned."""
+        self._logged: deque[tuple[Entry, int]] = deque()
+        """(message, ticket): in the log, but not among what is pending yet; empty whenever :meth:`_run` has returned."""
         self._running = False
         """A step is under way, or the state is being replaced, or a step has failed: no other begins."""
         self._on_disk = 0
@@ -157,11 +159,13 @@ class Replica:
             return
         self._running = True
         # Not in a finally clause: what was delivered is half applied then, and nothing after it may be, or be answered.
-        while self._events or self._history or self._submit_batch():
+        while self._events or self._logged or self._history or self._submit_batch():
+            # What others wait for, acknowledgements, goes out before we look into messages and execute them.
             if self._events:
                 self._carry_out(self.group.step(self._events.popleft(), self.shell.now()))
+            elif self._logged:
+                self._entered(*self._logged.popleft())
             elif self._history:
-                # What others wait for, acknowledgements, goes out before we execute what is ours to execute.
                 item = self._history.popleft()
                 if isinstance(item, Delivered):
                     self._apply(item)
@@ -194,10 +198,16 @@ class Replica:
         written = bool(out.records) and self.shell.append(out.ticket, out.records)
         for note in out.notes:
             log.info("%s", note)
-        for entry in out.dropped:
-            self._left(entry)
+        if out.dropped:
+            while self._logged:
+                self._entered(*self._logged.popleft())
+            for entry in out.dropped:
+                self._left(entry)
         for entry in out.appended:
-            self._entered(entry, out.ticket)
+            if self.caches.any_held:
+                self._entered(entry, out.ticket)  # it may contradict a cache, and be acknowledged only after a recall
+            else:
+                self._logged.append((entry, out.ticket))
         self._history.extend(out.history)
         if written:
             self.durable(out.ticket)
