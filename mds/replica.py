@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from mds import limits
 from mds.caches import LEASE_US, Caches
 from mds.handles import Handles
-from mds.machine import Outcome, StateMachine, decode_entry, entries_untrusted
+from mds.machine import Decoded, Outcome, StateMachine, decode_batch, decode_entry, entries_untrusted
 from mds.pending import Key, Pending
 from vsync import effects as ev
 from vsync.effects import Delivered, Effects, Event, ViewEvent
@@ -112,14 +112,14 @@ class Replica:
         self._token = group.core.incarnation << 32
         """Never one of an earlier life: what that has sent may be delivered in this one."""
         self._parked: list[Parked] = []
-        self._ops: dict[Key, list[Any]] = {}
+        self._ops: dict[Key, Decoded] = {}
         self._fresh: dict[bytes, Any] = {}
         """Operations of queued requests, decoded when they came in, so that it is not done again when they go out."""
         self._events: deque[Event] = deque()
         self._history: deque[Delivered | ViewEvent] = deque()
         """Delivered and not applied; empty whenever :meth:`_run` has returned."""
         self._logged: deque[tuple[Entry, int]] = deque()
-        """(message, ticket): in the log, but not among what is pending yet; empty whenever :meth:`_run` has returned."""
+        """(message, ticket): in the log and not pending yet; empty whenever :meth:`_run` has returned."""
         self._running = False
         """A step is under way, or the state is being replaced, or a step has failed: no other begins."""
         self._on_disk = 0
@@ -174,6 +174,16 @@ class Replica:
         self._running = False
         if self._parked:
             self._unpark()
+        if len(self._ops) == 1:
+            self._prepare()
+
+    def _prepare(self) -> None:
+        """If all that is pending is one message of ours, it will be next in history: execute it while we wait."""
+        ((key, known),) = self._ops.items()
+        history = self.group.core.history
+        entry = history.head(key[0], self.me) if key[1] == self.me else None
+        if entry is not None and key[0] == history.epoch:
+            self.state.prepare(history.index, entry.payload, known)
 
     def durable(self, ticket: int) -> None:
         """The journal has everything up to *ticket* on disk."""
@@ -235,7 +245,7 @@ class Replica:
         items = entries_untrusted(entry.payload)
         fresh = self._fresh
         decoded = [fresh.pop(item[4], None) or decode_entry(item) if fresh else decode_entry(item) for item in items]
-        self._ops[key] = decoded
+        self._ops[key] = items, decoded
         known: set[int] | None = set()
         for op in decoded:
             one = self.state.touched(op) if op is not None else _NOTHING
@@ -307,10 +317,11 @@ class Replica:
     def _apply(self, item: Delivered) -> None:
         entry = item.entry
         key = entry[:3]
-        decoded = self._ops.pop(key, None)
-        if decoded is None:  # fed to a learner: it was not pending
-            decoded = [decode_entry(item) for item in entries_untrusted(entry.payload)]
-        outcomes = self.state.apply(item.index, entry.sender, entry.payload, decoded)
+        known = self._ops.pop(key, None)
+        if known is None:  # fed to a learner: it was not pending
+            known = decode_batch(entry.payload)
+        outcomes = self.state.apply(item.index, entry.sender, entry.payload, known)
+        decoded = known[1]
         self.pending.remove(key)
         for op, outcome in zip(decoded, outcomes, strict=False):
             if isinstance(op, ops.SessionAttach | ops.SessionOpen) and outcome.status == OK:
