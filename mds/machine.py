@@ -85,6 +85,31 @@ _APPLY_ALL: Final = {**_APPLY, **_APPLY_INTERNAL}
 _NOTHING: Final[frozenset[int]] = frozenset()
 
 
+def _parent(op: Any) -> frozenset[int]:
+    return frozenset((op.parent,))
+
+
+def _inode(op: Any) -> frozenset[int]:
+    return frozenset((op.ino,))
+
+
+def _nothing(op: Any) -> frozenset[int]:
+    return _NOTHING
+
+
+_TOUCHES: Final[dict[type, Callable[[Any], frozenset[int]]]] = {
+    **dict.fromkeys((ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink), _parent),
+    **dict.fromkeys((ops.SetAttr, ops.Commit, ops.Settle, ops.SetXattr, ops.RemoveXattr), _inode),
+    **dict.fromkeys(
+        (ops.SessionOpen, ops.SessionAttach, ops.SessionClose, ops.SessionExpire, ops.ReclaimDone), _nothing
+    ),
+    ops.Link: lambda op: frozenset((op.ino, op.parent)),
+    ops.OrphanAnswer: lambda op: frozenset(op.released + op.pinned),
+    ops.TargetSet: lambda op: frozenset((STORAGE_MAP,)),
+}
+"""See :meth:`StateMachine.touched`."""
+
+
 class _NoHandles:
     def is_open(self, ino: int) -> bool:
         return False
@@ -422,19 +447,8 @@ class StateMachine:
 
         None where that depends on the state in which it is executed: then it is any of them.
         """
-        if isinstance(op, ops.Create | ops.Mkdir | ops.Mknod | ops.Symlink):
-            return frozenset((op.parent,))
-        if isinstance(op, ops.SetAttr | ops.Commit | ops.Settle | ops.SetXattr | ops.RemoveXattr):
-            return frozenset((op.ino,))
-        if isinstance(op, ops.Link):
-            return frozenset((op.ino, op.parent))
-        if isinstance(op, ops.OrphanAnswer):
-            return frozenset(op.released + op.pinned)
-        if isinstance(op, ops.TargetSet):
-            return frozenset((STORAGE_MAP,))
-        if isinstance(op, ops.SessionOpen | ops.SessionAttach | ops.SessionClose | ops.SessionExpire | ops.ReclaimDone):
-            return _NOTHING
-        return None  # Unlink, Rmdir, Rename: the inodes behind the names
+        tell = _TOUCHES.get(type(op))
+        return tell(op) if tell is not None else None  # Unlink, Rmdir, Rename: the inodes behind the names
 
     def validate(self) -> None:
         """For tests, after every step: what is held in memory agrees with the store. Raises AssertionError."""
