@@ -141,7 +141,7 @@ class Replica:
 
     @property
     def active(self) -> bool:
-        return self.group.active_view is not None
+        return self.group.core.active is not None
 
     @property
     def at_rest(self) -> bool:
