@@ -24,6 +24,7 @@ from mds.machine import Bootstrap, StateMachine
 from mds.reclaim import Reclaimer
 from mds.replica import Client, Replica
 from mds.store import Store, StoreCorrupt, StoreFailed
+from mds.verify import verify
 from vsync import effects as ev
 from vsync.machine import Machine
 from vsync.records import Decided, Flushed, Record
@@ -70,6 +71,7 @@ class Process:
         first: list[Record] = [Decided(genesis(replicas, tuple(witnesses))), Flushed(0)]
         self.journal = Journal(self.base / "journal", self.cluster, replica_id, first)
         snapshot.clear_leftovers(self.base, self.state_path)  # the journal's lock is held: nobody else is at work here
+        verify(self.state_path)
         self._bootstrap = Bootstrap(config.storage.stripe_size, config.storage.stripe_count)
         state = StateMachine(Store.open(self.state_path), replica_id, self._bootstrap)
         position = Position.unpack_untrusted(state.position) if state.position is not None else START
