@@ -199,7 +199,7 @@ class Machine:
     def _loop_back(self, now: int) -> None:
         """What the parts sent to this replica itself is received at once."""
         out = self.core.out
-        while True:
+        while out.send:
             own = [m for peer, m in out.send if peer == self.core.me]
             if not own:
                 return
