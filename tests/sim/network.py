@@ -30,7 +30,8 @@ Pair = tuple[int, int]
 class Network:
     """All connections.
 
-    *ready(p)* tells whether process p can shake hands; *deliver(p, peer, what)* hands it its input.
+    *ready(p)* tells whether process p can shake hands; *agree(a, b)* whether two that can accept each other;
+    *deliver(p, peer, what)* hands it its input.
     """
 
     def __init__(
@@ -39,11 +40,13 @@ class Network:
         rng: Random,
         pairs: list[Pair],
         ready: Callable[[int], bool],
+        agree: Callable[[int, int], bool],
         deliver: Callable[[int, int, Any], None],
     ) -> None:
         self._clock = clock
         self._rng = rng
         self._ready = ready
+        self._agree = agree
         self._deliver = deliver
         self.pairs = pairs
         self._number = dict.fromkeys(pairs, 0)
@@ -53,6 +56,8 @@ class Network:
             (a, b, channel): deque() for a, b in self._thinks_up for channel in (CONTROL, DATA, BULK)
         }
         self._moving: set[tuple[int, int, int]] = set()
+        self.lost = 0
+        """Messages that were under way when their connection broke."""
         self.cuts: set[Pair] = set()
         """Directions in which nothing gets through."""
         self.delay = 300
@@ -113,7 +118,8 @@ class Network:
     def _connect(self, a: int, b: int) -> None:
         if self._up[a, b]:
             return
-        if not (self._ready(a) and self._ready(b)) or (a, b) in self.cuts or (b, a) in self.cuts:
+        shaken = self._ready(a) and self._ready(b) and (a, b) not in self.cuts and (b, a) not in self.cuts
+        if not shaken or not self._agree(a, b):
             self._clock.after(self._rng.randrange(30 * MS, 100 * MS), self._connect, a, b)
             return
         self._up[a, b] = True
@@ -124,17 +130,21 @@ class Network:
             self._thinks_up[end, peer] = True
             self._deliver(end, peer, LinkUp(peer))
 
-    def break_connection(self, a: int, b: int) -> None:
-        """What was under way between *a* and *b* is lost; each notices in its own time, then they try again."""
+    def break_connection(self, a: int, b: int, fast: bool = False) -> None:
+        """What was under way between *a* and *b* is lost; each notices in its own time, then they try again.
+
+        *fast*: a reset, noticed and mended within a few milliseconds."""
         a, b = min(a, b), max(a, b)
         if not self._up[a, b]:
             return
         self._up[a, b] = False
+        noticed, mended = (2 * MS, (1 * MS, 5 * MS)) if fast else (150 * MS, (20 * MS, 200 * MS))
         for x, y in ((a, b), (b, a)):
             for channel in (CONTROL, DATA, BULK):
+                self.lost += len(self._queues[x, y, channel])
                 self._queues[x, y, channel].clear()
-            self._clock.after(self._rng.randrange(1, 150 * MS), self._notice, x, y, self._number[a, b])
-        self._clock.after(self._rng.randrange(20 * MS, 200 * MS), self._connect, a, b)
+            self._clock.after(self._rng.randrange(1, noticed), self._notice, x, y, self._number[a, b])
+        self._clock.after(self._rng.randrange(*mended), self._connect, a, b)
 
     def _notice(self, end: int, peer: int, number: int) -> None:
         pair = (min(end, peer), max(end, peer))
@@ -156,11 +166,12 @@ class Network:
 
     # -- cuts
 
-    def cut(self, a: int, b: int) -> None:
-        """Nothing gets from *a* to *b* from now on; after a while the connection breaks."""
+    def cut(self, a: int, b: int, breaks: bool = True) -> None:
+        """Nothing gets from *a* to *b* from now on; after a while the connection *breaks* (or never: a slow path)."""
         self.cuts.add((a, b))
         pair = (min(a, b), max(a, b))
-        self._clock.after(self._rng.randrange(200 * MS, 2000 * MS), self._keepalive, a, b, self._number[pair])
+        if breaks:
+            self._clock.after(self._rng.randrange(200 * MS, 2000 * MS), self._keepalive, a, b, self._number[pair])
 
     def _keepalive(self, a: int, b: int, number: int) -> None:
         if (a, b) in self.cuts and self.number(a, b) == number:

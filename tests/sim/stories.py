@@ -1,0 +1,193 @@
+"""Faults that take aim: each is a story told by a generator, which yields how long to wait, or the moment to wait for.
+
+They are for rules whose breach takes several things to happen in a row, within milliseconds: a schedule drawn at
+random meets one of these in a million seeds, and the rule is as load-bearing as any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Final, Protocol
+
+from tests.sim.clock import MS
+from tests.sim.replica import Replica
+from vsync.effects import ChangeView
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Wait until one of *who* (empty: anybody) does *what* (see schedule.MOMENTS), for at most *within* us."""
+
+    what: str
+    who: tuple[int, ...]
+    within: int
+
+
+Story = Generator["int | Moment", Any, None]
+"""Yields a time (us) or a Moment; a moment's value is the replica, or None when it did not come."""
+
+
+class Stage(Protocol):
+    """What a story may do (see tests.sim.faults)."""
+
+    replicas: dict[int, Replica]
+
+    @property
+    def working(self) -> tuple[int, ...]: ...
+
+    def crash(self, who: int) -> None: ...
+
+    def restart(self, who: int) -> None: ...
+
+    def cut(self, a: int, b: int, sharp: bool) -> None: ...
+
+    def mend(self, a: int, b: int) -> None: ...
+
+    def reset(self, a: int, b: int) -> None: ...
+
+    def lose_data(self, a: int, b: int) -> None: ...
+
+    def slow(self, who: int, level: int) -> None: ...
+
+
+def cut_off(stage: Stage, rng: Random, who: int) -> Story:
+    """*who* is cut off from all others at one stroke, which notice at once; clients still reach it and ask it."""
+    others = [r for r in stage.working if r != who]
+    for other in others:
+        stage.cut(who, other, True)
+    yield rng.randrange(300 * MS, 1200 * MS)
+    for other in others:
+        stage.mend(who, other)
+
+
+def amnesia(stage: Stage, rng: Random, who: int) -> Story:
+    """As above, and all the others start again at that moment: nobody remembers what *who* was promised."""
+    others = [r for r in stage.working if r != who]
+    for other in others:
+        stage.cut(who, other, True)
+    yield rng.randrange(20 * MS)
+    for other in others:
+        stage.crash(other)
+    yield rng.randrange(1 * MS, 10 * MS)
+    for other in others:
+        stage.restart(other)
+    yield rng.randrange(300 * MS, 1000 * MS)
+    for other in others:
+        stage.mend(who, other)
+
+
+def proposer_dies(stage: Stage, rng: Random, who: int) -> Story:
+    """A coordinator dies with its proposal half told, and is back at once; voters are slow to say what they did."""
+    slow = [r for r in stage.working if r != who and rng.random() < 0.6]
+    for r in slow:
+        stage.slow(r, 1)
+    for _ in range(rng.choice((1, 2, 3))):
+        stage.replicas[who].take("event", ChangeView("an administrator wants one"))
+        moment = yield Moment("proposes", (who,), 200 * MS)
+        if moment is None:
+            break
+        away = [r for r in stage.working if r != who and rng.random() < 0.4]
+        yield rng.randrange(0, 100)
+        for r in away:
+            stage.reset(who, r)
+        yield rng.randrange(0, rng.choice((500, 3 * MS, 20 * MS)))
+        stage.crash(who)
+        yield rng.randrange(100, rng.choice((1 * MS, 10 * MS)))
+        stage.restart(who)
+        yield rng.randrange(1 * MS, 30 * MS)
+    yield rng.randrange(20 * MS, 150 * MS)
+    for r in slow:
+        stage.slow(r, 0)
+
+
+def late_grant(stage: Stage, rng: Random, who: int) -> Story:
+    """1. A learner J is out of the view. 2. Member B is not heard for a while, so what A promised it has nearly run
+    out. 3. A seals J and itself, B's seal is lost, B's heartbeat comes through: a sealed A must not answer it. 4. The
+    view of A and J is flushed, A dies, J goes on alone, having heard of the promise that was reported, and no other.
+    """
+    a, b = rng.sample([r for r in stage.working if r != who], 2) if len(stage.working) > 2 else (who, who)
+    if a == b:
+        return
+    joiner = who
+    stage.cut(joiner, a, True)
+    stage.cut(joiner, b, True)
+    yield Moment("activates", (a, b), 1500 * MS)
+    yield rng.randrange(10 * MS, 50 * MS)
+    stage.mend(joiner, a)
+    stage.mend(joiner, b)
+    for _ in range(12):
+        # B is heard for a moment, then not for as long as it is not suspected, again and again until A takes J in.
+        yield rng.randrange(5 * MS, 30 * MS)
+        stage.cut(a, b, False)
+        coordinator = yield Moment("starts", (a, b), rng.randrange(200 * MS, 290 * MS))
+        if coordinator is not None:
+            break
+        stage.mend(a, b)
+    else:
+        return
+    a, b = (a, b) if coordinator == a else (b, a)
+    stage.cut(b, joiner, False)
+    stage.reset(a, b)
+    stage.mend(a, b)
+    sealed = yield Moment("flushes", (joiner,), 400 * MS)
+    if sealed is not None:
+        stage.cut(a, b, True)
+        yield rng.randrange(200, 4 * MS)
+        stage.crash(a)
+        stage.cut(b, joiner, True)
+        yield rng.randrange(200 * MS, 400 * MS)
+        stage.restart(a)
+    stage.mend(a, b)
+    stage.mend(b, joiner)
+
+
+def forgotten_seal(stage: Stage, rng: Random, who: int) -> Story:
+    """1. The view of A and B is decided, C is out; A lacks something of B and cannot flush it. 2. C seals A for the
+    next one and hears that A has not flushed. 3. A dies at that moment and is back at once: it is sealed still, or the
+    view of A and B becomes active after C concluded that it never will.
+    """
+    a, b = rng.sample([r for r in stage.working if r != who], 2) if len(stage.working) > 2 else (who, who)
+    c = who
+    if a == b:
+        return
+    stage.cut(c, a, True)
+    stage.cut(c, b, True)
+    stage.replicas[b].take("event", ChangeView("an administrator wants one"))
+    for _ in range(200):
+        stage.lose_data(a, b)
+        if (yield Moment("proposes", (b,), 500)) is not None:
+            break
+    learned = yield Moment("learns", (a,), 100 * MS)
+    stage.cut(a, b, False)
+    if learned is not None:
+        yield rng.randrange(1 * MS, 10 * MS)
+        stage.slow(a, 1)
+        stage.mend(c, a)
+        for _ in range(30):
+            yield rng.randrange(2 * MS, 10 * MS)
+            stage.replicas[c].take("event", ChangeView("an administrator wants one"))
+            if (yield Moment("reports", (a,), 10 * MS)) is not None:
+                break
+        yield rng.randrange(300, 3 * MS)
+        stage.crash(a)
+        stage.cut(c, a, True)
+        stage.slow(a, 0)
+        stage.reset(a, b)
+        stage.mend(a, b)
+        yield rng.randrange(1 * MS, 5 * MS)
+        stage.restart(a)
+        yield rng.randrange(400 * MS, 700 * MS)
+    stage.mend(a, b)
+    stage.mend(c, a)
+    stage.mend(c, b)
+
+
+STORIES: Final[dict[str, Callable[[Stage, Random, int], Story]]] = {
+    "cut off": cut_off,
+    "amnesia": amnesia,
+    "proposer dies": proposer_dies,
+    "late grant": late_grant,
+    "forgotten seal": forgotten_seal,
+}
