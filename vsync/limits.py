@@ -36,11 +36,18 @@ JOIN_STAY_MIN: Final = 200 * MS
 JOIN_STAY_MAX: Final = 30_000 * MS
 STAY_GOOD: Final = 10_000 * MS
 """A member that stayed this long has its stay time forgotten."""
+ROSTER_RETRY: Final = 300 * MS
+"""A view change for the roster's sake that changed nothing is tried again after this; doubles."""
+ROSTER_RETRY_MAX: Final = 10_000 * MS
 
 JOIN_CLOSE: Final = 64
 """History items a learner may lag when it is taken in: what the flush fetches while requests wait."""
 FEED_WINDOW: Final = 512
 """History items sent to a learner and not acknowledged by it."""
+FEED_WINDOW_BYTES: Final = 16 << 20
+"""Of the same in bytes: what waits in a slow learner's connection."""
+LEARNERS: Final = 16
+"""Learners fed at a time by one member; others ask again."""
 FEED_ITEMS: Final = 64
 """History items in one Feed message."""
 FEED_BYTES: Final = 1 << 20
@@ -68,4 +75,5 @@ assert LEASE < SILENCE_MAX
 assert SEAL_WAIT > 2 * HEARTBEAT
 assert PROGRESS_WAIT > SEAL_WAIT + HEARTBEAT and DECIDE_WAIT > SEAL_WAIT
 assert JOIN_CLOSE < FEED_WINDOW < RECENT_ITEMS
+assert FEED_BYTES + BATCH_BYTES <= FEED_WINDOW_BYTES <= RECENT_BYTES, "a learner is fed from what is kept"
 assert BATCH_BYTES * 2 <= 2 << 20
