@@ -174,9 +174,8 @@ class Cluster:
             self.clock.after(self._rng_choices.randrange(10 * MS, 500 * MS), self.restart, who)
 
     def may_lose(self, who: int) -> bool:
-        """Losing the disk of *who* leaves what promise 7 asks for."""
-        lost = self._lost | {who}
-        return who not in self._lost and self._enough(set(self.processes) - lost)
+        """Losing the disk, or the state, of *who* leaves what promise 7 asks for."""
+        return who not in self._lost and self._enough(set(self.processes) - self._lost - {who})
 
     def lose_disk(self, who: int) -> None:
         """Another disk, an empty one, under the old number."""
@@ -299,10 +298,10 @@ class Cluster:
             return False
         records = [record for process in self.processes.values() for record in process.disk.records]
         accepted = [r.view for r in records if isinstance(r, AcceptedValue) and r.epoch > epoch]
-        if not all(up & set(view.members) for view in accepted):
+        if not all(any(not self.replicas[r].bereft for r in up & set(view.members)) for view in accepted):
             return False  # one of them may become the next view yet
         while True:
-            members = up & set(views[epoch].members)
+            members = {r for r in up & set(views[epoch].members) if not self.replicas[r].bereft}
             if not members:
                 return False
             if any(self.replicas[r].has_flushed(epoch) for r in members):

@@ -177,8 +177,9 @@ class Faults:
                 if town.may_lose(who):
                     town.lose_disk(who)
             case "lose state", (who,):
-                self._crash(who, rng.randrange(5 * MS, 200 * MS), False)
-                town.replicas[who].lose_state()
+                if town.may_lose(who):
+                    self._crash(who, rng.randrange(5 * MS, 200 * MS), False)
+                    town.replicas[who].lose_state()
             case "hiccups", (share, length):
                 town.network.hiccup = share
                 town.clock.after(length, self._no_hiccups)

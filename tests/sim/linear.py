@@ -1,6 +1,6 @@
 """Is a history of reads and writes linearizable?  The algorithm of Wing and Gong with Lowe's memory of what was tried,
 one register at a time, as in porcupine: search for an order of the operations that a single register could have shown,
-in which nothing begins before what had ended by then; never try the same set of operations and value twice.
+in which nothing comes before what had ended when it began; never try the same set of operations and value twice.
 """
 
 from __future__ import annotations
@@ -99,11 +99,15 @@ def _stuck(operations: list[Operation]) -> list[Operation] | None:
             return None  # what is left was never answered: it need not have happened
         assert at.operation is not None and at.operation.returned is not None
         furthest = max(furthest, at.operation.returned)
-        if not taken:
-            return [o for o in operations if o.called <= furthest and (o.returned or inf) >= furthest - 40]
-        at, value = taken.pop()
-        done &= ~(1 << at.number)
-        at.unlift()
+        while True:
+            if not taken:
+                return [o for o in operations if o.called <= furthest and (o.returned or inf) >= furthest - 40]
+            at, value = taken.pop()
+            done &= ~(1 << at.number)
+            at.unlift()
+            # A read that fits now may as well come first: it changes nothing. So only of writes another is tried.
+            if at.operation is not None and at.operation.wrote is not None:
+                break
         at = at.after
     return None
 

@@ -135,8 +135,8 @@ class Network:
 
         *fast*: a reset, noticed and mended within a few milliseconds."""
         a, b = min(a, b), max(a, b)
-        if not self._up[a, b]:
-            return
+        if not self._up.get((a, b), False):
+            return  # down already; or two witnesses, who have nothing to say to each other
         self._up[a, b] = False
         noticed, mended = (2 * MS, (1 * MS, 5 * MS)) if fast else (150 * MS, (20 * MS, 200 * MS))
         for x, y in ((a, b), (b, a)):
@@ -154,8 +154,10 @@ class Network:
 
     def lose_data(self, a: int, b: int) -> None:
         """The data connection broke and came back at once: what was under way on it is lost, in both directions."""
-        self._queues[a, b, DATA].clear()
-        self._queues[b, a, DATA].clear()
+        for x, y in ((a, b), (b, a)):
+            if (x, y, DATA) in self._queues:  # two witnesses have nothing to say to each other
+                self.lost += len(self._queues[x, y, DATA])
+                self._queues[x, y, DATA].clear()
 
     def process_died(self, who: int) -> None:
         """Its connections break; the dead notice nothing."""

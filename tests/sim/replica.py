@@ -20,7 +20,7 @@ from vsync import effects as ev
 from vsync import limits
 from vsync.effects import Delivered, Effects, Event
 from vsync.machine import Machine
-from vsync.records import Entry
+from vsync.records import Entry, Trimmed
 from vsync.records import Flushed as FlushedRecord
 from vsync.register import REGISTERS_KEPT
 from vsync.view import START, Position
@@ -74,6 +74,12 @@ class Replica(Process):
     def lose_state(self) -> None:
         """The database is gone, the journal is not."""
         self._forget_state()
+
+    @property
+    def bereft(self) -> bool:
+        """Its state does not reach up to where the journal begins: only a snapshot will do."""
+        trimmed = max((r.index for r in self.disk.records if isinstance(r, Trimmed)), default=0)
+        return self.committed[0].index < trimmed
 
     # -- life
 
