@@ -205,8 +205,7 @@ class Reader:
         if self.stopped:
             return
         self.town.clock.after(self.rng.randrange(self._pace // 4, 2 * self._pace), self._next)
-        if self.replica in self.town.serving_ids:
-            self.ask(self.rng.randrange(self._keys))
+        self.ask(self.rng.randrange(self._keys))  # also if it was removed: it may not know
 
     def ask(self, key: int) -> int:
         if len(self._open) >= READS_OPEN:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from daemon.acquaintances import Acquaintances
 from tests.sim.checkers import Checkers, Violation
-from tests.sim.clients import Client, Lines, Reader
+from tests.sim.clients import Administrator, Client, Lines, Reader
 from tests.sim.clock import MS, SECOND, Scheduler, SkewedClock
 from tests.sim.faults import Faults
 from tests.sim.network import Network, pairs_of
@@ -17,9 +17,9 @@ from tests.sim.replica import Replica
 from tests.sim.setup import Setup, setup_of
 from tests.sim.state import Roster
 from vsync import limits
-from vsync.effects import Effects
+from vsync.effects import Died, Effects, ForceView, Leave
 from vsync.records import AcceptedValue, Decided, Flushed
-from vsync.view import describe_epoch, genesis
+from vsync.view import describe_epoch, generation_of, genesis
 
 CONVERGE_WITHIN: Final = 60 * SECOND
 """A healed cluster is one view of all replicas again after this at the latest: a learner whose stays have failed
@@ -29,6 +29,8 @@ PROGRESS_WITHIN: Final = 30 * SECOND
 ANSWER_WITHIN: Final = 5 * SECOND
 STEPS_MAX: Final = 400_000
 TRACE_TAIL: Final = 150
+WITNESSES: Final = 100
+"""Witnesses have numbers above."""
 BOUNDS_EVERY: Final = 50 * MS
 
 
@@ -56,21 +58,26 @@ class Cluster:
         self.clock = Scheduler()
         self._tracing = trace
         self.tail: deque[str] = deque(maxlen=None if trace else TRACE_TAIL)
-        self.replica_ids = setup.replicas
+        self.replica_ids = setup.replicas + tuple(s for s in setup.spares if s < WITNESSES)
+        witness_ids = setup.witnesses + tuple(s for s in setup.spares if s > WITNESSES)
         first = genesis(setup.replicas, setup.witnesses)
         self.roster: Roster = (first.members, first.voters)
+        """Who takes part, by the last order that anybody applied."""
+        self._roster_at = 0
         self.checkers = Checkers(lambda r: self.replicas[r])
         self.checkers.views[first.epoch] = first
         founding = [Decided(first), Flushed(first.epoch)]
         self.replicas: dict[int, Replica] = {}
-        for r in setup.replicas:
+        for r in self.replica_ids:
             clock = SkewedClock(self._rng(f"clock {r}"), setup.drift_ppm)
+            known = tuple(sorted({*setup.replicas, r}))
             self.replicas[r] = Replica(
-                r, self, self._rng(f"process {r}"), clock, self.roster, setup.replicas, founding, setup.inline
-            )
+                r, self, self._rng(f"process {r}"), clock, self.roster, known,
+                founding if r in setup.replicas else [], setup.inline,
+            )  # fmt: skip
         self.processes: dict[int, Process] = {**self.replicas}
-        self.processes.update({w: WitnessProcess(w, self, self._rng(f"process {w}"), []) for w in setup.witnesses})
-        pairs = pairs_of(setup.replicas, setup.witnesses)
+        self.processes.update({w: WitnessProcess(w, self, self._rng(f"process {w}"), []) for w in witness_ids})
+        pairs = pairs_of(self.replica_ids, witness_ids)
         self.network = Network(self.clock, self._rng("network"), pairs, self._ready, self._agree, self._input)
         self.network.delay = setup.delay
         self.lines = Lines(self, self._rng("lines"))
@@ -80,14 +87,20 @@ class Cluster:
         ]
         self.readers = [
             Reader(1000 + r, self, self.lines, self._rng(f"reader {r}"), setup.keys, setup.reader_pace, r)
-            for r in setup.replicas
+            for r in self.replica_ids
         ]
+        self._administrator = Administrator(999, self, self.lines, self._rng("administrator"), self._ordered)
+        self._order: Roster = self.roster
+        """What the administrator has asked for last."""
+        self._launched = {*setup.replicas, *setup.witnesses}
+        self._retired: set[int] = set()
         self._acquaintances: dict[int, Acquaintances] = {}
         self._rng_choices = self._rng("choices")
         self._kept_down: set[int] = set()
         self._lost: set[int] = set()
         """Whose disk is gone: they never come back under their number."""
         self._faults: Faults | None = None
+        self._last = 0
         self.live = True
         """The liveness phase was run: what promise 7 asks for was there."""
 
@@ -102,12 +115,17 @@ class Cluster:
     @property
     def serving_ids(self) -> tuple[int, ...]:
         """The replicas that clients know of."""
-        return self.replica_ids
+        return self.roster[0]
 
     @property
     def working(self) -> tuple[int, ...]:
-        """Replicas that stories may play with."""
-        return tuple(r for r in self.replica_ids if r not in self._lost)
+        """Replicas of the roster with their disks."""
+        return tuple(r for r in self.roster[0] if r not in self._lost)
+
+    @property
+    def _there(self) -> set[int]:
+        """Processes that run, or will again."""
+        return self._launched - self._lost - self._retired
 
     def _ready(self, who: int) -> bool:
         return self.processes[who].running and not self.processes[who].paused
@@ -146,12 +164,17 @@ class Cluster:
         if self._faults is not None:
             self._faults.stepped(replica, out)
 
-    def roster_changed(self, roster: Roster) -> None:
+    def roster_changed(self, index: int, roster: Roster) -> None:
         """A replica has applied a change of the roster."""
+        if index > self._roster_at:
+            self._roster_at, self.roster = index, roster
+            self.trace(0, f"roster: replicas {roster[0]}, voters {roster[1]}")
 
     def restart(self, who: int) -> None:
         process = self.processes[who]
-        if process.running or who in self._kept_down or process.disk.poisoned:
+        if process.running or who in self._kept_down or process.disk.poisoned or who not in self._launched:
+            return
+        if who in self._retired:
             return
         self.trace(who, "starts")
         self._acquaintances[who] = Acquaintances(_Journal(process))  # type: ignore[arg-type]
@@ -161,8 +184,19 @@ class Cluster:
 
     def crash(self, who: int, certified: bool = False) -> None:
         self.trace(who, "crashes")
-        self.processes[who].crash()
+        process = self.processes[who]
+        process.crash()
         self.network.process_died(who)
+        if certified and isinstance(process, Replica):
+            rng = self._rng_choices
+            for peer in self.replica_ids:
+                late = rng.randrange(600 * MS) if rng.random() < 0.2 else rng.randrange(20 * MS)
+                self.clock.after(late, self._certify, peer, who, process.disk.incarnation)
+
+    def _certify(self, peer: int, who: int, incarnation: int) -> None:
+        """The watchdog's certificate has come, over a connection of its own."""
+        if peer != who and (who, peer) not in self.network.cuts:
+            self.processes[peer].take("event", Died(who, incarnation))
 
     def stopped(self, who: int, reason: str) -> None:
         """A process stopped itself."""
@@ -175,7 +209,7 @@ class Cluster:
 
     def may_lose(self, who: int) -> bool:
         """Losing the disk, or the state, of *who* leaves what promise 7 asks for."""
-        return who not in self._lost and self._enough(set(self.processes) - self._lost - {who})
+        return who in self._there and self._enough(self._there - {who})
 
     def lose_disk(self, who: int) -> None:
         """Another disk, an empty one, under the old number."""
@@ -186,10 +220,71 @@ class Cluster:
         self.clock.after(self._rng_choices.randrange(10 * MS, 500 * MS), self.restart, who)
 
     def administer(self, what: str, rng: Random) -> None:
-        """An administrator changes who takes part."""
+        """An administrator changes who takes part, as far as that leaves enough of those who are there."""
+        replicas, voters = self._order
+        spare = next((s for s in self.setup.spares if s < WITNESSES and s not in self._launched), None)
+        witness = next((s for s in self.setup.spares if s > WITNESSES and s not in self._launched), None)
+        gone: set[int] = set()
+        new: set[int] = set()
+        if what in ("add", "replace") and spare is not None:
+            new = {spare}
+        if what == "remove" or (what == "replace" and new):
+            gone = {rng.choice(sorted(self._lost & set(replicas)) or list(replicas))}
+        if what == "witness":
+            witnesses = [v for v in voters if v > WITNESSES]
+            if witness is not None:
+                new = {witness}
+            elif witnesses:
+                gone = {rng.choice(witnesses)}
+        order = tuple(tuple(sorted({*ids, *new} - gone)) for ids in ((*replicas, *(s for s in new if s < WITNESSES)),
+                                                                   voters))  # fmt: skip
+        order = (tuple(r for r in order[0] if r < WITNESSES), order[1])
+        there = (self._there | new) - gone
+        if order == self._order or not there & set(order[0]) or 2 * len(there & set(order[1])) <= len(order[1]):
+            return
+        if self._administrator.idle:
+            self._order = order
+            self._administrator.order(order)
+            self.trace(0, f"ordered: {order}")
+            for each in sorted(new):
+                self._launched.add(each)
+                self.clock.after(rng.randrange(300 * MS), self.restart, each)
+
+    def _ordered(self, reply: Any) -> None:
+        self.clock.after(20 * MS, self._retire, self._order)
+
+    def _retire(self, order: Roster) -> None:
+        """Whoever is removed is stopped, and its register thrown away, when the machine says that it is done."""
+        for r in self.working:
+            replica = self.replicas[r]
+            if replica.running and not replica.paused and replica.state.roster == order:
+                standing = replica.machine.standing()
+                if standing.settled and standing.wanted == order[1]:
+                    for who in sorted(self._launched - set(order[0]) - set(order[1]) - self._retired):
+                        self.trace(who, "retired")
+                        if self.processes[who].running:
+                            self.crash(who)
+                        self._retired.add(who)
+                    return
+        if order == self._order:
+            self.clock.after(20 * MS, self._retire, order)
 
     def leave(self, who: int, down: int) -> None:
-        """A planned stop."""
+        """A planned stop: it asks to be left out, and stops when it may, or after a while anyway."""
+        replica = self.replicas[who]
+        if replica.running and not replica.paused:
+            replica.take("event", Leave())
+            self._stop_when_left(who, replica.machine, self.clock.now + 1 * SECOND, down)
+
+    def _stop_when_left(self, who: int, machine: Any, until: int, down: int) -> None:
+        replica = self.replicas[who]
+        if not replica.running or replica.machine is not machine:
+            return  # it crashed meanwhile
+        if self.clock.now >= until or (not replica.paused and machine.may_stop):
+            self.crash(who, certified=self._rng_choices.random() < 0.5)
+            self.clock.after(down, self.restart, who)
+        else:
+            self.clock.after(2 * MS, self._stop_when_left, who, machine, until, down)
 
     def _commit_some(self) -> None:
         rng, pace = self._rng_choices, self.setup.commit_pace
@@ -232,9 +327,11 @@ class Cluster:
         self._faults = None
         for asker in (*self.clients, *self.readers):
             asker.stopped = True
-        self.live = self._enough(set(self.processes) - self._lost)
+        self.live = self._enough(self._there)
         if self.live:
             self._converge()
+            if self.setup.forced:
+                self._force()
         self.checkers.finish()
 
     def _converge(self) -> None:
@@ -245,13 +342,38 @@ class Cluster:
             self._until(lambda: self._converged(left), PROGRESS_WITHIN, f"goes on without {sorted(down)}")
             self._heal(set())
         self._until(lambda: self._converged(set(self.working)), CONVERGE_WITHIN, "converges")
-        self._until(lambda: all(c.idle for c in self.clients), ANSWER_WITHIN, "answers every client")
+        askers = [*self.clients, self._administrator]
+        self._until(lambda: all(c.idle for c in askers), ANSWER_WITHIN, "answers every client")
+        self._until(lambda: self._converged(set(self.working)), CONVERGE_WITHIN, "converges to what was ordered")
+        self._last_requests()
+
+    def _force(self) -> None:
+        """The last resort: one replica that has everything begins a new generation, alone; the others come back."""
+        survivor = self._rng_choices.choice(self.working)
+        self.trace(survivor, "is to go on alone")
+        self._kept_down = self._there - {survivor}
+        for who in sorted(self._kept_down):
+            if self.processes[who].running:
+                self.crash(who)
+        self.replicas[survivor].take("event", ForceView())
+        self._until(lambda: self._alone(survivor), PROGRESS_WITHIN, "goes on alone when it is forced to")
+        self._heal(set())
+        self._until(lambda: self._converged(set(self.working)), CONVERGE_WITHIN, "converges in a new generation")
+        self._last_requests()
+
+    def _alone(self, survivor: int) -> bool:
+        view = self.replicas[survivor].machine.active_view
+        return view is not None and generation_of(view) > 0 and self.checkers.views[view].members == (survivor,)
+
+    def _last_requests(self) -> None:
+        self._last += 1
         for replica in self.working:
-            client = Client(2000 + replica, self, self.lines, self._rng(f"last client {replica}"), 1, SECOND)
+            me = 100 * self._last + replica
+            client = Client(2000 + me, self, self.lines, self._rng(f"last client {me}"), 1, SECOND)
             client.stopped = True
             client.write(0)
             self._until(lambda client=client: client.idle, ANSWER_WITHIN, "answers a last request")
-            reader = Reader(3000 + replica, self, self.lines, self._rng("last reader"), 1, SECOND, replica)
+            reader = Reader(4000 + me, self, self.lines, self._rng("last reader"), 1, SECOND, replica)
             reader.ask(0)
             reads = self.checkers.reads
             self._until(lambda n=reads: self.checkers.reads > n, ANSWER_WITHIN, f"answers a question at {replica}")
@@ -271,7 +393,7 @@ class Cluster:
                 if process.running:
                     self.crash(who)
             elif not process.running:
-                self.restart(who)
+                self.restart(who)  # unless it was never launched, or is gone for good
             elif process.paused:
                 process.wake()
 
@@ -294,8 +416,9 @@ class Cluster:
         sealed, it proves that."""
         views = self.checkers.views
         epoch = max(views)
-        if 2 * len(up & set(views[epoch].voters)) <= len(views[epoch].voters):
-            return False
+        for voters in (views[epoch].voters, self.roster[1], self._order[1]):
+            if 2 * len(up & set(voters)) <= len(voters):
+                return False
         records = [record for process in self.processes.values() for record in process.disk.records]
         accepted = [r.view for r in records if isinstance(r, AcceptedValue) and r.epoch > epoch]
         if not all(any(not self.replicas[r].bereft for r in up & set(view.members)) for view in accepted):
@@ -313,7 +436,7 @@ class Cluster:
     def _choose_down(self) -> set[int]:
         """A minority that stays down for a while, such that promise 7 says the others go on; often nobody."""
         rng = self._rng_choices
-        everyone = sorted(set(self.processes) - self._lost)
+        everyone = sorted(self._there)
         if rng.random() < 0.5 or len(everyone) < 3:
             return set()
         down = set(rng.sample(everyone, rng.randrange(1, (len(everyone) - 1) // 2 + 1)))
@@ -326,6 +449,8 @@ class Cluster:
             return False
         view = first.machine.active_view
         if view is None or set(self.checkers.views[view].members) != replicas:
+            return False
+        if not self._kept_down and set(self.checkers.views[view].voters) - self._lost != set(self.roster[1]) - self._lost:
             return False
         return all(
             self.replicas[r].machine.active_view == view and self.replicas[r].index == first.index for r in replicas

@@ -28,6 +28,8 @@ from vsync.view import START, Position
 QUEUE_MAX: Final = 64
 PARKED_MAX: Final = 512
 BATCH: Final = 4
+PEERS_MAX: Final = 12
+"""Processes there are at most in a run."""
 HOLD_ON: Final = 1500 * MS
 """Clients may stay for so long while no view is active here (mds.limits.HOLD_ON_US)."""
 NOT_SERVING: Final = "not serving"
@@ -60,6 +62,9 @@ class Replica(Process):
         self._roster = roster
         self._everyone = everyone
         self._inline = inline
+        self._founder = bool(first)
+        self.replaced = False
+        """Its disk was: what the old one held is gone, and nobody may count on it."""
         self._life = 0
         self._forget_state()
 
@@ -70,6 +75,7 @@ class Replica(Process):
     def replace_disk(self) -> None:
         super().replace_disk()
         self._forget_state()
+        self.replaced = True
 
     def lose_state(self) -> None:
         """The database is gone, the journal is not."""
@@ -105,6 +111,8 @@ class Replica(Process):
         self.machine = self._make_machine(durable, rng)
         for entry in self.machine.core.history.undelivered():
             self._entered(entry)
+        if self._founder or self.index:
+            self._events.append(ev.Roster(*self.state.roster))
         self.step(ev.Tick())
 
     def _make_machine(self, durable: Any, rng: Random) -> Machine:
@@ -325,7 +333,8 @@ class Replica(Process):
         checkers.same_hash(self.machine.position())
 
     def _roster_changed(self) -> None:
-        self.world.roster_changed(self.state.roster)
+        self._events.append(ev.Roster(*self.state.roster))
+        self.world.roster_changed(self.index, self.state.roster)
 
     # -- time
 
@@ -378,7 +387,7 @@ class Replica(Process):
 
     def has(self, entry: Entry, index: int) -> bool:
         """Whether *entry* (item *index* of history) would survive a power cut here."""
-        return entry[:3] in self.disk.held or self.committed[0].index > index
+        return entry[:3] in self.disk.held or self.committed[0].index > index or self.replaced
 
     def has_flushed(self, epoch: int) -> bool:
         """Whether the view of *epoch* is flushed here, by what is on disk."""
@@ -410,6 +419,7 @@ class Replica(Process):
         self.world.checkers.snapshot(self)
         if self.state.roster != roster:
             self._roster_changed()
+            self._run()
 
     # -- bounds
 
@@ -417,12 +427,13 @@ class Replica(Process):
         """Everything kept in memory has a bound, whatever happened."""
         machine = self.machine
         core, history = machine.core, machine.core.history
-        peers = len(self._everyone)
+        peers = PEERS_MAX
         assert len(history.views) <= limits.VIEWS_KEPT + 64, f"{len(history.views)} views"
         assert len(core.acceptor.registers) <= REGISTERS_KEPT + 1, f"{len(core.acceptor.registers)} registers"
         assert history.index - history.items_first <= limits.RECENT_ITEMS, "items kept for learners"
         assert len(machine.transfer.learners) <= peers and len(machine.transfer.snapshots) <= peers
         assert len(core.leases.granted) <= peers and len(core.leases.held) <= peers
+        assert len(core.leases.promises(self.now)) <= 16 * peers, "promises"
         assert len(core.flushed) <= 2 * limits.VIEWS_KEPT + 64, f"{len(core.flushed)} flushed epochs"
         undelivered = history.undelivered()
         assert {e[:3] for e in undelivered} == set(self._pending), "what queries wait for is what is in the log"

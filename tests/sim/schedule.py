@@ -91,6 +91,10 @@ PROFILES: Final = (
     GENERAL,
     Profile("disks", (("slow disk", 6), ("hang", 2), ("fail", 2), ("crash", 3), ("swap disk", 1), ("power cut", 1)),
             (2, 3, 3, 4, 5), pace=(100, 250, 600)),
+    Profile("administrators", (("administer", 5), ("leave", 3), ("crash", 3), ("pause", 1), ("when", 3), ("cut", 2),
+            ("fail", 1), ("power cut", 1), ("cut off", 1)), (1, 2, 3, 3, 4), pace=(100, 250)),
+    Profile("certificates", (("crash", 8), ("cut off", 2), ("leave", 2), ("amnesia", 1)), (2, 3, 3), (1, 2),
+            pace=(100, 250), hurry=1.0, delay=(200,), busy=True),
     Profile("learners", (("isolate", 3), ("crash", 4), ("lose data", 2), ("when", 2), ("cut", 2), ("lose state", 1)),
             (2, 3, 4), pace=(250, 600), small=1.0, busy=True),
 )  # fmt: skip
@@ -172,7 +176,7 @@ class Draws:
             case "client dies":
                 return ()
             case "administer":
-                return (rng.choice(("add", "remove", "replace", "witness", "certificate late")),)
+                return (rng.choice(("add", "remove", "replace", "replace", "witness")),)
             case "leave":
                 return replica, self._some(self._down)
             case "cut off" | "amnesia" | "late grant" | "forgotten seal" | "proposer dies":

@@ -32,6 +32,10 @@ class Setup:
     profile: str
     replicas: tuple[int, ...]
     witnesses: tuple[int, ...]
+    spares: tuple[int, ...]
+    """Replicas and a witness that administrators may add."""
+    forced: bool
+    """At the end one replica alone begins a new generation, and the others find their way back to it."""
     bounds: tuple[tuple[str, int], ...]
     """What vsync.limits is in this run."""
     delay: int
@@ -68,6 +72,8 @@ def setup_of(seed: int) -> Setup:
         profile=profile.name,
         replicas=replicas,
         witnesses=witnesses,
+        spares=(len(replicas) + 1, len(replicas) + 2, 101 + len(witnesses)),
+        forced=rng.random() < 0.1,
         bounds=tuple(sorted(bounds.items())),
         delay=rng.choice(profile.delay),
         drift_ppm=rng.choice(profile.drift),
