@@ -176,7 +176,7 @@ class Change:
         base = max(base, history.epoch)
         cut = tuple(sorted((s, q) for s, q in history.tops().get(base, {}).items() if q))
         epoch = first_of(generation_of(core.newest.epoch) + 1)
-        return View(epoch, (core.me,), (core.me,), base, cut, limits.LEASE // limits.MS)
+        return View(epoch, (core.me,), (core.me,), base, cut, max(limits.LEASE, core.leases.lent) // limits.MS)
 
 
 def plan_view(

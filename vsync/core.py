@@ -10,7 +10,7 @@ from vsync.detector import Detector
 from vsync.effects import Effects, Roster
 from vsync.history import History
 from vsync.leases import UNKNOWN, Leases
-from vsync.order import Order
+from vsync.order import Level, Order
 from vsync.records import Durable
 from vsync.register import Acceptor
 from vsync.view import Position, pack_views
@@ -21,7 +21,15 @@ class Core:
     """Shared state of one replica's group machine. The parts change it only through the methods here or own it."""
 
     def __init__(
-        self, me: int, replicas: tuple[int, ...], durable: Durable, position: Position, rng: Random, now: int, lent: int
+        self,
+        me: int,
+        replicas: tuple[int, ...],
+        durable: Durable,
+        position: Position,
+        rng: Random,
+        now: int,
+        lent: int,
+        level: Level,
     ) -> None:
         assert me in replicas
         self.me = me
@@ -31,6 +39,7 @@ class Core:
         """We are to stop, and want to be left out."""
         self.linked: set[int] = set()
         """Replicas and witnesses with a standing connection, whether they are of interest or not."""
+        self.level = level
         self._first = tuple(sorted(replicas))
         self.rng = rng
         self.incarnation = durable.incarnation

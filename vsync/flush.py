@@ -7,7 +7,7 @@ from vsync.core import Core
 from vsync.order import Order
 from vsync.records import Entry, Flushed
 from vsync.view import describe_epoch
-from wire.group import Content, Fetch, View
+from wire.group import WANTS_MAX, Content, Fetch, View
 
 
 class Flush:
@@ -75,7 +75,7 @@ class Flush:
         sources = [p for p in core.others if core.detector.hears(p)]
         sources.sort(key=lambda p: (p not in base, p))
         if sources:
-            core.send(sources[self._turn % len(sources)], Fetch(view.epoch, tuple(lacking[:256])))
+            core.send(sources[self._turn % len(sources)], Fetch(view.epoch, tuple(lacking[:WANTS_MAX])))
             self._turn += 1
 
     def on_fetch(self, peer: int, m: Fetch) -> None:
@@ -150,7 +150,7 @@ class Flush:
         view = core.newest
         assert view.epoch in core.flushed and core.flushed_durable == view.epoch
         core.history.finish(view, core.out)
-        core.order = Order(core.me, view, core.history)
+        core.order = Order(core.me, view, core.history, core.level)
         core.leases.activate()
         epoch = describe_epoch(view.epoch)
         core.note(f"view {epoch} is active: members {list(view.members)}, index {core.history.index}")

@@ -46,6 +46,8 @@ FEED_WINDOW: Final = 512
 """History items sent to a learner and not acknowledged by it."""
 FEED_WINDOW_BYTES: Final = 16 << 20
 """Of the same in bytes: what waits in a slow learner's connection."""
+SNAPSHOTS: Final = 2
+"""Snapshots sent at a time by one member; each reads the whole state."""
 LEARNERS: Final = 16
 """Learners fed at a time by one member; others ask again."""
 FEED_ITEMS: Final = 64
@@ -64,10 +66,13 @@ TELL_DELIVERED: Final = 3 * MS
 conflicts with it waits."""
 BUFFERED: Final = 4096
 """Frames of a view flushed but not yet active here; a sender has at most IN_FLIGHT, so this is generous."""
+HANDED: Final = 1024
+"""Log hand-overs not on disk yet that are told apart: while a disk hangs, later ones count as one."""
 VIEWS_KEPT: Final = 64
 """Decided views kept and told; older ones are behind every position a replica can still come back from
 without a snapshot."""
 CONTENT_BYTES: Final = 1 << 20
+"""Entries in one answer to a Fetch: it is answered at once, or not at all, so none waits."""
 
 assert HEARTBEAT * 3 <= LEASE - LEASE_MARGIN, "a lease survives two lost heartbeats"
 assert SILENCE_MIN >= LEASE - LEASE_MARGIN, "a peer is not suspected before its lease has run out anyway"

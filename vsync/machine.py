@@ -18,7 +18,7 @@ from vsync.core import Core
 from vsync.effects import Effects, Event, ViewEvent
 from vsync.flush import Flush
 from vsync.membership import Membership, Standing
-from vsync.order import Order
+from vsync.order import Level, Order
 from vsync.records import Durable, Sealed
 from vsync.transfer import Transfer
 from vsync.view import START, Position, describe_epoch, generation_of, unpack_view_untrusted
@@ -58,10 +58,11 @@ class Machine:
         rng: Random,
         now: int,
         lent: int = 0,
+        level: str = Level.SAFE,
     ) -> None:
         """*lent*: how long (us) a client may, at most, go on reading what its replica lent it (see :meth:`read_until`)
-        when that replica has been sealed or has ended."""
-        self.core = Core(me, replicas, durable, position, rng, now, lent)
+        when that replica has been sealed or has ended. *level*: see vsync.order; only safe keeps all promises."""
+        self.core = Core(me, replicas, durable, position, rng, now, lent, Level(level))
         self.membership = Membership(self.core)
         self.change = Change(self.core, self.membership, now)
         self.flush = Flush(self.core)
@@ -179,6 +180,8 @@ class Machine:
             core.ticket += 1
             order = core.active
             if order is not None:
+                if len(self._handed) >= limits.HANDED:
+                    self._handed.pop()  # the later ticket implies it
                 self._handed.append((core.ticket, order.epoch, list(order.received)))
         out.ticket = core.ticket
         return out
@@ -198,7 +201,7 @@ class Machine:
         """What may have become possible by this step: flush, activation, a buffered frame, the feeds."""
         core = self.core
         order = core.active
-        if order is None or order.told == order.delivered[order.mine]:
+        if order is None or not order.untold:
             self._tell_at = None
         elif self._tell_at is None:
             self._tell_at = now + limits.TELL_DELIVERED
@@ -514,9 +517,13 @@ class Machine:
             assert order.epoch in core.flushed and core.me in order.members
             order.validate()
         assert len(self._buffered) <= limits.BUFFERED
-        assert len(self.transfer.learners) <= limits.LEARNERS
+        assert len(self.transfer.learners) <= limits.LEARNERS and len(self.transfer.snapshots) <= limits.SNAPSHOTS
+        assert len(self._handed) <= limits.HANDED
+        assert list(core.detector.peers.keys() - set(core.others)) == [], "whom we do not talk to is not watched"
+        assert set(core.newest.members) <= set(core.replicas), "members are talked to"
         for learner in self.transfer.learners.values():
             assert learner.acked <= learner.next <= core.history.index
+            assert learner.waiting_bytes <= limits.FEED_WINDOW_BYTES
 
 
 def _ms(us: int) -> int:

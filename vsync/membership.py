@@ -40,6 +40,8 @@ class Standing:
     settled: bool
     """Nobody is a member who may not be one, the voters are those that are wanted, and a majority of them has stored
     the active view: the register of a voter that was removed is needed no more."""
+    tolerates: int
+    """How many more voters may fail, as far as is known here, and the service goes on."""
 
 
 class Membership:
@@ -144,7 +146,10 @@ class Membership:
             and set(view.voters) == set(wanted)
             and 2 * len(stored) > len(view.voters)
         )
-        return Standing(view.members, view.voters, replicas, wanted, tuple(sorted(stored)), settled)
+        up = [v for v in view.voters if v == core.me or v in core.linked]
+        more = min(len(up) - len(view.voters) // 2, len(view.members)) - 1
+        tolerates = max(0, more) if core.active is not None else 0
+        return Standing(view.members, view.voters, replicas, wanted, tuple(sorted(stored)), settled, tolerates)
 
 
 def next_voters(

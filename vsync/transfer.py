@@ -69,8 +69,8 @@ class Transfer:
             if known is None:
                 core.note(f"feeds learner {peer} from index {m.index} ({core.history.index - m.index} behind)")
             self.push(peer)
-        elif not core.may_be_member(peer):
-            return  # removed: it is only to learn that it is, from the feed
+        elif not core.may_be_member(peer) or len(self.snapshots) >= limits.SNAPSHOTS:
+            return  # removed: it is only to learn that it is, from the feed; or it asks again
         elif peer not in self.snapshots and (m.empty or m.index <= core.history.index or self._left_behind(m)):
             self.snapshots.add(peer)
             self.learners.pop(peer, None)

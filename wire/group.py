@@ -15,6 +15,8 @@ from wire.codec import message
 EPOCH_BITS: Final = 40
 EPOCH_MAX: Final = 2**62
 
+WANTS_MAX: Final = 256
+"""Ranges of entries asked for in one Fetch; the rest is asked for when these have come."""
 PROMISES_MAX: Final = 1024
 """Promises told in one message: some incarnations of each of at most 255 replicas, within one lease time."""
 
@@ -307,6 +309,8 @@ class Fetch:
     wants: tuple[tuple[int, int, int, int], ...]
 
     def invalid(self) -> str | None:
+        if len(self.wants) > WANTS_MAX:
+            return f"{len(self.wants)} wants"
         for item in self.wants:
             numbers = type(item) is tuple and all(type(x) is int and 0 <= x <= ids.U64_MAX for x in item)
             if not numbers or len(item) != 4:

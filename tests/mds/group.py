@@ -418,6 +418,7 @@ class User:
         self._call = 0
         self._numbers: Counter[int] = Counter()
         self._opening = 0
+        self.attempt = 0
         # The cache (a caching client only).
         self.kept: dict[int, int] = {}
         """Inode -> delivery index up to which what is kept of it is true."""
@@ -445,10 +446,12 @@ class User:
         self.line = Line(self.world, self, node)
         self._call += 1
         self._opening = self._call
+        self.attempt += 1
         if self.session:
-            self.line.ask(msg.AttachSession(self._call, self.session, self.key, tuple(sorted(self.handles.items()))))
+            handles = tuple(sorted(self.handles.items()))
+            self.line.ask(msg.AttachSession(self._call, self.session, self.key, self.attempt, handles))
         else:
-            self.line.ask(msg.OpenSession(self._call, self.key, self.name, self.slots))
+            self.line.ask(msg.OpenSession(self._call, self.key, self.name, self.slots, self.attempt))
         if self.follows:
             self.world.clock.after(PING, self._ping, self.line)
         return self

@@ -282,3 +282,25 @@ def test_views_of_a_new_replica_are_heard_of_by_all() -> None:
     one = active()
     one.step(told(2, View(2, (1, 2, 7), (1, 2, 3), 1, (), 0)))
     assert one.machine.core.others == [2, 3, 7]
+
+
+@pytest.mark.parametrize(
+    ("replicas", "witnesses", "down", "tolerates"),
+    [
+        (1, (), (), 0),
+        (2, (), (), 0),
+        (2, (101,), (), 1),
+        (3, (), (), 1),
+        (3, (101, 102), (), 2),  # down to the last one, with n - 1 witnesses
+        (3, (101, 102), (3,), 1),
+        (5, (), (5,), 1),
+    ],
+)
+def test_how_many_failures_are_tolerated(
+    replicas: int, witnesses: tuple[int, ...], down: tuple[int, ...], tolerates: int
+) -> None:
+    town = Town(replicas, witnesses)
+    for replica in down:
+        town.stop(replica)
+    town.until(lambda: town.active(*(r for r in range(1, replicas + 1) if r not in down)))
+    assert town.machines[1].standing().tolerates == tolerates

@@ -16,6 +16,7 @@ from vsync.effects import (
     DurableUpTo,
     Effects,
     Event,
+    ForceView,
     LinkDown,
     LinkUp,
     Received,
@@ -35,7 +36,8 @@ from wire.group import View
 class Town:
     """Replicas 1 to *replicas* and some witnesses, active in a first view."""
 
-    def __init__(self, replicas: int, witnesses: tuple[int, ...] = ()) -> None:
+    def __init__(self, replicas: int, witnesses: tuple[int, ...] = (), level: str = "safe") -> None:
+        self.level = level
         self.now = NOW
         first = genesis(tuple(range(1, replicas + 1)), witnesses)
         self.roster = Roster(first.members, first.voters)
@@ -71,7 +73,7 @@ class Town:
             durable.apply(record)
         position = self.positions.get(replica, START)
         known = tuple({*self.roster.replicas, replica})
-        machine = Machine(replica, known, durable, position, rng=Random(replica), now=self.now)
+        machine = Machine(replica, known, durable, position, rng=Random(replica), now=self.now, level=self.level)
         self.machines[replica] = machine
         self.step(replica, self.roster)
         self._link(replica)
@@ -118,6 +120,14 @@ class Town:
         self.roster = Roster(replicas, voters)
         for replica in list(self.machines):
             self.step(replica, self.roster)
+
+    def force(self, replica: int) -> Effects:
+        """The last resort: what *replica* does not have is in no history any more."""
+        out = self.step(replica, ForceView())
+        index = self.machines[replica].position().index
+        self.hashes = {i: h for i, h in self.hashes.items() if i <= index}
+        self._delivered = index
+        return out
 
     # -- what happens
 
@@ -203,7 +213,7 @@ class Town:
         self.until(lambda: self.machines[replica].may_submit)
         self.step(replica, Submit(payload))
         self.until(lambda: payload in self.payloads)
-        index = self.machines[replica].position().index
+        index = self._delivered
         self.until(lambda: all(self.machines[m].position().index >= index for m in self.view().members))
 
     def views_decided(self) -> list[View]:
