@@ -71,6 +71,9 @@ class Checkers:
                 known = self.views.setdefault(record.view.epoch, record.view)
                 if known != record.view:
                     raise Violation(f"two views decided: {known} and {record.view}")
+                before = self.views.get(record.view.epoch - 1)
+                if before is not None and len(set(before.voters) ^ set(record.view.voters)) > 1:
+                    raise Violation(f"more than one voter changes from {before} to {record.view}")
             elif isinstance(record, AcceptedValue) and record.view.epoch != record.epoch:
                 raise Violation(f"register {record.epoch} holds the view of {record.view.epoch}")
 

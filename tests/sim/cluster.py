@@ -322,6 +322,8 @@ class Cluster:
         self._look_at_bounds()
         self._faults = Faults(self, self.setup.schedule)
         while self.clock.now < self.setup.safety:
+            if self.clock.happened > STEPS_MAX:
+                raise Violation(f"{STEPS_MAX} steps, and no end")
             self.clock.run_one()
         self._faults.stop()
         self._faults = None

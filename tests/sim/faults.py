@@ -111,13 +111,16 @@ class Faults:
     def restart(self, who: int) -> None:
         self._town.restart(who)
 
-    def cut(self, a: int, b: int, sharp: bool) -> None:
+    def cut(self, a: int, b: int, sharp: bool, unnoticed_by: int = 0) -> None:
         """Nothing gets through between *a* and *b*; *sharp*: their connection breaks at once, else it only stalls."""
         self._town.trace(0, f"{a} and {b} are cut from each other")
         self._town.network.cut(a, b, breaks=False)
         self._town.network.cut(b, a, breaks=False)
         if sharp:
-            self._town.network.break_connection(a, b, fast=True)
+            self._town.network.break_connection(a, b, fast=True, unnoticed_by=unnoticed_by)
+
+    def pause(self, who: int, length: int) -> None:
+        self._pause(who, length)
 
     def mend(self, a: int, b: int) -> None:
         self._town.trace(0, f"{a} and {b} reach each other")

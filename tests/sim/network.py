@@ -130,10 +130,11 @@ class Network:
             self._thinks_up[end, peer] = True
             self._deliver(end, peer, LinkUp(peer))
 
-    def break_connection(self, a: int, b: int, fast: bool = False) -> None:
+    def break_connection(self, a: int, b: int, fast: bool = False, unnoticed_by: int = 0) -> None:
         """What was under way between *a* and *b* is lost; each notices in its own time, then they try again.
 
-        *fast*: a reset, noticed and mended within a few milliseconds."""
+        *fast*: a reset, noticed and mended within a few milliseconds.  *unnoticed_by*: that end goes on for a while as
+        if nothing had happened."""
         a, b = min(a, b), max(a, b)
         if not self._up.get((a, b), False):
             return  # down already; or two witnesses, who have nothing to say to each other
@@ -143,7 +144,8 @@ class Network:
             for channel in (CONTROL, DATA, BULK):
                 self.lost += len(self._queues[x, y, channel])
                 self._queues[x, y, channel].clear()
-            self._clock.after(self._rng.randrange(1, noticed), self._notice, x, y, self._number[a, b])
+            late = 2000 * MS if x == unnoticed_by else 0
+            self._clock.after(late + self._rng.randrange(1, noticed), self._notice, x, y, self._number[a, b])
         self._clock.after(self._rng.randrange(*mended), self._connect, a, b)
 
     def _notice(self, end: int, peer: int, number: int) -> None:

@@ -41,7 +41,9 @@ class Stage(Protocol):
 
     def restart(self, who: int) -> None: ...
 
-    def cut(self, a: int, b: int, sharp: bool) -> None: ...
+    def cut(self, a: int, b: int, sharp: bool, unnoticed_by: int = 0) -> None: ...
+
+    def pause(self, who: int, length: int) -> None: ...
 
     def mend(self, a: int, b: int) -> None: ...
 
@@ -53,11 +55,18 @@ class Stage(Protocol):
 
 
 def cut_off(stage: Stage, rng: Random, who: int) -> Story:
-    """*who* is cut off from all others at one stroke, which notice at once; clients still reach it and ask it."""
+    """*who* is cut off from all others at one stroke. They notice at once; it notices nothing, or is paused besides,
+    and clients still reach it and ask it, up to the moment when its lease runs out and beyond."""
     others = [r for r in stage.working if r != who]
     for other in others:
-        stage.cut(who, other, True)
-    yield rng.randrange(300 * MS, 1200 * MS)
+        stage.cut(who, other, True, unnoticed_by=rng.choice((who, who, 0)))
+    if rng.random() < 0.4:
+        stage.pause(who, rng.randrange(200 * MS, 450 * MS))
+    if rng.random() < 0.3:
+        # The others are at the next view change before the first one is through.
+        yield rng.randrange(5 * MS, 200 * MS)
+        stage.replicas[rng.choice(others)].take("event", ChangeView("an administrator wants one"))
+    yield rng.randrange(300 * MS, 900 * MS)
     for other in others:
         stage.mend(who, other)
 
@@ -66,14 +75,14 @@ def amnesia(stage: Stage, rng: Random, who: int) -> Story:
     """As above, and all the others start again at that moment: nobody remembers what *who* was promised."""
     others = [r for r in stage.working if r != who]
     for other in others:
-        stage.cut(who, other, True)
+        stage.cut(who, other, True, unnoticed_by=who)
     yield rng.randrange(20 * MS)
     for other in others:
         stage.crash(other)
     yield rng.randrange(1 * MS, 10 * MS)
     for other in others:
         stage.restart(other)
-    yield rng.randrange(300 * MS, 1000 * MS)
+    yield rng.randrange(300 * MS, 800 * MS)
     for other in others:
         stage.mend(who, other)
 
