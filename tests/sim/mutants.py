@@ -130,7 +130,7 @@ MUTANTS: Final = (
         "read-while-sealed",
         "from seal to activation queries wait [5/6749]",
         (Edit(Machine, "may_read", "order = self.core.active", "order = self.core.order"),),
-        ("readers cut off", "administrators", "certificates", "late grants", "leaving"),
+        ("leaving",),
     ),
     Mutant(
         "lease-100-ms-too-long",

@@ -95,6 +95,8 @@ PROFILES: Final = (
             ("fail", 1), ("power cut", 1), ("cut off", 1)), (1, 2, 3, 3, 4), pace=(100, 250)),
     Profile("certificates", (("crash", 8), ("cut off", 2), ("leave", 2), ("amnesia", 1)), (2, 3, 3), (1, 2),
             pace=(100, 250), hurry=1.0, delay=(200,), busy=True),
+    Profile("leaving", (("leaving", 5), ("leave", 1), ("administer", 1)), (3, 3, 4), (0, 1, 2), pace=(600,), hurry=1.0,
+            delay=(200,), busy=True),
     Profile("learners", (("isolate", 3), ("crash", 4), ("lose data", 2), ("when", 2), ("cut", 2), ("lose state", 1)),
             (2, 3, 4), pace=(250, 600), small=1.0, busy=True),
 )  # fmt: skip
@@ -179,7 +181,7 @@ class Draws:
                 return (rng.choice(("add", "remove", "replace", "replace", "witness")),)
             case "leave":
                 return replica, self._some(self._down)
-            case "cut off" | "amnesia" | "late grant" | "forgotten seal" | "proposer dies":
+            case "cut off" | "leaving" | "amnesia" | "late grant" | "forgotten seal" | "proposer dies":
                 return (replica,) if len(self._replicas) > 1 else None
         raise AssertionError(f"no fault is called {kind}")
 

@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 from tests.sim.clock import MS
 from tests.sim.replica import Replica
-from vsync.effects import ChangeView
+from vsync.effects import ChangeView, Leave
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,24 @@ def cut_off(stage: Stage, rng: Random, who: int) -> Story:
     yield rng.randrange(300 * MS, 900 * MS)
     for other in others:
         stage.mend(who, other)
+
+
+def leaving(stage: Stage, rng: Random, who: int) -> Story:
+    """*who* asks to be left out and answers the seal; then it is cut off and does not learn what became of it. The
+    others do not wait for its leases: sealed, it reads nothing, whatever it was promised."""
+    others = [r for r in stage.working if r != who]
+    stage.replicas[who].take("event", Leave())
+    stage.replicas[min(others)].take("event", ChangeView("an administrator wants one"))
+    yield Moment("reports", (who,), 100 * MS)
+    yield rng.randrange(200, 3 * MS)
+    for other in others:
+        stage.cut(who, other, True, unnoticed_by=who)
+    yield rng.randrange(200 * MS, 500 * MS)
+    for other in others:
+        stage.mend(who, other)
+    stage.crash(who)
+    yield rng.randrange(1 * MS, 50 * MS)
+    stage.restart(who)
 
 
 def amnesia(stage: Stage, rng: Random, who: int) -> Story:
@@ -195,6 +213,7 @@ def forgotten_seal(stage: Stage, rng: Random, who: int) -> Story:
 
 STORIES: Final[dict[str, Callable[[Stage, Random, int], Story]]] = {
     "cut off": cut_off,
+    "leaving": leaving,
     "amnesia": amnesia,
     "proposer dies": proposer_dies,
     "late grant": late_grant,
