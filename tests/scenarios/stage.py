@@ -308,7 +308,8 @@ class Stage:
     def _connect(self, who: int) -> None:
         for a, b in combinations(sorted(self._actors), 2):
             pair = frozenset((a, b))
-            both = self._actors[a].runs and self._actors[b].runs and (self._actors[a].machine or self._actors[b].machine)
+            x, y = self._actors[a], self._actors[b]
+            both = x.runs and y.runs and (x.machine is not None or y.machine is not None)
             if who in pair and both and pair not in self._links and pair not in self._cuts:
                 self._connections += 1
                 self._links[pair] = self._connections
@@ -459,7 +460,8 @@ def show(m: Any) -> str | None:
         case Prepare():
             return f"Prepare {describe_epoch(m.epoch)}, ballot {m.ballot}"
         case Promise():
-            return f"Promise {describe_epoch(m.epoch)}, ballot {m.ballot}{', has accepted a view' if m.accepted else ''}"
+            accepted = ", has accepted a view" if m.accepted else ""
+            return f"Promise {describe_epoch(m.epoch)}, ballot {m.ballot}{accepted}"
         case Accept():
             return f"Accept {describe_epoch(m.epoch)}, ballot {m.ballot}: {show_view(m.value)}"
         case Accepted():

@@ -452,7 +452,8 @@ class Cluster:
         view = first.machine.active_view
         if view is None or set(self.checkers.views[view].members) != replicas:
             return False
-        if not self._kept_down and set(self.checkers.views[view].voters) - self._lost != set(self.roster[1]) - self._lost:
+        voters = set(self.checkers.views[view].voters) ^ set(self.roster[1])
+        if not self._kept_down and voters - self._lost:
             return False
         return all(
             self.replicas[r].machine.active_view == view and self.replicas[r].index == first.index for r in replicas

@@ -7,8 +7,8 @@ from functools import partial
 from random import Random
 from typing import Any, Protocol
 
-from tests.sim.clock import MS, Scheduler
 from tests.sim.clients import Client, Lines
+from tests.sim.clock import MS, Scheduler
 from tests.sim.network import Network, Pair
 from tests.sim.processes import Process
 from tests.sim.replica import Replica
@@ -104,9 +104,9 @@ class Faults:
     def working(self) -> tuple[int, ...]:
         return self._town.working
 
-    def crash(self, who: int) -> None:
+    def crash(self, who: int, certified: bool = False) -> None:
         if self._town.processes[who].running:
-            self._town.crash(who)
+            self._town.crash(who, certified)
 
     def restart(self, who: int) -> None:
         self._town.restart(who)

@@ -298,7 +298,8 @@ MUTANTS: Final = (
         "rest-after-the-event",
         "the rest of the old view comes before the event of the new one",
         (
-            Edit(History, "finish", "for v in self.chain(view):", "for v in self.chain(view):\n        n = len(out.history)"),
+            Edit(History, "finish", "for v in self.chain(view):",
+                 "for v in self.chain(view):\n        n = len(out.history)"),
             Edit(History, "finish", "self.deliver_view(v, out)",
                  "self.deliver_view(v, out)\n        late = out.history[n:]\n"
                  "        out.history[n:] = [ViewEvent(late[0].index, v)] + [Delivered(d.index + 1, d.entry)"

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from tests.sim.clock import MS, SkewedClock
 from tests.sim.disk import Flushed
-from tests.sim.processes import Process, Snapshot, World
+from tests.sim.processes import Process, World
 from tests.sim.state import Request, Roster, State, pack_batch, unpack_batch
 from vsync import effects as ev
 from vsync import limits

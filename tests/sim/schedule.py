@@ -71,7 +71,7 @@ PROFILES: Final = (
     Profile("amnesia", (("amnesia", 6), ("break", 1)), (2, 2, 3), (1, 2), pace=(700,), hurry=1.0, delay=(200, 1000),
             drift=(0, 40_000), busy=True),
     GENERAL,
-    Profile("late grants", (("late grant", 1),), (3,), (2, 3), pace=(1400,), hurry=1.0, small=0.2, delay=(200,),
+    Profile("late grants", (("late grant", 1),), (3,), (2, 3), pace=(1100,), hurry=1.0, small=0.2, delay=(200,),
             drift=(0, 1000), busy=True, safety=(7,)),
     GENERAL,
     Profile("proposers", (("proposer dies", 6), ("duel", 1), ("slow disk", 1)), (3, 3, 5), (0, 0, 1, 2), pace=(150,),
@@ -93,8 +93,8 @@ PROFILES: Final = (
             (2, 3, 3, 4, 5), pace=(100, 250, 600)),
     Profile("administrators", (("administer", 5), ("leave", 3), ("crash", 3), ("pause", 1), ("when", 3), ("cut", 2),
             ("fail", 1), ("power cut", 1), ("cut off", 1)), (1, 2, 3, 3, 4), pace=(100, 250)),
-    Profile("certificates", (("crash", 8), ("cut off", 2), ("leave", 2), ("amnesia", 1)), (2, 3, 3), (1, 2),
-            pace=(100, 250), hurry=1.0, delay=(200,), busy=True),
+    Profile("certificates", (("second life", 8), ("crash", 2), ("leave", 1)), (2, 3, 3), (1, 2),
+            pace=(1200,), safety=(5, 7), hurry=1.0, delay=(200,), busy=True),
     Profile("leaving", (("leaving", 5), ("leave", 1), ("administer", 1)), (3, 3, 4), (0, 1, 2), pace=(600,), hurry=1.0,
             delay=(200,), busy=True),
     Profile("learners", (("isolate", 3), ("crash", 4), ("lose data", 2), ("when", 2), ("cut", 2), ("lose state", 1)),
@@ -181,7 +181,7 @@ class Draws:
                 return (rng.choice(("add", "remove", "replace", "replace", "witness")),)
             case "leave":
                 return replica, self._some(self._down)
-            case "cut off" | "leaving" | "amnesia" | "late grant" | "forgotten seal" | "proposer dies":
+            case "cut off" | "leaving" | "second life" | "amnesia" | "late grant" | "forgotten seal" | "proposer dies":
                 return (replica,) if len(self._replicas) > 1 else None
         raise AssertionError(f"no fault is called {kind}")
 

@@ -37,7 +37,7 @@ class Stage(Protocol):
     @property
     def working(self) -> tuple[int, ...]: ...
 
-    def crash(self, who: int) -> None: ...
+    def crash(self, who: int, certified: bool = False) -> None: ...
 
     def restart(self, who: int) -> None: ...
 
@@ -58,9 +58,10 @@ def cut_off(stage: Stage, rng: Random, who: int) -> Story:
     """*who* is cut off from all others at one stroke. They notice at once; it notices nothing, or is paused besides,
     and clients still reach it and ask it, up to the moment when its lease runs out and beyond."""
     others = [r for r in stage.working if r != who]
+    notices = rng.choice((0, 0, 0, *others))
     for other in others:
-        stage.cut(who, other, True, unnoticed_by=rng.choice((who, who, 0)))
-    if rng.random() < 0.4:
+        stage.cut(who, other, True, unnoticed_by=who if notices != other else 0)
+    if rng.random() < 0.3:
         stage.pause(who, rng.randrange(200 * MS, 450 * MS))
     if rng.random() < 0.3:
         # The others are at the next view change before the first one is through.
@@ -129,45 +130,45 @@ def proposer_dies(stage: Stage, rng: Random, who: int) -> Story:
         stage.slow(r, 0)
 
 
+def second_life(stage: Stage, rng: Random, who: int) -> Story:
+    """*who* dies, its watchdog certifies that, and it is a member again; then it is cut off. The certificate was about
+    its earlier life."""
+    stage.crash(who, True)
+    yield rng.randrange(5 * MS, 30 * MS)
+    stage.restart(who)
+    yield Moment("activates", (who,), 2500 * MS)
+    yield rng.randrange(60 * MS, 150 * MS)
+    yield from cut_off(stage, rng, who)
+
+
 def late_grant(stage: Stage, rng: Random, who: int) -> Story:
-    """1. A learner J is out of the view. 2. Member B is not heard for a while, so what A promised it has nearly run
-    out. 3. A seals J and itself, B's seal is lost, B's heartbeat comes through: a sealed A must not answer it. 4. The
-    view of A and J is flushed, A dies, J goes on alone, having heard of the promise that was reported, and no other.
+    """1. J is out of the view of A and B. 2. A and B do not hear each other for as long as A's promise to B runs, almost.
+    3. J seals A, which reports what is left of the promise. 4. B's heartbeats come through: A, sealed, must not answer
+    them, for what J has decided by now goes by what was reported. 5. B is cut off before it learns anything.
     """
-    a, b = rng.sample([r for r in stage.working if r != who], 2) if len(stage.working) > 2 else (who, who)
-    if a == b:
+    if len(stage.working) != 3:
         return
-    joiner = who
-    stage.cut(joiner, a, True)
-    stage.cut(joiner, b, True)
-    yield Moment("activates", (a, b), 1500 * MS)
-    yield rng.randrange(10 * MS, 50 * MS)
-    stage.mend(joiner, a)
-    stage.mend(joiner, b)
-    for _ in range(12):
-        # B is heard for a moment, then not for as long as it is not suspected, again and again until A takes J in.
-        yield rng.randrange(5 * MS, 30 * MS)
-        stage.cut(a, b, False)
-        coordinator = yield Moment("starts", (a, b), rng.randrange(200 * MS, 290 * MS))
-        if coordinator is not None:
-            break
-        stage.mend(a, b)
-    else:
-        return
-    a, b = (a, b) if coordinator == a else (b, a)
-    stage.cut(b, joiner, False)
-    stage.reset(a, b)
+    j = who
+    a, b = rng.sample([r for r in stage.working if r != j], 2)
+    stage.cut(j, a, True)
+    stage.cut(j, b, True)
+    yield Moment("activates", (a,), 1500 * MS)
+    yield Moment("activates", (b,), 20 * MS)
+    yield rng.randrange(60 * MS, 120 * MS)
+    stage.cut(a, b, False)
+    stage.mend(j, a)
+    yield rng.randrange(230 * MS, 290 * MS)
+    stage.replicas[j].take("event", ChangeView("an administrator wants one"))
+    yield Moment("seals", (a,), 20 * MS)
     stage.mend(a, b)
-    sealed = yield Moment("flushes", (joiner,), 400 * MS)
-    if sealed is not None:
-        stage.cut(a, b, True)
-        yield rng.randrange(200, 4 * MS)
-        stage.crash(a)
-        stage.cut(b, joiner, True)
-        yield rng.randrange(200 * MS, 400 * MS)
-        stage.restart(a)
-    stage.mend(a, b)
-    stage.mend(b, joiner)
+    yield rng.randrange(400, 1500)
+    stage.cut(a, b, True, unnoticed_by=b)
+    if stage.replicas[a].machine.core.newest.members != (a,):
+        yield Moment("learns", (a,), 20 * MS)
+    stage.cut(j, a, True)
+    yield rng.randrange(300 * MS, 400 * MS)
+    for one, other in ((a, b), (j, b), (j, a)):
+        stage.mend(one, other)
 
 
 def forgotten_seal(stage: Stage, rng: Random, who: int) -> Story:
@@ -214,6 +215,7 @@ def forgotten_seal(stage: Stage, rng: Random, who: int) -> Story:
 STORIES: Final[dict[str, Callable[[Stage, Random, int], Story]]] = {
     "cut off": cut_off,
     "leaving": leaving,
+    "second life": second_life,
     "amnesia": amnesia,
     "proposer dies": proposer_dies,
     "late grant": late_grant,
