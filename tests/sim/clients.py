@@ -112,7 +112,7 @@ class Client:
     def die(self) -> None:
         """Gone for good: what it had asked for may happen or not."""
         if self._asked is not None and self._asked[2] is not None and isinstance(self._asked[2], int):
-            number, key, value = self._asked
+            _, key, value = self._asked
             self.lines_record(key, value, None, None)
         self._dead = True
 

@@ -142,8 +142,8 @@ def second_life(stage: Stage, rng: Random, who: int) -> Story:
 
 
 def late_grant(stage: Stage, rng: Random, who: int) -> Story:
-    """1. J is out of the view of A and B. 2. A and B do not hear each other for as long as A's promise to B runs, almost.
-    3. J seals A, which reports what is left of the promise. 4. B's heartbeats come through: A, sealed, must not answer
+    """1. J is out of the view of A and B. 2. A and B do not hear each other for almost as long as A's promise to B
+    runs. 3. J seals A, which reports what is left of the promise. 4. B's heartbeats come through: A, sealed, must not answer
     them, for what J has decided by now goes by what was reported. 5. B is cut off before it learns anything.
     """
     if len(stage.working) != 3:
