@@ -113,7 +113,8 @@ class Change:
         if a is None or a.proposer is not None or m.epoch != a.epoch:
             return  # of an attempt that is over or has gone on
         a.reports[peer] = m
-        awaited = [r for r in self.core.others if self.core.detector.hears(r)]
+        # Not those who only copy the state: a learner slows nobody.
+        awaited = [r for r in self.core.others if r in (*self.core.concerned, a.joiner) and self.core.detector.hears(r)]
         if self.core.me in a.reports and all(r in a.reports for r in awaited):
             self._propose(a, now)
 

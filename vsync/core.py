@@ -55,22 +55,44 @@ class Core:
         # A restarted process never resumes an epoch [10-group: Views]: it is sealed above all it flushed.
         self.sealed = max(durable.sealed, max(self.flushed, default=-1) + 1, max(durable.views, default=0))
         self.leases = Leases(lent)
-        for peer in {m for e in self.flushed if e in durable.views for m in durable.views[e].members} - {me}:
-            # A restarted process does not know whom it promised what: a full T to everyone it was in a view with.
-            self.leases.owe(peer, UNKNOWN, now + limits.LEASE, now)
         self.lent_until = now + lent
         """What this replica, in this life or an earlier one, lent to clients has run out then."""
         self.hold_until = self.lent_until
         """No view is activated before: clients of a replica left out, or of our earlier life, may still read."""
+        self._owe_for_earlier_life(durable, position, now)
         self.order: Order | None = None
         self.replicas: tuple[int, ...] = ()
         """Whom we talk to, ourselves included: see :meth:`acquaint`."""
         self.others: list[int] = []
+        self.concerned: frozenset[int] = frozenset()
+        """Members of a view that may yet be the base of the next."""
         self.detector = Detector([])
         self.acquaint()
         self.ticket = 0
         self.durable_ticket = 0
         self.out = Effects()
+
+    def _owe_for_earlier_life(self, durable: Durable, position: Position, now: int) -> None:
+        """A restarted process does not know whom it promised what, nor since when it waited: everything anew.
+
+        In views before the one that the state is in nothing is left to wait for: that one was active somewhere, so who
+        was left out on the way there read nothing any more.
+        """
+        for view in durable.views.values():
+            if view.epoch < position.epoch:
+                continue
+            if view.epoch in self.flushed:
+                for peer in view.members:
+                    if peer != self.me:
+                        self.leases.owe(peer, UNKNOWN, now + limits.LEASE, now)
+            if self.me in view.members:
+                self.observe(view, now)
+
+    def observe(self, view: View, now: int) -> None:
+        """We are a member of *view*: what it holds and owes binds us, also in the views after it."""
+        self.hold_until = max(self.hold_until, now + view.hold_ms * limits.MS)
+        for peer, incarnation, left in view.owed:
+            self.leases.owe(peer, incarnation, now + left * limits.MS, now)
 
     # -- derived
 
@@ -102,9 +124,9 @@ class Core:
         """Talk to the replicas of the roster, and to the members of every view that may yet be the base of the next."""
         views = self.history.views
         since = min(self.history.epoch, self.newest.base)
-        replicas = {self.me, *(self.roster.replicas if self.roster is not None else self._first)}
-        replicas.update(m for e, v in views.items() if e >= since for m in v.members)
-        self.replicas = tuple(sorted(replicas))
+        self.concerned = frozenset(m for e, v in views.items() if e >= since for m in v.members)
+        replicas = self.roster.replicas if self.roster is not None else self._first
+        self.replicas = tuple(sorted({self.me, *replicas, *self.concerned}))
         self.others = [r for r in self.replicas if r != self.me]
         self.detector.watch(self.others, self.linked)
 

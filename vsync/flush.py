@@ -34,9 +34,7 @@ class Flush:
         core.acquaint()
         if core.me in view.members:
             # Also a view that came and went while we were away binds us [10-group, rule 3: every member observes it].
-            core.hold_until = max(core.hold_until, now + view.hold_ms * limits.MS)
-            for peer, incarnation, left in view.owed:
-                core.leases.owe(peer, incarnation, now + left * limits.MS, now)
+            core.observe(view, now)
         if view.epoch > newest:
             self.flushed_by = set()
             self._flush_ticket = None

@@ -2,7 +2,7 @@
 
 One way in, :meth:`Machine.step`; one way out, the effects it returns.  Parts: vsync.order (total order in a
 view), vsync.change (coordinator), vsync.membership (the roster), vsync.flush (learn, flush, activate), vsync.transfer
-(learners), vsync.register (votes), vsync.leases, vsync.detector, vsync.history (the log).
+(learners), vsync.suspicion, vsync.register (votes), vsync.leases, vsync.detector, vsync.history (the log).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from vsync.flush import Flush
 from vsync.membership import Membership, Standing
 from vsync.order import Level, Order
 from vsync.records import Durable, Sealed
+from vsync.suspicion import Suspicion
 from vsync.transfer import Transfer
 from vsync.view import START, Position, describe_epoch, generation_of, unpack_view_untrusted
 from wire.errors import WireError
@@ -67,13 +68,13 @@ class Machine:
         self.change = Change(self.core, self.membership, now)
         self.flush = Flush(self.core)
         self.transfer = Transfer(self.core, now)
+        self.suspicion = Suspicion(self.core, self.change)
         self._next_tick = now
         self._handed: deque[tuple[int, int, list[int]]] = deque()
         """(ticket, epoch, received) of log records handed over and not on disk yet."""
         self._buffered: list[tuple[int, Any]] = []
-        self._suspect_since: dict[int, int] = {}
-        self._undurable: dict[int, tuple[int, int]] = {}
         self._resent: dict[int, int] = {}
+        """Member -> what it had of ours when it was last told in a heartbeat."""
         self._tell_at: int | None = None
         """When to tell the others that own messages are delivered, unless a message does so before."""
 
@@ -109,8 +110,9 @@ class Machine:
     def may_stop(self) -> bool:
         """After Leave: the others are active in a view without this replica, or there is nobody to go on."""
         core = self.core
-        heard = [said for p in core.others if (said := core.detector.last(p)) is not None]
-        return core.leaving and (not heard or (core.outside and any(m.active >= core.newest.epoch for m in heard)))
+        view = core.newest
+        heard = [said for p in view.members if p != core.me and (said := core.detector.last(p)) is not None]
+        return core.leaving and (not heard or (core.outside and any(m.active >= view.epoch for m in heard)))
 
     def standing(self) -> Standing:
         """How far the view is on its way to the roster."""
@@ -219,9 +221,8 @@ class Machine:
         core = self.core
         self.change.activated()
         self._handed.clear()
-        self._undurable.clear()
         self._resent.clear()
-        self._suspect_since.clear()
+        self.suspicion.activated()
         core.beat(now)
         self.membership.tell_witnesses()
         buffered, self._buffered = self._buffered, []
@@ -433,7 +434,7 @@ class Machine:
         self.membership.forget(peer)
         if peer in core.detector.peers:
             core.detector.link_down(peer)
-            self._suspect(now)
+            self.suspicion.look(now)
 
     def _tick(self, now: int) -> None:
         core = self.core
@@ -447,7 +448,7 @@ class Machine:
             self._next_tick = now + limits.HEARTBEAT
             core.detector.tick()
             core.beat(now)
-            self._suspect(now)
+            self.suspicion.look(now)
             self.transfer.tick(now)
             if core.active is not None:
                 self.membership.tell_witnesses()
@@ -467,41 +468,6 @@ class Machine:
             self.change.start(f"learner {joiner} has caught up", now, joiner)
         elif reason is not None:
             self.change.start(reason, now)
-
-    def _suspect(self, now: int) -> None:
-        """Start a change when a member is suspected: the lowest that can act at once, others when it is their turn."""
-        core = self.core
-        order = core.active
-        if order is None or self.change.attempt is not None:
-            return
-        reasons = {}
-        for peer in order.peers:
-            reason = self._why_suspect(order, peer, now)
-            if reason is not None:
-                reasons[peer] = reason
-        self._suspect_since = {p: self._suspect_since.get(p, now) for p in reasons}
-        rank = sum(1 for p in order.peers if p < core.me and p not in reasons)
-        for peer, reason in sorted(reasons.items()):
-            if now - self._suspect_since[peer] >= rank * limits.RANK_STEP:
-                self.change.start(f"replica {peer} {reason}", now)
-                return
-
-    def _why_suspect(self, order: Order, peer: int, now: int) -> str | None:
-        detector = self.core.detector
-        if not detector.hears(peer):
-            return "is gone" if detector.peers[peer].broken or not detector.peers[peer].linked else "is silent"
-        said = detector.peers[peer].said
-        if said is not None and said.sealed > order.epoch and said.active != order.epoch:
-            return f"is sealed below view {describe_epoch(said.sealed)}"
-        if not order.undurable_at(peer):
-            self._undurable.pop(peer, None)
-            return None
-        seq = order.durable[order.at[peer]][order.mine]
-        before, since = self._undurable.get(peer, (-1, now))
-        if seq != before:
-            since = now
-        self._undurable[peer] = (seq, since)
-        return "does not make durable what it was sent" if now - since >= limits.UNDURABLE else None
 
     # -- checks
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from tests.vsync.builders import report, view
+from tests.vsync.builders import Driven, heartbeat, messages, report, view
 from vsync.change import plan_view
+from vsync.effects import ChangeView, LinkUp, Received, Roster
 from vsync.leases import UNKNOWN
-from wire.group import SealReport, View
+from wire.group import Prepare, Seal, SealReport, View
 
 FIRST = view(0, (1, 2, 3), -1)
 
@@ -147,3 +148,18 @@ def test_a_removed_replica_stays_while_nobody_else_has_flushed_the_base() -> Non
     """View 1 of 1 and 2 may be active; only 2, which is removed, has flushed it. 1 gets it from 2, then 2 goes."""
     reports = {1: report(2), 2: report(2, flushed=(0, 1))}
     assert plan(2, 1, reports, view(1, (1, 2), 0), away={2}) == view(2, (1, 2), 1)
+
+
+def test_a_change_does_not_wait_for_who_only_copies_the_state() -> None:
+    """4 is new, and its disk busy with a snapshot: its report takes long. 3 is out as well, but was in view 0."""
+    one = Driven(1, replicas=(1, 2, 3), linked=(2, 3))
+    one.step(Roster((1, 2, 3, 4), (1, 2, 3)))
+    one.step(LinkUp(4))
+    one.step(Received(4, heartbeat(0, -1, 0, -1)))
+    for peer in (2, 3):
+        one.step(Received(peer, heartbeat(0, -1, 1, 0)))
+    out = one.step(ChangeView("test"))
+    assert [peer for peer, _ in messages(out, Seal)] == [2, 3, 4]
+    one.step(Received(1, report(1)))
+    assert not messages(one.step(Received(2, report(1))), Prepare), "3 is heard, and may have flushed what matters"
+    assert messages(one.step(Received(3, report(1))), Prepare)

@@ -9,6 +9,7 @@ from vsync import limits
 from vsync.effects import Died, DurableUpTo, Leave, Received, Tick
 from vsync.leases import UNKNOWN, Leases
 from vsync.records import Durable, Sealed
+from vsync.view import Position
 from wire.group import Grant, Obituary, Prepare, Seal, SealReport
 
 T_MS = limits.LEASE // MS
@@ -131,6 +132,24 @@ def test_a_restarted_replica_may_have_promised_anything_to_those_it_was_in_a_vie
     assert out.after[0][1].promises == owed_since_start(2), "3 was not in view 1"
 
 
+def test_a_restarted_replica_waits_anew_for_what_a_view_owes() -> None:
+    """1. View 1 takes replica 1 in, a learner; it owes 3 something. 2. Replica 1 restarts. It never promised 3 anything
+    itself, and does not know for how long it had waited."""
+    second = view(1, (1, 2), 0, hold_ms=30, owed=((3, 7, 290),))
+    one = Driven(1, durable=Durable(2, 0, {0: FIRST, 1: second}, {1}))
+    out = one.step(Received(2, Seal(2, "test", ())))
+    assert (out.after[0][1].promises, out.after[0][1].hold_ms) == ((*owed_since_start(2), (3, 7, 290)), 30)
+
+
+def test_what_was_owed_before_the_view_the_state_is_in_is_over() -> None:
+    """View 2 was active, so whoever was left out on the way to it reads nothing any more. Else a replica that was
+    removed long ago would make every restart of the cluster wait."""
+    known = {0: FIRST, 1: view(1, (1, 2), 0, owed=((3, 7, 290),)), 2: view(2, (1, 2), 1)}
+    one = Driven(1, durable=Durable(2, 0, known, {0, 1, 2}), position=Position(2, (), 3, bytes(16)))
+    out = one.step(Received(2, Seal(3, "test", ())))
+    assert out.after[0][1].promises == owed_since_start(2)
+
+
 # -- what is lent
 
 
@@ -200,6 +219,17 @@ def test_leaving_is_a_view_without_us() -> None:
     one.step(Received(2, heartbeat(2, 2, 2, 2)))
     assert one.machine.may_stop
     assert not one.machine.transfer.learning, "it does not ask to be taken in again"
+
+
+def test_the_only_member_may_stop() -> None:
+    """There is nobody to go on, though a learner is heard."""
+    town = Town(1)
+    town.want((1, 2), (1, 2))
+    town.start(2)
+    town.run(60)
+    assert town.view().members == (1,)
+    town.step(1, Leave())
+    assert town.machines[1].may_stop
 
 
 def test_who_leaves_and_hears_nobody_may_stop() -> None:
