@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SEEDS ?= 100
+MUTANTS ?=
 TEST_TIMEOUT_S ?= 900
 
 .DELETE_ON_ERROR:
@@ -13,7 +14,7 @@ help:
 	@echo "make demo    see a metadata replica die under a running copy"
 	@echo "make test    all tests (at most $(TEST_TIMEOUT_S) s)"
 	@echo "make check   lint and types"
-	@echo "make sim     simulated clusters, SEEDS=$(SEEDS) schedules of faults"
+	@echo "make sim     simulated clusters, SEEDS=$(SEEDS) schedules of faults; MUTANTS=1: hunt deliberate protocol bugs"
 	@echo "make faults  the tests that kill, stop and restart real daemons, twice over"
 	@echo "make bench   mdtest on a local cluster; figures go to bench/results"
 	@echo "make soak    hours of load and faults"
@@ -31,7 +32,7 @@ check: $(VENV)/installed-dev
 
 sim: $(VENV)/installed-dev
 	@if test ! -e tests/sim/__main__.py; then echo "make sim: there is no simulator yet" >&2; exit 1; fi
-	$(BIN)/python -m tests.sim --seeds $(SEEDS)
+	$(BIN)/python -m tests.sim $(if $(MUTANTS),--mutants,--seeds $(SEEDS))
 
 faults: $(VENV)/installed-dev
 	timeout --kill-after=60 $(TEST_TIMEOUT_S) $(BIN)/python -m pytest tests/faults

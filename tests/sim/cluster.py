@@ -398,6 +398,9 @@ class Cluster:
                 self.restart(who)  # unless it was never launched, or is gone for good
             elif process.paused:
                 process.wake()
+            if isinstance(process, Replica) and process.running and process.machine.core.leaving:
+                self.crash(who)  # it was asked to stop by a story that is over
+                self.restart(who)
 
     def _until(self, reached: Any, within: int, what: str) -> None:
         """Run until *reached*, looked at every few milliseconds."""

@@ -77,7 +77,7 @@ PROFILES: Final = (
     Profile("proposers", (("proposer dies", 6), ("duel", 1), ("slow disk", 1)), (3, 3, 5), (0, 0, 1, 2), pace=(150,),
             hurry=1.0, delay=(200, 1000)),
     GENERAL,
-    Profile("seals", (("forgotten seal", 1),), (3,), (1, 2), pace=(1500,), hurry=1.0, small=0.0, delay=(200,),
+    Profile("seals", (("forgotten seal", 1),), (3,), (2,), pace=(1800,), hurry=0.0, small=0.0, delay=(200,),
             busy=True, safety=(7,)),
     GENERAL,
     Profile("sleepers", (("pause", 8), ("crash", 1), ("clients cut", 1)), (2, 3, 3, 4), (0, 1, 2), pace=(250, 600),

@@ -172,44 +172,39 @@ def late_grant(stage: Stage, rng: Random, who: int) -> Story:
 
 
 def forgotten_seal(stage: Stage, rng: Random, who: int) -> Story:
-    """1. The view of A and B is decided, C is out; A lacks something of B and cannot flush it. 2. C seals A for the
-    next one and hears that A has not flushed. 3. A dies at that moment and is back at once: it is sealed still, or the
-    view of A and B becomes active after C concluded that it never will.
+    """1. B decides the view of A and B with the witnesses; neither A nor C hears of it. 2. B tells C. 3. C seals A for
+    the view after that: A learns of the view of A and B at that moment, has not flushed it and says so. 4. A dies and
+    is back at once: it is sealed still, or it flushes and activates with B what C has concluded never will be active.
     """
-    a, b = rng.sample([r for r in stage.working if r != who], 2) if len(stage.working) > 2 else (who, who)
-    c = who
-    if a == b:
+    if len(stage.working) != 3:
         return
-    stage.cut(c, a, True)
-    stage.cut(c, b, True)
+    c = who
+    a, b = rng.sample([r for r in stage.working if r != c], 2)
+    stage.cut(c, a, False)
+    stage.cut(c, b, False)
     stage.replicas[b].take("event", ChangeView("an administrator wants one"))
-    for _ in range(200):
-        stage.lose_data(a, b)
-        if (yield Moment("proposes", (b,), 500)) is not None:
-            break
-    learned = yield Moment("learns", (a,), 100 * MS)
+    proposed = yield Moment("proposes", (b,), 250 * MS)
     stage.cut(a, b, False)
-    if learned is not None:
-        yield rng.randrange(1 * MS, 10 * MS)
-        stage.slow(a, 1)
+    learned = yield Moment("learns", (b,), 50 * MS)
+    if proposed is not None and learned is not None:
+        stage.mend(c, b)
+        yield Moment("learns", (c,), 20 * MS)
+        stage.cut(c, b, False)
+        level = rng.choice((0, 1))
+        stage.slow(a, level)
         stage.mend(c, a)
-        for _ in range(30):
-            yield rng.randrange(2 * MS, 10 * MS)
-            stage.replicas[c].take("event", ChangeView("an administrator wants one"))
-            if (yield Moment("reports", (a,), 10 * MS)) is not None:
-                break
-        yield rng.randrange(300, 3 * MS)
+        stage.replicas[c].take("event", ChangeView("an administrator wants one"))
+        yield Moment("reports", (a,), 20 * MS)
+        yield rng.randrange(*((300, 1 * MS) if level else (600, 2 * MS)))
         stage.crash(a)
-        stage.cut(c, a, True)
+        stage.cut(c, a, False)
         stage.slow(a, 0)
-        stage.reset(a, b)
         stage.mend(a, b)
-        yield rng.randrange(1 * MS, 5 * MS)
+        yield rng.randrange(500, 3 * MS)
         stage.restart(a)
-        yield rng.randrange(400 * MS, 700 * MS)
-    stage.mend(a, b)
-    stage.mend(c, a)
-    stage.mend(c, b)
+        yield rng.randrange(600 * MS, 800 * MS)
+    for one, other in ((a, b), (c, a), (c, b)):
+        stage.mend(one, other)
 
 
 STORIES: Final[dict[str, Callable[[Stage, Random, int], Story]]] = {
