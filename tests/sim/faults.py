@@ -129,6 +129,9 @@ class Faults:
     def reset(self, a: int, b: int) -> None:
         self._town.network.break_connection(a, b, fast=True)
 
+    def connect(self, a: int, b: int) -> None:
+        self._town.network.connect(a, b)
+
     def lose_data(self, a: int, b: int) -> None:
         self._town.network.lose_data(a, b)
 

@@ -251,14 +251,14 @@ MUTANTS: Final = (
             Edit(Change, "_propose", "(self._round, core.me, core.incarnation)", "(self._round, core.me, 0)"),
             Edit(Acceptor, "on_prepare", "m.ballot <= state.promised", "m.ballot < state.promised"),
         ),
-        ("proposers",),
+        ("ballots", "proposers"),
     ),
     Mutant(
         "learner-votes",
         "a learner is no voter",
         (Edit(Change, "_propose", "core.incarnation), core.newest.voters, view)",
               "core.incarnation), tuple(sorted({*core.newest.voters, *core.others, core.me})), view)"),),
-        ("newcomers",),
+        ("administrators",),
     ),
     Mutant(
         "half-is-a-majority",

@@ -115,6 +115,10 @@ class Network:
         for a, b in self.pairs:
             self._connect(a, b)
 
+    def connect(self, a: int, b: int) -> None:
+        """Connect these two now, if they can."""
+        self._connect(min(a, b), max(a, b))
+
     def _connect(self, a: int, b: int) -> None:
         if self._up[a, b]:
             return

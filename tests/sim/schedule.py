@@ -93,6 +93,7 @@ PROFILES: Final = (
             (2, 3, 3, 4, 5), pace=(100, 250, 600)),
     Profile("administrators", (("administer", 5), ("leave", 3), ("crash", 3), ("pause", 1), ("when", 3), ("cut", 2),
             ("fail", 1), ("power cut", 1), ("cut off", 1)), (1, 2, 3, 3, 4), pace=(100, 250)),
+    Profile("ballots", (("ballot again", 1),), (3,), (0,), pace=(1500,), hurry=0.0, delay=(200,), safety=(7,)),
     Profile("certificates", (("second life", 8), ("crash", 2), ("leave", 1)), (2, 3, 3), (1, 2),
             pace=(1200,), safety=(5, 7), hurry=1.0, delay=(200,), busy=True),
     Profile("leaving", (("leaving", 5), ("leave", 1), ("administer", 1)), (3, 3, 4), (0, 1, 2), pace=(600,), hurry=1.0,
@@ -102,6 +103,10 @@ PROFILES: Final = (
 )  # fmt: skip
 """Seed s runs under profile s modulo their number."""
 
+AIMED: Final = (
+    "cut off", "leaving", "ballot again", "second life", "amnesia", "late grant", "forgotten seal", "proposer dies",
+)  # fmt: skip
+"""Kinds that are told as stories (tests.sim.stories), about one replica."""
 MOMENTS: Final = ("starts", "seals", "reports", "proposes", "learns", "flushes", "activates")
 """What a replica does on the way to the next view, as tests.sim.faults tells it from its effects."""
 
@@ -181,7 +186,7 @@ class Draws:
                 return (rng.choice(("add", "remove", "replace", "replace", "witness")),)
             case "leave":
                 return replica, self._some(self._down)
-            case "cut off" | "leaving" | "second life" | "amnesia" | "late grant" | "forgotten seal" | "proposer dies":
+            case _ if kind in AIMED:
                 return (replica,) if len(self._replicas) > 1 else None
         raise AssertionError(f"no fault is called {kind}")
 

@@ -49,6 +49,8 @@ class Stage(Protocol):
 
     def reset(self, a: int, b: int) -> None: ...
 
+    def connect(self, a: int, b: int) -> None: ...
+
     def lose_data(self, a: int, b: int) -> None: ...
 
     def slow(self, who: int, level: int) -> None: ...
@@ -141,10 +143,47 @@ def second_life(stage: Stage, rng: Random, who: int) -> Story:
     yield from cut_off(stage, rng, who)
 
 
+def ballot_again(stage: Stage, rng: Random, who: int) -> Story:
+    """1. *who* proposes: Y accepts, slowly, X hears nothing, *who* dies. 2. It is back at once and proposes another
+    view; X and Y hear nothing of that. 3. What Y has to say of the first proposal arrives. With the same ballot it
+    would be taken for an answer to the second.
+    """
+    if len(stage.working) != 3:
+        return
+    x, y = rng.sample([r for r in stage.working if r != who], 2)
+    stage.slow(who, 1)
+    stage.replicas[who].take("event", ChangeView("an administrator wants one"))
+    first = yield Moment("proposes", (who,), 250 * MS)
+    stage.reset(who, x)
+    stage.slow(y, 2)
+    yield rng.randrange(220, 500)
+    stage.crash(who)
+    yield rng.randrange(100, 500)
+    stage.slow(who, 0)
+    stage.restart(who)
+    stage.connect(who, x)
+    stage.connect(who, y)
+    yield rng.randrange(500, 3 * MS)
+    stage.replicas[who].take("event", ChangeView("an administrator wants one"))
+    second = yield Moment("proposes", (who,), 250 * MS)
+    if first is not None and second is not None:
+        stage.reset(who, x)
+        stage.reset(who, y)
+        yield Moment("learns", (who,), 400 * MS)
+    stage.cut(who, x, True)
+    stage.cut(who, y, True)
+    stage.slow(y, 0)
+    yield rng.randrange(100 * MS, 700 * MS)
+    stage.replicas[x].take("event", ChangeView("an administrator wants one"))
+    yield rng.randrange(450 * MS, 600 * MS)
+    stage.mend(who, x)
+    stage.mend(who, y)
+
+
 def late_grant(stage: Stage, rng: Random, who: int) -> Story:
     """1. J is out of the view of A and B. 2. A and B do not hear each other for almost as long as A's promise to B
-    runs. 3. J seals A, which reports what is left of the promise. 4. B's heartbeats come through: A, sealed, must not answer
-    them, for what J has decided by now goes by what was reported. 5. B is cut off before it learns anything.
+    runs. 3. J seals A, which reports what is left of the promise. 4. B's heartbeats come through: A, sealed, must not
+    answer them, for what J has decided by now goes by what was reported. 5. B is cut off before it learns anything.
     """
     if len(stage.working) != 3:
         return
@@ -213,6 +252,7 @@ STORIES: Final[dict[str, Callable[[Stage, Random, int], Story]]] = {
     "second life": second_life,
     "amnesia": amnesia,
     "proposer dies": proposer_dies,
+    "ballot again": ballot_again,
     "late grant": late_grant,
     "forgotten seal": forgotten_seal,
 }

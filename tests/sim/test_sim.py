@@ -1,4 +1,4 @@
-"""The simulator in the default run: a few seeds, a run repeated, its own checkers, some mutants. ``make sim`` runs more.
+"""The simulator in the default run: a few seeds, a run repeated, its checkers, some mutants. ``make sim`` runs more.
 
 Every mutant is hunted by ``make sim MUTANTS=1``.
 """
