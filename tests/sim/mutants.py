@@ -154,8 +154,8 @@ MUTANTS: Final = (
         "inherited-hold-forgotten",
         "what a view owes to those it leaves out is owed by the views after it",
         (
-            Edit(Flush, "learn", "for peer, incarnation, left in view.owed:",
-                 "core.leases._owed.clear()\n        for peer, incarnation, left in view.owed:"),
+            Edit(Core, "observe", "for peer, incarnation, left in view.owed:",
+                 "self.leases._owed.clear()\n    for peer, incarnation, left in view.owed:"),
             Edit(Leases, "promises", "ends = dict(self._owed)", "ends = {}"),
         ),
         ("amnesia", "readers cut off"),
@@ -163,7 +163,7 @@ MUTANTS: Final = (
     Mutant(
         "restart-without-hold",
         "a restarted member does not know whom it promised what, and holds a full lease time",
-        (Edit(Core, "__init__", "UNKNOWN, now + limits.LEASE, now)", "UNKNOWN, now, now)"),),
+        (Edit(Core, "_owe_for_earlier_life", "UNKNOWN, now + limits.LEASE, now)", "UNKNOWN, now, now)"),),
         ("amnesia",),
     ),
     Mutant(
