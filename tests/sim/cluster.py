@@ -340,8 +340,7 @@ class Cluster:
         down = self._choose_down()
         self._heal(down)
         if down:
-            left = set(self.working) - down
-            self._until(lambda: self._converged(left), PROGRESS_WITHIN, f"goes on without {sorted(down)}")
+            self._until(lambda: self._converged(set(self.working) - down), PROGRESS_WITHIN, f"goes on without {sorted(down)}")
             self._heal(set())
         self._until(lambda: self._converged(set(self.working)), CONVERGE_WITHIN, "converges")
         askers = [*self.clients, self._administrator]
