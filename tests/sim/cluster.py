@@ -340,7 +340,8 @@ class Cluster:
         down = self._choose_down()
         self._heal(down)
         if down:
-            self._until(lambda: self._converged(set(self.working) - down), PROGRESS_WITHIN, f"goes on without {sorted(down)}")
+            without = f"goes on without {sorted(down)}"
+            self._until(lambda: self._converged(set(self.working) - down), PROGRESS_WITHIN, without)
             self._heal(set())
         self._until(lambda: self._converged(set(self.working)), CONVERGE_WITHIN, "converges")
         askers = [*self.clients, self._administrator]
@@ -444,13 +445,13 @@ class Cluster:
         if rng.random() < 0.5 or len(everyone) < 3:
             return set()
         down = set(rng.sample(everyone, rng.randrange(1, (len(everyone) - 1) // 2 + 1)))
-        return down if self._enough(set(everyone) - down) else set()
+        return down if self._enough(set(everyone) - down) and set(self.working) - down else set()
 
     def _converged(self, replicas: set[int]) -> bool:
         """All of *replicas* are active in one view of just them, and have delivered the same."""
-        first = self.replicas[min(replicas)]
-        if not first.running:
+        if not replicas or not self.replicas[min(replicas)].running:
             return False
+        first = self.replicas[min(replicas)]
         view = first.machine.active_view
         if view is None or set(self.checkers.views[view].members) != replicas:
             return False
