@@ -95,6 +95,9 @@ QUICKLY_CAUGHT: Final[dict[str, tuple[int, ...]]] = {
     "grant-while-sealed": (6, 30, 54),
     "certificate-of-another-life": (45, 69, 93),
     "two-voters-at-once": (19, 283, 427),
+    "promise-broken": (13, 37, 61),
+    "refusal-not-learned": (63, 111),
+    "base-never-flushed": (65, 89, 113),
 }
 """Mutant -> seeds that have caught it, tried first: what happens in them changes with any change of the protocol."""
 RUNS_MAX: Final = 60
