@@ -4,16 +4,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SEEDS ?= 100
+STEPS ?= 20000
 TEST_TIMEOUT_S ?= 900
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test check sim faults bench soak system clean distclean
+.PHONY: help demo test check sim model faults bench soak system clean distclean
 
 help:
 	@echo "make demo    see a metadata replica die under a running copy"
 	@echo "make test    all tests (at most $(TEST_TIMEOUT_S) s)"
 	@echo "make check   lint and types"
 	@echo "make sim     simulated clusters, SEEDS=$(SEEDS) schedules of faults"
+	@echo "make model   random system calls on two mounts and on a local directory, STEPS=$(STEPS) of them"
 	@echo "make faults  the tests that kill, stop and restart real daemons, twice over"
 	@echo "make bench   mdtest on a local cluster; figures go to bench/results"
 	@echo "make soak    hours of load and faults"
@@ -32,6 +34,9 @@ check: $(VENV)/installed-dev
 sim: $(VENV)/installed-dev
 	@if test ! -e tests/sim/__main__.py; then echo "make sim: there is no simulator yet" >&2; exit 1; fi
 	$(BIN)/python -m tests.sim --seeds $(SEEDS)
+
+model: $(VENV)/installed-dev
+	$(BIN)/python -m tests.model --steps $(STEPS)
 
 faults: $(VENV)/installed-dev
 	timeout --kill-after=60 $(TEST_TIMEOUT_S) $(BIN)/python -m pytest tests/faults

@@ -61,6 +61,8 @@ class FileHandle:
     errors: int
     """Write errors of the file that this handle has been told of."""
     ahead: ReadAhead
+    privileged: bool
+    """Root opened it. What is written counts as written by who opened, as with NFS; Linux asks who writes."""
 
     @property
     def append(self) -> bool:

@@ -268,7 +268,7 @@ class Volume:
                     raise
             else:
                 attr = attr_untrusted(made)
-                return self._opened(attr, flags, pid, generation), attr
+                return self._opened(cred, attr, flags, pid, generation), attr
             try:
                 there = await self.lookup(cred, parent, name)
                 if stat.S_ISLNK(there.mode):
@@ -284,7 +284,7 @@ class Volume:
     async def open(self, cred: ops.Cred, ino: int, flags: int, pid: int = 0) -> FileHandle:
         generation = self.service.generation
         attr = attr_untrusted(await self.service.query(ops.Open(cred, ino, flags)))
-        handle = self._opened(attr, flags, pid, generation)
+        handle = self._opened(cred, attr, flags, pid, generation)
         if flags & os.O_TRUNC and flags & os.O_ACCMODE != os.O_RDONLY and attr.is_regular:
             try:
                 op = ops.SetAttr(cred, ino, ops.SET_SIZE, 0, 0, 0, 0, 0, 0, True)
@@ -295,11 +295,11 @@ class Volume:
                 raise
         return handle
 
-    def _opened(self, attr: Attr, flags: int, pid: int, generation: int) -> FileHandle:
+    def _opened(self, cred: ops.Cred, attr: Attr, flags: int, pid: int, generation: int) -> FileHandle:
         """No checkpoint between the answer that counted the handle and this: cancelled, it would be lost."""
         data = self.pool.acquire(attr)
         ahead = ReadAhead(self.pool.nursery)
-        handle = FileHandle(self.files.next_number(), data, flags, pid, generation, data.errors, ahead)
+        handle = FileHandle(self.files.next_number(), data, flags, pid, generation, data.errors, ahead, cred.uid == 0)
         self.files.add(handle.number, handle)
         return handle
 
@@ -321,7 +321,7 @@ class Volume:
     async def write(self, handle: FileHandle, offset: int, buffer: Buffer) -> int:
         self._check(handle)
         data = handle.data
-        taken = await data.write(offset, buffer, append=handle.append)
+        taken = await data.write(offset, buffer, append=handle.append, privileged=handle.privileged)
         if handle.synchronous:
             await self.fsync(handle)
         elif handle.direct:

@@ -266,12 +266,14 @@ class RemoveXattr:
 class Commit:
     """After writes: size becomes max(size, end), mtime and ctime move on, set-id bits are cleared. Result: attr.
 
-    ``end`` is one past the last byte written, 0 when only times change.
+    ``end`` is one past the last byte written, 0 when only times change. ``privileged``: all that was written was
+    written by root, whose writes leave set-id bits alone.
     """
 
     ino: int
     end: int
     mtime_ns: int
+    privileged: bool = False
 
     def invalid(self) -> str | None:
         if not 0 <= self.end <= ids.FILE_SIZE_MAX:
