@@ -12,6 +12,7 @@ import logging
 import os
 import stat
 import time
+import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
@@ -23,7 +24,7 @@ from client.attributes import Attr
 from client.cache import CachePolicy
 from client.credentials import Credentials
 from client.service import errno_of
-from client.volume import Volume
+from client.volume import CAPABILITY, Volume
 from wire import ids, ops
 from wire.errors import FileSystemError
 
@@ -95,6 +96,8 @@ class LockstepOperations(pyfuse3.Operations):
         self._policy = policy
         self._root = root
         self._credentials = Credentials()
+        self._xattr_asked: weakref.WeakKeyDictionary[trio.lowlevel.Task, tuple[Any, bool]] = weakref.WeakKeyDictionary()
+        """By worker: context and outcome of its last getxattr, see setxattr."""
 
     # -- translation
 
@@ -334,12 +337,21 @@ class LockstepOperations(pyfuse3.Operations):
 
     @_operation
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: Any) -> None:
-        # pyfuse3 keeps XATTR_CREATE and XATTR_REPLACE to itself and asks getxattr first.
-        await self._volume.setxattr(self._credentials.of(ctx), self._ino(inode), name, value)
+        # pyfuse3 keeps XATTR_CREATE and XATTR_REPLACE to itself: with either it asks getxattr first, in the same
+        # context. What it was told then must still be so at the service, or of two that create both would succeed.
+        asked, there = self._xattr_asked.pop(trio.lowlevel.current_task(), (None, False))
+        flags = 0 if asked is not ctx else ops.XATTR_REPLACE if there else ops.XATTR_CREATE
+        await self._volume.setxattr(self._credentials.of(ctx), self._ino(inode), name, value, flags)
 
     @_operation
     async def getxattr(self, inode: int, name: bytes, ctx: Any) -> bytes:
-        return await self._volume.getxattr(self._credentials.of(ctx), self._ino(inode), name)
+        if name == CAPABILITY:  # asked before every write
+            return await self._volume.getxattr(self._credentials.of(ctx), self._ino(inode), name)
+        asked = self._xattr_asked
+        asked[trio.lowlevel.current_task()] = (ctx, False)
+        value = await self._volume.getxattr(self._credentials.of(ctx), self._ino(inode), name)
+        asked[trio.lowlevel.current_task()] = (ctx, True)
+        return value
 
     @_operation
     async def listxattr(self, inode: int, ctx: Any) -> list[bytes]:

@@ -21,6 +21,7 @@ from mds.namespace import layout
 from mds.namespace.inode import DIRECTORY_SIZE, S_IFDIR, Inode, Layout
 from mds.namespace.layout import Storage, StorageMap
 from mds.namespace.ops import (
+    accessed,
     commit,
     create,
     link,
@@ -67,6 +68,7 @@ _APPLY: Final[dict[type, Callable[[Scope, Any], Any]]] = {
     ops.RemoveXattr: removexattr.apply,
     ops.Commit: commit.apply,
     ops.Settle: settle.apply,
+    ops.Accessed: accessed.apply,
 }
 """What clients ask, in a slot of their session."""
 
@@ -389,6 +391,8 @@ class StateMachine:
             return frozenset((op.ino,))
         if isinstance(op, ops.Link):
             return frozenset((op.ino, op.parent))
+        if isinstance(op, ops.Accessed):
+            return frozenset(ino for ino, _time in op.files)
         if isinstance(op, ops.OrphanAnswer):
             return frozenset(op.released + op.pinned)
         if isinstance(op, ops.TargetSet):

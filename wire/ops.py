@@ -38,6 +38,9 @@ RENAME_EXCHANGE: Final = 2
 XATTR_CREATE: Final = 1
 XATTR_REPLACE: Final = 2
 
+ACCESSED_MAX: Final = 1024
+"""Files in one Accessed."""
+
 TIME_NS_MAX: Final = 2**63 - 1
 TIME_NS_MIN: Final = -(2**63)
 
@@ -294,6 +297,28 @@ class Settle:
         return bad_ino(self.ino) or (None if 0 <= self.seq <= ids.U64_MAX else "seq")
 
 
+@message(60)
+class Accessed:
+    """A mount has read from *files*, ``((inode, time), ...)`` ascending by inode: their atime moves on. Result: None.
+
+    Sent some time after the reads, many in one. A file that is gone, or has changed since, is passed over.
+    """
+
+    files: tuple[tuple[int, int], ...]
+
+    def invalid(self) -> str | None:
+        if not 0 < len(self.files) <= ACCESSED_MAX:
+            return f"{len(self.files)} files"
+        before = 0
+        for ino, time_ns in self.files:
+            if ino <= before:
+                return "inodes do not ascend"
+            before = ino
+            if not 0 <= time_ns <= TIME_NS_MAX:
+                return "a time beyond 64 bits"
+        return bad_ino(before)
+
+
 @message(45)
 class SessionOpen:
     """A client's new session: reply slots and a secret key. Result: session number.
@@ -423,7 +448,8 @@ class ReclaimDone:
 
 Request = (
     Create | Mkdir | Mknod | Symlink | Link | Unlink | Rmdir | Rename | SetAttr | SetXattr | RemoveXattr | Commit
-    | Settle | SessionOpen | SessionAttach | SessionClose | SessionExpire | OrphanAnswer | TargetSet | ReclaimDone
+    | Settle | Accessed | SessionOpen | SessionAttach | SessionClose | SessionExpire | OrphanAnswer | TargetSet
+    | ReclaimDone
 )  # fmt: skip
 
 

@@ -2,8 +2,8 @@
 
 ``python -m tests.model.actor uid gid group,group`` reads calls from standard input and answers on standard output, one
 line each, as Python literals. A call is ``(root, verb, arguments)``: the same verb with the same arguments is done
-below the root of a mount and below the root of a local directory, so what a path means is decided here and nowhere else. What
-an answer leaves out is what two file systems may differ in: inode numbers, times, sizes of directories.
+below the root of a mount and below the root of a local directory, so what a path means is decided here and nowhere
+else. What an answer leaves out is what two file systems may differ in: inode numbers, times, sizes of directories.
 """
 
 from __future__ import annotations
