@@ -178,7 +178,9 @@ def _mount(
     operations: LockstepOperations, where: str, cluster: str, options: MountOptions, policy: CachePolicy
 ) -> None:
     kernel = set(options.kernel) | {f"fsname=lockstep:{_plain(cluster)}", "subtype=lockstep"}
-    if policy.default_permissions:
+    if policy.default_permissions or "dev" in options.kernel:
+        # The kernel opens devices (FIFOs and sockets too) without asking us. Where it lets devices be devices,
+        # it has to check.
         kernel.add("default_permissions")
     try:
         pyfuse3.init(operations, where, kernel)

@@ -296,7 +296,7 @@ class Volume:
         generation = self.service.generation
         attr = attr_untrusted(await self.service.query(ops.Open(cred, ino, flags)))
         handle = self._opened(cred, attr, flags, pid, generation)
-        if flags & os.O_TRUNC and flags & os.O_ACCMODE != os.O_RDONLY and attr.is_regular:
+        if flags & os.O_TRUNC and attr.is_regular:  # with O_RDONLY too: POSIX leaves that open, Linux truncates
             try:
                 op = ops.SetAttr(cred, ino, ops.SET_SIZE, 0, 0, 0, 0, 0, 0, True)
                 await handle.data.set_size(op)

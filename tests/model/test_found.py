@@ -32,6 +32,18 @@ def test_an_attribute_of_an_unknown_space_is_refused_by_permission_first(cluster
             twin.do(user, 0, "removexattr", b"a", name, True)
 
 
+def test_o_trunc_truncates_also_when_opening_to_read(cluster: Live, twin: Twin) -> None:
+    """POSIX leaves it open; Linux truncates, and asks for write permission."""
+    twin.open_file("alice", 0, 3, b"a", os.O_RDWR | os.O_CREAT, 0o744)
+    twin.on_handle(3, "write", b"xxxxx")
+    twin.open_file("bob", 1, 1, b"a", os.O_RDONLY | os.O_TRUNC)
+    twin.compare()
+    twin.open_file("alice", 1, 0, b"a", os.O_RDONLY | os.O_TRUNC)
+    twin.on_handle(3, "pwrite", b"y", 7)
+    twin.on_handle(3, "pread", 100, 0)
+    twin.do("alice", 0, "stat", b"a")
+
+
 @pytest.mark.parametrize("flags", [os.O_WRONLY, os.O_WRONLY | os.O_APPEND], ids=["cached", "direct"])
 def test_a_write_of_another_clears_set_id_bits(cluster: Live, twin: Twin, flags: int) -> None:
     twin.do("root", 0, "mknod", b"a", 0o6777, 0)
