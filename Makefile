@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEEDS ?= 100
 STEPS ?= 20000
+CYCLES ?= 10000
+ENTRIES ?= 50000
 TEST_TIMEOUT_S ?= 900
 
 .DELETE_ON_ERROR:
@@ -15,7 +17,7 @@ help:
 	@echo "make test    all tests (at most $(TEST_TIMEOUT_S) s)"
 	@echo "make check   lint and types"
 	@echo "make sim     simulated clusters, SEEDS=$(SEEDS) schedules of faults"
-	@echo "make model   random system calls on two mounts and on a local directory, STEPS=$(STEPS) of them"
+	@echo "make model   mounts against a local directory: STEPS=$(STEPS) random system calls; and large numbers of files"
 	@echo "make faults  the tests that kill, stop and restart real daemons, twice over"
 	@echo "make bench   mdtest on a local cluster; figures go to bench/results"
 	@echo "make soak    hours of load and faults"
@@ -37,6 +39,8 @@ sim: $(VENV)/installed-dev
 
 model: $(VENV)/installed-dev
 	$(BIN)/python -m tests.model --steps $(STEPS)
+	$(BIN)/python -m tests.model.unlinked --cycles $(CYCLES)
+	$(BIN)/python -m tests.model.listing --entries $(ENTRIES)
 
 faults: $(VENV)/installed-dev
 	timeout --kill-after=60 $(TEST_TIMEOUT_S) $(BIN)/python -m pytest tests/faults

@@ -123,8 +123,8 @@ class LockstepOperations(pyfuse3.Operations):
         return entry
 
     def _given(self, attr: Attr) -> pyfuse3.EntryAttributes:
-        """An entry that the kernel counts as a lookup."""
-        self._volume.lookups.given(attr.ino)
+        """An entry that the kernel counts as a lookup. We do not: inode numbers are the service's and need no table
+        here, and a count for each would be memory that grows with the largest directory listed."""
         return self._entry(attr)
 
     def _info(self, number: int, flags: int) -> pyfuse3.FileInfo:
@@ -138,8 +138,7 @@ class LockstepOperations(pyfuse3.Operations):
         self.initialised.set()
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
-        # Not an _operation: it must not raise whatever happens, and it waits for nothing.
-        self._volume.lookups.forget(inode_list)
+        """Nothing is kept per inode, see :meth:`_given`. Not an _operation: it must not raise whatever happens."""
 
     def stacktrace(self) -> None:
         log.warning("stack traces are asked for by an attribute; %d operations are in work", len(self.running))
@@ -296,7 +295,6 @@ class LockstepOperations(pyfuse3.Operations):
                 handle.buffer.popleft()
                 handle.position = cookie
                 at = cookie + _DOTS
-                volume.lookups.given(attr.ino)
 
     async def _dot(self, ino: int, name: bytes) -> Attr:
         volume = self._volume

@@ -22,7 +22,7 @@ from client.accesses import Accesses
 from client.attributes import Attr, attr_untrusted
 from client.credentials import ROOT
 from client.gather import Buffer
-from client.inodes import DirectoryHandle, FileHandle, HandleTable, LookupCounts
+from client.inodes import DirectoryHandle, FileHandle, HandleTable
 from client.io import FileData, FilePool, WriteFailed
 from client.namecache import ABSENT
 from client.readahead import ReadAhead
@@ -71,7 +71,6 @@ class Volume:
         """
         who = f"{socket.gethostname()}:{os.getpid()}:{name}"[:255]
         self.service = MetadataClient(cluster, replicas, who, prefer=prefer, soft_after=soft_after)
-        self.lookups = LookupCounts()
         self.files: HandleTable[FileHandle] = HandleTable()
         self.directories: HandleTable[DirectoryHandle] = HandleTable(DIRECTORY_NUMBERS)
         self._cluster = cluster

@@ -137,8 +137,10 @@ class Calls:
         return os.pwrite(self.fd(slot), data, offset)
 
     def lseek(self, slot: int, offset: int, whence: int) -> int:
-        found = os.lseek(self.fd(slot), offset, whence)
-        return 0 if stat.S_ISDIR(os.fstat(self.fd(slot)).st_mode) else found
+        fd = self.fd(slot)
+        if (offset or whence != os.SEEK_SET) and stat.S_ISDIR(os.fstat(fd).st_mode):
+            return 0  # a directory's offsets are its file system's own
+        return os.lseek(fd, offset, whence)
 
     def ftruncate(self, slot: int, size: int) -> None:
         os.ftruncate(self.fd(slot), size)
