@@ -18,11 +18,13 @@ from daemon.config import Config
 from daemon.journal import FLUSH_MAX_S, Journal, JournalCorrupt, JournalFailed, Watch
 from daemon.process import run
 from mds import limits, snapshot
+from mds.caches import LEASE_US
 from mds.links import CHANNELS, Links
 from mds.machine import Bootstrap, StateMachine
 from mds.reclaim import Reclaimer
 from mds.replica import Client, Replica
 from mds.store import Store, StoreCorrupt, StoreFailed
+from mds.verify import verify
 from vsync import effects as ev
 from vsync.machine import Machine
 from vsync.records import Decided, Flushed, Record
@@ -69,11 +71,13 @@ class Process:
         first: list[Record] = [Decided(genesis(replicas, tuple(witnesses))), Flushed(0)]
         self.journal = Journal(self.base / "journal", self.cluster, replica_id, first)
         snapshot.clear_leftovers(self.base, self.state_path)  # the journal's lock is held: nobody else is at work here
+        verify(self.state_path)
         self._bootstrap = Bootstrap(config.storage.stripe_size, config.storage.stripe_count)
         state = StateMachine(Store.open(self.state_path), replica_id, self._bootstrap)
         position = Position.unpack_untrusted(state.position) if state.position is not None else START
         group = Machine(
-            replica_id, replicas, self.journal.durable, position, rng=random.Random(os.urandom(16)), now=now_us()
+            replica_id, replicas, self.journal.durable, position,
+            rng=random.Random(os.urandom(16)), now=now_us(), lent=LEASE_US,
         )
         self.incarnation = self.journal.durable.incarnation
         self.links = Links(

@@ -16,6 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
+from mds.caches import LEASE_US
 from mds.check import check
 from mds.machine import Bootstrap, Outcome, StateMachine
 from mds.replica import Client, Replica
@@ -158,7 +159,7 @@ class Node:
         self._written = Position.unpack_untrusted(state.position) if state.position is not None else START
         durable = self.disk.start()
         rng = Random(world.rng.getrandbits(32))
-        group = Machine(self.me, world.replica_ids, durable, self._written, rng=rng, now=self.now())
+        group = Machine(self.me, world.replica_ids, durable, self._written, rng=rng, now=self.now(), lent=LEASE_US)
         self.replica = Replica(self.me, group, state, self)
         self._timer_at = -1
         self.take(lambda: self.replica.group_event(ev.Tick()))

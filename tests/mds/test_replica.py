@@ -895,6 +895,7 @@ def test_no_lease_is_granted_on_what_a_message_in_the_log_touches(service: Servi
     with service() as group:
         a, b = caching(group, 1), group.user("b", 2)
         apart = group.ask(b, mkdir(b"apart"))[0]
+        group.until(lambda: not len(group.nodes[1].replica.pending))  # applied at replica 1, too
         group.network.cut(3, 1)
         group.network.cut(3, 2)
         making = b.request(create(b"x"))
