@@ -14,6 +14,7 @@ import stat
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import pyfuse3
@@ -37,6 +38,7 @@ BLOCK: Final = 128 << 10
 """st_blksize: what cp, cat and stdio take as a good size for their buffers."""
 NOW_NS: Final = 20_000
 SOON_NS: Final = 50_000_000
+PROTECTED_HARDLINKS: Final = Path("/proc/sys/fs/protected_hardlinks")
 _SIGKILL_BIT: Final = 1 << 8
 _PF_EXITING: Final = 0x4
 _DOTS: Final = 2
@@ -96,6 +98,7 @@ class LockstepOperations(pyfuse3.Operations):
         self._policy = policy
         self._root = root
         self._credentials = Credentials()
+        self._protected_hardlinks = _protected_hardlinks()
         self._xattr_asked: weakref.WeakKeyDictionary[trio.lowlevel.Task, tuple[Any, bool]] = weakref.WeakKeyDictionary()
         """By worker: context and outcome of its last getxattr, see setxattr."""
 
@@ -226,6 +229,8 @@ class LockstepOperations(pyfuse3.Operations):
     @_operation
     async def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: Any) -> pyfuse3.EntryAttributes:
         cred = self._credentials.of(ctx)
+        if cred.uid and self._protected_hardlinks and not await self._volume.may_link(cred, self._ino(inode)):
+            raise pyfuse3.FUSEError(errno.EPERM)
         return self._given(await self._volume.link(cred, self._ino(inode), self._ino(new_parent_inode), new_name))
 
     # -- files
@@ -386,6 +391,17 @@ class LockstepOperations(pyfuse3.Operations):
             return 0
         handle = self._volume.files.find(args[0]) or self._volume.directories.find(args[0])
         return handle.pid if handle is not None else 0
+
+
+def _protected_hardlinks() -> bool:
+    """proc_sys_fs(5): whether this host lets users link only what is theirs or what they may read and write.
+
+    The kernel asks for that permission where a FUSE file system does not hear of it, and takes it for granted.
+    """
+    try:
+        return PROTECTED_HARDLINKS.read_text(encoding="ascii").strip() != "0"
+    except FileNotFoundError:
+        return False
 
 
 def _valid_bits(attr: Any, fields: Any) -> tuple[int, bool]:

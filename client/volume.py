@@ -206,6 +206,10 @@ class Volume:
     async def symlink(self, cred: ops.Cred, parent: int, name: bytes, target: bytes) -> Attr:
         return attr_untrusted(await self.service.request(ops.Symlink(cred, parent, name, target)))
 
+    async def may_link(self, cred: ops.Cred, ino: int) -> bool:
+        """Whether protected hard links (proc_sys_fs(5)) let *cred* give *ino* another name."""
+        return cred.uid == (await self.getattr(ino)).uid or await self.access(cred, ino, os.R_OK | os.W_OK)
+
     async def link(self, cred: ops.Cred, ino: int, parent: int, name: bytes) -> Attr:
         return self.seen(attr_untrusted(await self.service.request(ops.Link(cred, ino, parent, name))))
 

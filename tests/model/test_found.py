@@ -44,6 +44,17 @@ def test_o_trunc_truncates_also_when_opening_to_read(cluster: Live, twin: Twin) 
     twin.do("alice", 0, "stat", b"a")
 
 
+def test_protected_hardlinks_hold(cluster: Live, twin: Twin) -> None:
+    """The kernel of a FUSE mount takes the permission to read and write for granted."""
+    twin.do("root", 0, "mknod", b"a", 0o755, 0)
+    twin.do("bob", 1, "link", b"a", b"b", False)
+    twin.do("root", 0, "chmod", b"a", 0o756)
+    twin.do("bob", 0, "link", b"a", b"c", False)
+    twin.do("root", 0, "chown", b"a", 1002, 1002, False)
+    twin.do("root", 0, "chmod", b"a", 0)
+    twin.do("bob", 1, "link", b"a", b"d", False)
+
+
 @pytest.mark.parametrize("flags", [os.O_WRONLY, os.O_WRONLY | os.O_APPEND], ids=["cached", "direct"])
 def test_a_write_of_another_clears_set_id_bits(cluster: Live, twin: Twin, flags: int) -> None:
     twin.do("root", 0, "mknod", b"a", 0o6777, 0)
