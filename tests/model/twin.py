@@ -36,7 +36,9 @@ CALL_LIMIT_S: Final = 20.0
 
 NAMING: Final = ("mkdir", "rmdir", "unlink", "rename", "link", "mknod", "symlink", "relink")
 NOT_ALLOWED: Final = (("error", "EACCES"), ("error", "EPERM"))
-KERNEL_FIRST: Final = tuple(("error", name) for name in ("ENOTDIR", "EISDIR", "EBUSY", "EINVAL", "EPERM", "EEXIST"))
+KERNEL_FIRST: Final = tuple(
+    ("error", name) for name in ("ENOTDIR", "EISDIR", "EBUSY", "EINVAL", "EPERM", "EEXIST", "ENOENT")
+)
 """Where a call is refused for two reasons: a kernel asks a local file system's directory for permission first and then
 looks at the types of what is there. For a FUSE mount it looks at the types, refuses, and we are never asked."""
 _DOTS: Final = re.compile(rb"[^/.]/+\.\.?(/|$)")

@@ -100,6 +100,10 @@ class Churn:
 
     def kill_all(self) -> None:
         local = self.cluster.cluster
+        # Who starts the replicas again is this process, and a child that is about to be one closes what it inherits,
+        # open files among it: with written data in them that would wait for the replicas.
+        for held in self._held:
+            os.fsync(held.fd)
         names = [d.name for d in local.daemons if d.kind == "mds"]
         for name in names:
             local.kill(name)
