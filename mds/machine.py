@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from mds import schema, sessions
 from mds.namespace import layout
+from mds.namespace import roster as rosters
 from mds.namespace.inode import DIRECTORY_SIZE, S_IFDIR, Inode, Layout
 from mds.namespace.layout import Storage, StorageMap
 from mds.namespace.ops import (
@@ -37,16 +38,19 @@ from mds.namespace.ops import (
     targets,
     unlink,
 )
+from mds.namespace.ops import roster as roster_ops
 from mds.namespace.ops import sessions as session_ops
 from mds.namespace.ops import setattr as setattr_op
 from mds.namespace.ops import setxattr as setxattr_op
 from mds.namespace.queries import QUERIES, STORAGE_MAP, Handles
+from mds.namespace.roster import Roster
 from mds.namespace.scope import Scope
 from mds.sessions import Session
 from mds.store import Effects, Store, StoreCorrupt
 from wire import ids, ops
 from wire.codec import decode, pack, unpack_untrusted
 from wire.errors import OK, FileSystemError, Status, WireError
+from wire.roster import ReplicaRemove, ReplicaSet, RosterRequest, WitnessRemove, WitnessSet
 
 DIGEST_MASK: Final = 2**64 - 1
 VIEW_ENTRY: Final = -1
@@ -80,6 +84,10 @@ _APPLY_INTERNAL: Final[dict[type, Callable[[Scope, Any], Any]]] = {
     ops.OrphanAnswer: orphans.apply,
     ops.TargetSet: targets.apply,
     ops.ReclaimDone: reclaim.apply,
+    ReplicaSet: roster_ops.set_replica,
+    ReplicaRemove: roster_ops.remove_replica,
+    WitnessSet: roster_ops.set_witness,
+    WitnessRemove: roster_ops.remove_witness,
 }
 """What replicas ask for themselves (session 0); from a client's session they are refused."""
 
@@ -133,6 +141,8 @@ class Bootstrap:
     root_uid: int = 0
     root_gid: int = 0
     root_mode: int = 0o755
+    replicas: rosters.Addresses = ()
+    witnesses: rosters.Addresses = ()
 
 
 class StateMachine:
@@ -149,12 +159,15 @@ class StateMachine:
         self._time = 0
         self._generation = 0
         self._epoch = 0
+        self.roster = Roster()
+        """Who belongs to the cluster: what is in the store, replaced as a whole when it changes."""
         raw = store.get(schema.META, schema.META_APPLIED)
         if raw is None:
             self._make_new(bootstrap)
             self._scope = Scope(store, Storage(store))
             self._scope.inodes = 1
             self._save()
+            self.roster = rosters.load(store)
             return
         self._scope = Scope(store, Storage(store))
         self._index, digest, self._time, self._scope.inodes, self._scope.sessions = unpack_untrusted(raw)
@@ -162,6 +175,7 @@ class StateMachine:
         raw = store.get(schema.META, schema.META_MEMBERS)
         if raw is not None:
             self._generation, self._epoch, self._scope.members = unpack_untrusted(raw)
+        self.roster = rosters.load(store)
 
     def _make_new(self, bootstrap: Bootstrap) -> None:
         """The root directory and an empty storage map."""
@@ -173,6 +187,7 @@ class StateMachine:
         )
         store.put(schema.INODES, schema.u64(ids.ROOT_INO), root.encode())
         store.put(schema.META, schema.META_STORAGE, pack((0, bootstrap.stripe_size, bootstrap.stripe_count)))
+        rosters.write_first(store, bootstrap.replicas, bootstrap.witnesses)
         self._count(0, BOOT_ENTRY, store.commit())
 
     # -- what stands
@@ -332,6 +347,8 @@ class StateMachine:
         self._count(index, k, store.commit())
         if scope.storage_changed:
             scope.storage.load()
+        if scope.roster_changed:
+            self.roster = rosters.load(store)
         return Outcome(
             session, slot, number, status, body, session != 0, scope.opened, tuple(scope.orphaned), scope.session_gone
         )
@@ -399,6 +416,8 @@ class StateMachine:
             return frozenset((STORAGE_MAP,))
         if isinstance(op, ops.SessionOpen | ops.SessionAttach | ops.SessionClose | ops.SessionExpire | ops.ReclaimDone):
             return _NOTHING
+        if isinstance(op, RosterRequest):
+            return _NOTHING
         return None  # Unlink, Rmdir, Rename: the inodes behind the names
 
     def validate(self) -> None:
@@ -411,6 +430,7 @@ class StateMachine:
         assert stored == (self._index, self.digest, self._time, scope.inodes, scope.sessions), "counters are stored"
         assert scope.inodes >= 1 and scope.sessions >= 0, "the root is never removed"
         assert Storage(store).map == scope.storage.map, "the storage map in memory is the stored one"
+        assert self.roster == rosters.load(store), "the roster in memory is the stored one"
         assert list(scope.members) == sorted(set(scope.members)), "members ascend"
         assert store.get(schema.INODES, schema.u64(ids.ROOT_INO)) is not None, "the root is never removed"
 

@@ -7,6 +7,7 @@ through the :class:`Shell` it passes.  The life of a request: :meth:`Replica.cli
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -14,9 +15,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from mds import limits
+from mds.borrowers import Borrowers
 from mds.caches import LEASE_US, Caches
 from mds.handles import Handles
 from mds.machine import Outcome, StateMachine, decode_entry, entries_untrusted
+from mds.namespace.roster import Roster
 from mds.pending import Key, Pending
 from vsync import effects as ev
 from vsync.effects import Delivered, Effects, Event, ViewEvent
@@ -27,6 +30,8 @@ from wire import messages as msg
 from wire import ops
 from wire.codec import decode, encode, pack, unpack_untrusted
 from wire.errors import OK, Status, WireError
+from wire.group import LetGo
+from wire.roster import RosterRequest
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +43,7 @@ the attributes of all in it, and a lease on each would have to be recalled."""
 _MAKES = (ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink, ops.Link)
 """Requests whose answer tells a client of a name and its inode."""
 
+_ADMIN_REQUESTS = ops.TargetSet | RosterRequest
 _CLIENT_REQUESTS = (
     ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink, ops.Link, ops.Unlink, ops.Rmdir, ops.Rename, ops.SetAttr,
     ops.SetXattr, ops.RemoveXattr, ops.Commit, ops.Settle, ops.Accessed,
@@ -58,7 +64,7 @@ class Shell(Protocol):
     def append(self, ticket: int, records: list[Record]) -> bool: ...
     def link_send(self, peer: int, message: Any) -> None: ...
     def send_snapshot(self, peer: int) -> None: ...
-    def address_of(self, replica: int) -> str: ...
+    def membership_changed(self) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -102,6 +108,7 @@ class Replica:
         """Clients whose connection is gone while their cache lease may still run."""
         self.clients: dict[Client, None] = {}
         """Connected ones, in the order of their coming: what is sent to all of them goes out in that order."""
+        self.borrowers = Borrowers()
         self.heard: dict[int, int] = {}
         """Sessions attached here -> when their client was last heard."""
         self.answered = 0
@@ -120,6 +127,9 @@ class Replica:
         """Delivered and not applied; empty whenever :meth:`_run` has returned."""
         self._running = False
         """A step is under way, or the state is being replaced, or a step has failed: no other begins."""
+        self._roster: Roster | None = None
+        """What the group was told last."""
+        self._lending = True
         self._on_disk = 0
         self._acknowledged = 0
         self._after: deque[tuple[int, list[tuple[int, Any]]]] = deque()
@@ -134,6 +144,7 @@ class Replica:
         they may have open is not released before they attach anywhere, or a session timeout is over."""
         for entry in group.core.history.undelivered():
             self._entered(entry, 0)
+        self._take_roster()
 
     # -- the group
 
@@ -168,6 +179,8 @@ class Replica:
                 else:
                     self._new_view(item)
         self._running = False
+        if self._inactive_since is not None:
+            self._look_at_loans()
         if self._parked:
             self._unpark()
 
@@ -328,6 +341,15 @@ class Replica:
                     self.releases.add(ino)
             if outcome.session_gone:
                 self._moved_away(outcome.session_gone)
+        if self.state.roster is not self._roster:
+            self._take_roster()
+
+    def _take_roster(self) -> None:
+        """The state says who belongs to the cluster: the group, and the process around, go by it."""
+        roster = self._roster = self.state.roster
+        if roster.replicas:
+            self._events.append(ev.Roster(roster.replica_ids, roster.voter_ids))
+            self.shell.membership_changed()
 
     def _changed_later(self, decoded: list[Any]) -> tuple[int, dict[int, int]]:
         """In one message: the last request that takes names away (-1: none), and the last one that touches each inode.
@@ -362,7 +384,7 @@ class Replica:
         return self._grant(client, inodes)
 
     def _grant(self, client: Client, inodes: frozenset[int]) -> bool:
-        granted = self.caches.grant(client, inodes, self.shell.now())
+        granted = self._lending and self.caches.grant(client, inodes, self.shell.now())
         if not granted:
             number = self.caches.empty(client)
             if number:
@@ -394,9 +416,11 @@ class Replica:
         view = item.view
         self.state.view_event(item.index, generation_of(view.epoch), view.epoch, view.members)
         self._unsure |= self._unknown_clients(started=False)
+        self.borrowers.forget(self.state.sessions())
         told = self._view_changed(view.epoch, view.members)
         for client in self.clients:
             client.send(told)
+        self.shell.membership_changed()
 
     def _unknown_clients(self, started: bool) -> set[int]:
         """Sessions attached to no member; when this replica has just *started*, also those attached to it."""
@@ -408,9 +432,10 @@ class Replica:
         }
 
     def _view_changed(self, epoch: int, members: tuple[int, ...]) -> msg.ViewChanged:
-        return msg.ViewChanged(
-            generation_of(epoch), epoch, tuple((m, self.shell.address_of(m)) for m in members)
-        )
+        roster = self.state.roster
+        addresses = ((m, roster.address_of(m)) for m in members)
+        told = tuple((m, address) for m, address in addresses if address is not None)
+        return msg.ViewChanged(generation_of(epoch), epoch, told, roster.replicas)
 
     # -- serving or not
 
@@ -430,6 +455,10 @@ class Replica:
 
     def _turn_away(self) -> None:
         """Left out of the view: every client goes on elsewhere, with what it has outstanding."""
+        newest = self.group.core.newest
+        told = self._view_changed(newest.epoch, newest.members)
+        for client in self.clients:
+            client.send(told)  # who has nothing outstanding would not find out before its next request
         self.caches.take_all()
         waiting, self._waiting = self._waiting, {}
         parked, self._parked = self._parked, []
@@ -558,6 +587,8 @@ class Replica:
             overtaken = known.key == m.key
             client.send(msg.Answer(m.call, Status.NOT_ATTACHED if overtaken else Status.SESSION_UNKNOWN, b""))
             return
+        if known is not None:
+            self.let_go(LetGo(m.session, m.attempt, m.kernel_ms), tell=True)
         for other in self.clients:
             if other.session == m.session and other is not client:
                 other.session = 0  # it is gone, unnoticed: what was for it is asked for again over this connection
@@ -569,13 +600,30 @@ class Replica:
             self.internal(ops.OrphanAnswer(self.me, (), pins[at : at + limits.ORPHAN_ANSWERS]), lambda outcome: None)
         self._order(client, m.call, ops.SessionAttach(m.session, m.key, self.me, m.attempt), attach=True)
 
+    def let_go(self, m: LetGo, *, tell: bool = False) -> None:
+        """A client keeps nothing of what a replica lent it before; *tell*: the others, who do not know yet."""
+        if tell:
+            for peer in self.group.core.others:
+                self.shell.link_send(peer, m)
+        self.borrowers.let_go(m.session, m.attempt, self.shell.now() + m.ms * 1000)
+        self._look_at_loans()
+
+    def _look_at_loans(self) -> None:
+        """While no view is active: what the dead lent may be back (see mds.borrowers)."""
+        if self._running:
+            return  # looked at when the queue of events is empty
+        now = self.shell.now()
+        for peer, incarnation in self.group.awaits_return(now):
+            if self.borrowers.returned(peer, self.state.sessions(), itertools.chain(*self._ops.values()), now):
+                self.group_event(ev.Returned(peer, incarnation))
+
     def _admin(self, client: Client, call: int, op_bytes: bytes) -> None:
         try:
             op = decode(op_bytes)
         except WireError as exc:
             log.warning("%s: admin request refused: %s", client.name, exc)
             op = None
-        if not isinstance(op, ops.TargetSet):
+        if not isinstance(op, _ADMIN_REQUESTS):
             client.send(msg.Answer(call, Status.BAD_MESSAGE, b""))
             return
         self._order(client, call, op)
@@ -583,9 +631,21 @@ class Replica:
     def _keep_cache(self, client: Client, number: int) -> None:
         """Extend a client's cache lease, never beyond our own read lease."""
         now = self.shell.now()
-        until = min(self.group.read_until(), now + LEASE_US)
+        until = min(self.group.read_until(), now + LEASE_US) if self._lending and client.session else 0
         epoch = self.caches.renew(client, until)
         client.send(msg.CacheLease(number, epoch, max(0, until - now)))
+
+    def stop_lending(self) -> None:
+        """This replica is to stop: clients keep nothing any more of what it told them. See :attr:`all_returned`."""
+        self._lending = False
+        never = 1 << 62  # nothing that is to be acknowledged waits for it
+        for client, number, inodes in self.caches.recall(None, set(), never, self.shell.now()):
+            client.send(msg.Recall(number, inodes, ()))
+
+    @property
+    def all_returned(self) -> bool:
+        """No client relies on anything that it was lent here."""
+        return self.caches.held_back(self.shell.now()) is None
 
     def _close_handles(self, client: Client, handles: tuple[tuple[int, int], ...]) -> None:
         for ino, count in handles:
@@ -730,6 +790,8 @@ class Replica:
     def resume(self, state: StateMachine | None) -> None:
         """Go on, with another state if one is given."""
         if state is not None:
+            # What waits for an outcome here may have got it in what the snapshot replaces: it is asked for again.
+            self._turn_away()
             self.state = state
             self.handles = Handles()
             self.releases.clear()
@@ -739,6 +801,7 @@ class Replica:
             self._ops.clear()
             for entry in self.group.core.history.undelivered():
                 self._entered(entry, 0)
+            self._take_roster()
         self._running = False
         self.group_event(ev.Tick())
 

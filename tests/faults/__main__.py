@@ -18,7 +18,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="of the run (of the first); printed, random if it is not given")
     parser.add_argument("--hours", type=float, help="run after run, with seeds one after the other, for so long")
     parser.add_argument("--keep", type=Path, help="directory for the logs of a run that fails")
-    parser.add_argument("--only", default="", help="only faults with this in their name")
+    parser.add_argument("--only", default="", help="only faults with one of these words (a,b,...) in their name")
     given = parser.parse_args()
     seed = given.seed if given.seed is not None else SystemRandom().randrange(10**6)
     until = time.monotonic() + 3600 * (given.hours or 0)

@@ -13,10 +13,11 @@ from pathlib import Path
 from random import Random
 from typing import IO, Final
 
-from tests.faults import network
+from admin import network
 from tests.faults.disk_faults import DISK_FAULTS, OWN_DISK_FAULTS
 from tests.faults.menu import NETWORK_FAULTS, PROCESS_FAULTS, Fault
 from tests.faults.site import Broken, Site, site
+from tests.faults.watchdog_faults import CUT_WATCHDOG_FAULTS, WATCHDOG_FAULTS
 
 WORKERS: Final = 2
 WARM_S: Final = 0.5
@@ -38,8 +39,8 @@ class Result:
 
 def menu_of(with_network: bool) -> list[tuple[Fault, int]]:
     """What can be done here."""
-    more = (*NETWORK_FAULTS, *OWN_DISK_FAULTS) if with_network else ()
-    return [*PROCESS_FAULTS, *DISK_FAULTS, *more]
+    more = (*NETWORK_FAULTS, *OWN_DISK_FAULTS, *CUT_WATCHDOG_FAULTS) if with_network else ()
+    return [*PROCESS_FAULTS, *DISK_FAULTS, *WATCHDOG_FAULTS, *more]
 
 
 def schedule(choices: list[tuple[Fault, int]], rng: Random, faults: int) -> list[Fault]:
@@ -120,7 +121,7 @@ class Run:
 
 
 def run(out: IO[str], seed: int, faults: int, keep: Path | None = None, only: str = "") -> Result:
-    """One cluster, *faults* faults (of those whose name has *only* in it). Logs of a failed run are kept in *keep*."""
+    """One cluster, *faults* faults (of those with a word of *only* in their name); *keep*: for logs of a failed run."""
     result = Result()
     began = time.monotonic()
     refusal = network.refusal()
@@ -129,7 +130,12 @@ def run(out: IO[str], seed: int, faults: int, keep: Path | None = None, only: st
         print(f"LEFT OUT: partitions and full disks ({refusal})", file=out, flush=True)
     with site(out) as here:
         try:
-            choices = [(fault, weight) for fault, weight in menu_of(here.net is not None) if only in fault.__name__]
+            words = only.split(",")
+            choices = [
+                (fault, weight)
+                for fault, weight in menu_of(here.net is not None)
+                if any(word in fault.__name__ for word in words)
+            ]
             Run(here, seed, result).all(schedule(choices, Random(seed), faults))
         except Broken as exc:
             result.failures.append(str(exc))

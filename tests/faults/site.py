@@ -1,6 +1,6 @@
 """A cluster of real processes that is hurt, the clients that use it meanwhile, and the judgement of what they saw.
 
-As root each process has a network namespace of its own (tests.faults.network) and the last replica a small disk of its
+As root each process has a network namespace of its own (admin.network) and the last replica a small disk of its
 own; for others all is on loopback, and what needs those is left out. Nothing of it outlives :func:`site`; what a run
 that was killed has left is cleared by the next one.
 """
@@ -20,16 +20,15 @@ from typing import IO, Final
 
 import trio
 
-from admin import ask, mounts, processes, runs
+from admin import ask, mounts, network, processes, runs
 from admin.local import ClusterError, LocalCluster, child_environment, daemon_command, python_module
+from admin.network import Network
 from admin.status import SERVING, ClusterStatus
 from daemon.config import CONFIG_NAME, ClusterConfig, Config, ReplicaConfig, TargetConfig, write
 from mds.check import check
 from mds.schema import META, META_APPLIED, TABLES
 from mds.store import Store
-from tests.faults import network
 from tests.faults.history import History, Source
-from tests.faults.network import Network
 
 CLIENTS: Final = "clients"
 """The host of all workers."""

@@ -236,8 +236,9 @@ def test_touched(world: World, op: Any, inos: frozenset[int] | None) -> None:
 def test_every_request_and_query_is_implemented(world: World) -> None:
     from mds.machine import _APPLY_ALL
     from mds.namespace.queries import QUERIES
+    from wire.roster import RosterRequest
 
-    assert set(_APPLY_ALL) == set(ops.Request.__args__)
+    assert set(_APPLY_ALL) == {*ops.Request.__args__, *RosterRequest.__args__}
     assert set(QUERIES) == set(ops.Query.__args__)
 
 

@@ -78,6 +78,11 @@ class Network:
         self.cuts: set[tuple[str, str]] = set()
         """(from, to): what is sent there is lost."""
 
+    @property
+    def hosts(self) -> list[str]:
+        """All of them, the hub included."""
+        return list(self._numbers)
+
     def namespace(self, host: str) -> str:
         return f"{self._prefix}-{host}"
 
