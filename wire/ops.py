@@ -297,7 +297,7 @@ class Settle:
         return bad_ino(self.ino) or (None if 0 <= self.seq <= ids.U64_MAX else "seq")
 
 
-@message(60)
+@message(72)
 class Accessed:
     """A mount has read from *files*, ``((inode, time), ...)`` ascending by inode: their atime moves on. Result: None.
 
