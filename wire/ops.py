@@ -310,11 +310,13 @@ class Accessed:
         if not 0 < len(self.files) <= ACCESSED_MAX:
             return f"{len(self.files)} files"
         before = 0
-        for ino, time_ns in self.files:
-            if ino <= before:
+        for item in self.files:
+            if type(item) is not tuple or len(item) != 2 or type(item[0]) is not int or type(item[1]) is not int:
+                return "an entry that is no inode and time"
+            if item[0] <= before:
                 return "inodes do not ascend"
-            before = ino
-            if not 0 <= time_ns <= TIME_NS_MAX:
+            before = item[0]
+            if not 0 <= item[1] <= TIME_NS_MAX:
                 return "a time beyond 64 bits"
         return bad_ino(before)
 
