@@ -7,6 +7,7 @@ SEEDS ?= 100
 STEPS ?= 20000
 CYCLES ?= 10000
 ENTRIES ?= 50000
+MUTANTS ?=
 FAULTS ?= 200
 SEED ?=
 SOAK_HOURS ?= 8
@@ -20,7 +21,7 @@ help:
 	@echo "make demo    see a metadata replica die under a running copy"
 	@echo "make test    all tests (at most $(TEST_TIMEOUT_S) s)"
 	@echo "make check   lint and types"
-	@echo "make sim     simulated clusters, SEEDS=$(SEEDS) schedules of faults"
+	@echo "make sim     simulated clusters, SEEDS=$(SEEDS) schedules of faults; MUTANTS=1: hunt deliberate protocol bugs"
 	@echo "make model   mounts against a local directory: STEPS=$(STEPS) random system calls; and large numbers of files"
 	@echo "make faults  FAULTS=$(FAULTS) faults on real replicas under load, SEED=... to repeat a run; best as root"
 	@echo "make bench   mdtest on a local cluster; figures go to bench/results"
@@ -39,7 +40,7 @@ check: $(VENV)/installed-dev
 
 sim: $(VENV)/installed-dev
 	@if test ! -e tests/sim/__main__.py; then echo "make sim: there is no simulator yet" >&2; exit 1; fi
-	$(BIN)/python -m tests.sim --seeds $(SEEDS)
+	$(BIN)/python -m tests.sim $(if $(MUTANTS),--mutants,--seeds $(SEEDS))
 
 model: $(VENV)/installed-dev
 	$(BIN)/python -m tests.model --steps $(STEPS)

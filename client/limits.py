@@ -37,8 +37,8 @@ BACKOFF_MAX_S: Final = 1.0
 OVERLOADED_FIRST_S: Final = 0.02
 """Pause before a call is sent again that a full queue refused; doubled up to OVERLOADED_MAX_S."""
 OVERLOADED_MAX_S: Final = 0.5
-CLOSE_HANDLES_S: Final = 0.005
-"""Closed handles are collected so long into one message."""
+CLOSE_HANDLES_S: Final = 0.05
+"""Closed handles are collected so long into one message: all that waits for it is the space of removed files."""
 CLOSE_HANDLES_MAX: Final = 256
 """Inodes in one CloseHandles."""
 CLOSE_TIMEOUT_S: Final = 2.0

@@ -18,9 +18,9 @@ from mds import limits
 from mds.borrowers import Borrowers
 from mds.caches import LEASE_US, Caches
 from mds.handles import Handles
-from mds.machine import Outcome, StateMachine, decode_entry, entries_untrusted
+from mds.machine import Decoded, Outcome, StateMachine, decode_batch, decode_entry, entries_untrusted
 from mds.namespace.roster import Roster
-from mds.pending import Key, Pending
+from mds.pending import Key, Pending, changed_later
 from vsync import effects as ev
 from vsync.effects import Delivered, Effects, Event, ViewEvent
 from vsync.machine import Machine
@@ -119,12 +119,14 @@ class Replica:
         self._token = group.core.incarnation << 32
         """Never one of an earlier life: what that has sent may be delivered in this one."""
         self._parked: list[Parked] = []
-        self._ops: dict[Key, list[Any]] = {}
+        self._ops: dict[Key, Decoded] = {}
         self._fresh: dict[bytes, Any] = {}
         """Operations of queued requests, decoded when they came in, so that it is not done again when they go out."""
         self._events: deque[Event] = deque()
         self._history: deque[Delivered | ViewEvent] = deque()
         """Delivered and not applied; empty whenever :meth:`_run` has returned."""
+        self._logged: deque[tuple[Entry, int]] = deque()
+        """(message, ticket): in the log and not pending yet; empty whenever :meth:`_run` has returned."""
         self._running = False
         """A step is under way, or the state is being replaced, or a step has failed: no other begins."""
         self._roster: Roster | None = None
@@ -150,7 +152,7 @@ class Replica:
 
     @property
     def active(self) -> bool:
-        return self.group.active_view is not None
+        return self.group.core.active is not None
 
     @property
     def at_rest(self) -> bool:
@@ -168,11 +170,13 @@ class Replica:
             return
         self._running = True
         # Not in a finally clause: what was delivered is half applied then, and nothing after it may be, or be answered.
-        while self._events or self._history or self._submit_batch():
+        while self._events or self._logged or self._history or self._submit_batch():
+            # What others wait for, acknowledgements, goes out before we look into messages and execute them.
             if self._events:
                 self._carry_out(self.group.step(self._events.popleft(), self.shell.now()))
+            elif self._logged:
+                self._entered(*self._logged.popleft())
             elif self._history:
-                # What others wait for, acknowledgements, goes out before we execute what is ours to execute.
                 item = self._history.popleft()
                 if isinstance(item, Delivered):
                     self._apply(item)
@@ -183,6 +187,16 @@ class Replica:
             self._look_at_loans()
         if self._parked:
             self._unpark()
+        if len(self._ops) == 1:
+            self._prepare()
+
+    def _prepare(self) -> None:
+        """If all that is pending is one message of ours, it will be next in history: execute it while we wait."""
+        ((key, known),) = self._ops.items()
+        history = self.group.core.history
+        entry = history.head(*key[:2]) if key[:2] == (history.epoch, self.me) else None
+        if entry is not None:
+            self.state.prepare(history.index, entry.payload, known)
 
     def durable(self, ticket: int) -> None:
         """The journal has everything up to *ticket* on disk."""
@@ -207,10 +221,14 @@ class Replica:
         written = bool(out.records) and self.shell.append(out.ticket, out.records)
         for note in out.notes:
             log.info("%s", note)
-        for entry in out.dropped:
-            self._left(entry)
-        for entry in out.appended:
-            self._entered(entry, out.ticket)
+        if out.dropped:
+            while self._logged:
+                self._entered(*self._logged.popleft())
+            for entry in out.dropped:
+                self._left(entry)
+        self._logged.extend((entry, out.ticket) for entry in out.appended)
+        while self._logged and self.caches.any_held:  # if it contradicts one, a recall comes before the acknowledgement
+            self._entered(*self._logged.popleft())
         self._history.extend(out.history)
         if written:
             self.durable(out.ticket)
@@ -238,10 +256,9 @@ class Replica:
         items = entries_untrusted(entry.payload)
         fresh = self._fresh
         decoded = [fresh.pop(item[4], None) or decode_entry(item) if fresh else decode_entry(item) for item in items]
-        self._ops[key] = decoded
+        self._ops[key] = items, decoded
         known: set[int] | None = set()
-        for op in decoded:
-            one = self.state.touched(op) if op is not None else _NOTHING
+        for one in map(self._touched, decoded):
             if one is None or known is None:
                 known = None
             else:
@@ -250,6 +267,9 @@ class Replica:
         if self.caches.any_held:
             self._recall(items, decoded, touched, ticket)
         self.pending.add(key, touched)
+
+    def _touched(self, op: Any) -> frozenset[int] | None:
+        return self.state.touched(op) if op is not None else _NOTHING
 
     def _recall(self, items: tuple[Any, ...], decoded: list[Any], touched: frozenset[int] | None, ticket: int) -> None:
         """Call back the cache leases that the message contradicts, from all clients but those who sent its requests."""
@@ -278,7 +298,7 @@ class Replica:
         touched: set[int] = set()
         named: set[int] = set()
         for op in decoded:
-            one = self.state.touched(op) if op is not None else _NOTHING
+            one = self._touched(op)
             if one is None:
                 names = [(op.parent, op.name)]
                 if isinstance(op, ops.Rename):
@@ -310,15 +330,16 @@ class Replica:
     def _apply(self, item: Delivered) -> None:
         entry = item.entry
         key = entry[:3]
-        decoded = self._ops.pop(key, None)
-        if decoded is None:  # fed to a learner: it was not pending
-            decoded = [decode_entry(item) for item in entries_untrusted(entry.payload)]
-        outcomes = self.state.apply(item.index, entry.sender, entry.payload, decoded)
+        known = self._ops.pop(key, None)
+        if known is None:  # fed to a learner: it was not pending
+            known = decode_batch(entry.payload)
+        outcomes = self.state.apply(item.index, entry.sender, entry.payload, known)
+        decoded = known[1]
         self.pending.remove(key)
         for op, outcome in zip(decoded, outcomes, strict=False):
             if isinstance(op, ops.SessionAttach | ops.SessionOpen) and outcome.status == OK:
                 self._attached(op, outcome)
-        uncertain = self._changed_later(decoded) if len(decoded) > 1 else None
+        uncertain = changed_later([self._touched(op) for op in decoded]) if len(decoded) > 1 else None
         for k, outcome in enumerate(outcomes):
             if outcome.session:
                 waiter = self._waiting.pop((outcome.session, outcome.slot, outcome.number), None)
@@ -350,21 +371,6 @@ class Replica:
         if roster.replicas:
             self._events.append(ev.Roster(roster.replica_ids, roster.voter_ids))
             self.shell.membership_changed()
-
-    def _changed_later(self, decoded: list[Any]) -> tuple[int, dict[int, int]]:
-        """In one message: the last request that takes names away (-1: none), and the last one that touches each inode.
-
-        1. create(a) of one client and rename(b, a) of another come into one batch. 2. The batch is executed as a whole,
-        so when create is answered nothing is pending. 3. But what it answers is not true any more.
-        """
-        removes, last = -1, {}
-        for k, op in enumerate(decoded):
-            touched = self.state.touched(op) if op is not None else _NOTHING
-            if touched is None:
-                removes = k
-            else:
-                last.update(dict.fromkeys(touched, k))
-        return removes, last
 
     def _lease_made(
         self, client: Client, op: Any, body: bytes, k: int, uncertain: tuple[int, dict[int, int]] | None
@@ -725,7 +731,6 @@ class Replica:
             if query.waits or not self._answer(query, first=False):
                 still.append(query)
         self._parked = still + self._parked
-
 
     # -- owed work
 

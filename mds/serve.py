@@ -306,8 +306,8 @@ class Process:
                 until = max(until, now + ACTIVE_TICK_US)
             self._timer_until = until
             if until > now:
-                with trio.CancelScope() as self._timer_scope:
-                    await trio.sleep((until - now) / 1e6)
+                with trio.CancelScope(deadline=trio.current_time() + (until - now) / 1e6) as self._timer_scope:
+                    await trio.sleep_forever()
                 self._timer_scope = None
             else:
                 await trio.lowlevel.checkpoint()  # what has arrived is taken in before timers
@@ -316,10 +316,23 @@ class Process:
 
     def _wake_timer(self) -> None:
         """The deadline may have come nearer. By less than the shortest sleep it does not count: re-armed with every
-        message, the timer would never fire under load, and heartbeats and leases would end."""
-        nearer = self.replica.group.next_deadline() + ACTIVE_TICK_US
-        if self._timer_scope is not None and nearer < self._timer_until:
-            self._timer_scope.cancel()
+        message, the timer would never fire under load, and heartbeats and leases would end.
+
+        Or it has moved away. Then the timer sleeps on for a while, never beyond the deadline: to wake up for nothing
+        every few milliseconds costs as much as a message. (No further than the shortest sleep: the deadline that a
+        message has moved away the next one brings back.)
+        """
+        scope = self._timer_scope
+        if scope is None:
+            return
+        deadline = self.replica.group.next_deadline()
+        if deadline + ACTIVE_TICK_US < self._timer_until:
+            scope.cancel()
+            return
+        until = min(deadline, now_us() + ACTIVE_TICK_US)
+        if until > self._timer_until + ACTIVE_TICK_US // 2:
+            scope.deadline += (until - self._timer_until) / 1e6
+            self._timer_until = until
 
     async def maintenance(self) -> None:
         """Work owed, and a look at the disk's pulse."""

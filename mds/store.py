@@ -215,6 +215,7 @@ class Store:
         self._frozen: Layer | None = None
         self._undo: list[tuple[int, bytes, Any]] | None = None
         self._effects: Effects = []
+        self._trial: tuple[list[tuple[int, bytes, Any]], Effects] | None = None
         # Held around every use of the read snapshot: growing the map moves it, in the worker thread.
         self._map_lock = threading.Lock()
         # Held by a copy for as long as it runs: the map must not be moved under it.
@@ -351,6 +352,15 @@ class Store:
 
     # -- one request's transaction
 
+    def put_alone(self, table: Table, key: bytes, value: bytes) -> None:
+        """A transaction of one put that is nobody's effect."""
+        assert self._undo is None, "put within a transaction"
+        n = table.number
+        old = self._current.set(n, key, value)
+        if self._trial is not None:
+            self._trial[0].append((n, key, old))
+            self._trial[1].append((n, key, value))
+
     def begin(self) -> None:
         """Begin a transaction; what it puts is seen by reads at once."""
         assert self._undo is None, "a transaction is open already"
@@ -375,6 +385,9 @@ class Store:
     def commit(self) -> Effects:
         """End the transaction; returns what it changed."""
         assert self._undo is not None, "commit outside a transaction"
+        if self._trial is not None:
+            self._trial[0].extend(self._undo)
+            self._trial[1].extend(self._effects)
         self._undo = None
         return self._effects
 
@@ -385,6 +398,28 @@ class Store:
             self._current.unset(n, key, old)
         self._undo = None
         self._effects = []
+
+    def begin_trial(self) -> None:
+        """What is put from now on, in any number of transactions, is taken back by :meth:`end_trial`."""
+        assert self._undo is None and self._trial is None, "a trial stands outside of transactions"
+        self._trial = ([], [])
+
+    def end_trial(self) -> Effects:
+        """Take all of the trial back; returns what it changed, for :meth:`redo`."""
+        assert self._undo is None and self._trial is not None, "a trial stands outside of transactions"
+        undo, effects = self._trial
+        self._trial = None
+        for n, key, old in reversed(undo):
+            self._current.unset(n, key, old)
+        return effects
+
+    def redo(self, effects: Effects) -> None:
+        """Do what a trial did, on the same state."""
+        assert self._undo is None and self._trial is None, "redo within a transaction"
+        for n, key, value in effects:
+            self._current.set(n, key, value)
+        if self._loan.wanted:
+            self._loan.lend()
 
     # -- to disk
 

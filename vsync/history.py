@@ -24,7 +24,7 @@ class History:
 
     def __init__(self, views: dict[int, View], entries: Iterable[Entry], position: Position) -> None:
         self.views = dict(views)
-        self.epoch = position.epoch
+        self.epoch = self._began = position.epoch
         self.delivered: dict[int, int] = dict(position.delivered)
         self.index = position.index
         self.hash = position.hash
@@ -80,6 +80,11 @@ class History:
         queues = self._queues.get(epoch)
         queue = queues.get(sender) if queues is not None else None
         return queue[0] if queue else None
+
+    def heads(self, epoch: int) -> list[Entry]:
+        """The first undelivered entry of each sender in *epoch* that has one."""
+        queues = self._queues.get(epoch)
+        return [queue[0] for queue in queues.values() if queue] if queues is not None else []
 
     def undelivered(self) -> list[Entry]:
         """Every entry in the log that is not delivered."""
@@ -302,8 +307,8 @@ class History:
     def validate(self) -> None:
         """Assert what always holds."""
         # A state may be committed before the journal's record of the last view in it is on disk; after a restart
-        # such a replica is told the view again.
-        assert self.epoch in self.views or self.epoch == START.epoch or self.epoch > self.newest.epoch
+        # such a replica is told the view again, perhaps after a newer one.
+        assert self.epoch in self.views or self.epoch in (START.epoch, self._began) or self.epoch > self.newest.epoch
         assert self._items_first + len(self._items) == self.index, "items kept end at the index"
         for epoch, queues in self._queues.items():
             assert epoch >= self.epoch or not any(queues.values()), "nothing undelivered in an epoch gone by"

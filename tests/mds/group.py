@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from mds.caches import LEASE_US
 from mds.check import check
-from mds.machine import Bootstrap, Outcome, StateMachine
+from mds.machine import Bootstrap, Decoded, Outcome, StateMachine
 from mds.replica import Client, Replica
 from mds.schema import META, META_POSITION
 from mds.store import Store
@@ -172,8 +172,8 @@ class Node:
         state = StateMachine(self.store, self.me, self.world.bootstrap)
         apply = state.apply
 
-        def noted(index: int, origin: int, batch: bytes, decoded: list[Any] | None = None) -> list[Outcome]:
-            outcomes = apply(index, origin, batch, decoded)
+        def noted(index: int, origin: int, batch: bytes, known: Decoded | None = None) -> list[Outcome]:
+            outcomes = apply(index, origin, batch, known)
             self.world.applied(index, outcomes)
             return outcomes
 
