@@ -220,7 +220,10 @@ def mount(
       ro, rw           read-only, read-write (default)
       allow_other      let other users than the mounting one in (needs user_allow_other in
                        /etc/fuse.conf unless root mounts)
-      nosuid, nodev, noexec, noatime, ...  as for any mount
+      default_permissions  let the kernel check permissions as well: FIFOs and sockets are opened
+                       without asking the file system (implied by dev; costs a request for
+                       each step of a path)
+      suid, dev, noexec, noatime, ...  as for any mount; nosuid and nodev are the default
     """
     with _reported():
         config = find_config(spec)

@@ -88,6 +88,10 @@ READ_AHEAD_MAX: Final = 4 << 20
 """Bytes read ahead of a sequential reader: first window, doubled up to the largest."""
 READ_AHEAD_AGE_S: Final = 1.0
 """Data read ahead is not used when it is older: another mount may have written meanwhile."""
+ACCESSES_AGE_S: Final = 1.0
+"""That files were read from (atime) is told to the service this often, all in one request."""
+ACCESSES_MAX: Final = 16384
+"""Files whose atime waits to be told; more within ACCESSES_AGE_S keep theirs."""
 TRIM_RETRIES: Final = 8
 """Times a truncation is tried again after TRUNCATIONS_UNSETTLED (others may truncate at the same time)."""
 

@@ -23,6 +23,7 @@ from mds.namespace import roster as rosters
 from mds.namespace.inode import DIRECTORY_SIZE, S_IFDIR, Inode, Layout
 from mds.namespace.layout import Storage, StorageMap
 from mds.namespace.ops import (
+    accessed,
     commit,
     create,
     link,
@@ -72,6 +73,7 @@ _APPLY: Final[dict[type, Callable[[Scope, Any], Any]]] = {
     ops.RemoveXattr: removexattr.apply,
     ops.Commit: commit.apply,
     ops.Settle: settle.apply,
+    ops.Accessed: accessed.apply,
 }
 """What clients ask, in a slot of their session."""
 
@@ -114,6 +116,7 @@ _TOUCHES: Final[dict[type, Callable[[Any], frozenset[int]]]] = {
     ),
     **dict.fromkeys(typing.get_args(RosterRequest), _nothing),
     ops.Link: lambda op: frozenset((op.ino, op.parent)),
+    ops.Accessed: lambda op: frozenset(ino for ino, _time in op.files),
     ops.OrphanAnswer: lambda op: frozenset(op.released + op.pinned),
     ops.TargetSet: lambda op: frozenset((STORAGE_MAP,)),
 }

@@ -46,7 +46,7 @@ _MAKES = (ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink, ops.Link)
 _ADMIN_REQUESTS = ops.TargetSet | RosterRequest
 _CLIENT_REQUESTS = (
     ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink, ops.Link, ops.Unlink, ops.Rmdir, ops.Rename, ops.SetAttr,
-    ops.SetXattr, ops.RemoveXattr, ops.Commit, ops.Settle,
+    ops.SetXattr, ops.RemoveXattr, ops.Commit, ops.Settle, ops.Accessed,
 )  # fmt: skip
 
 
