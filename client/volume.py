@@ -90,6 +90,7 @@ class Volume:
             self._targets = Targets(nursery, self._cluster, self._who, storage_map, self._soft_after)
             self._pool = FilePool(nursery, self.service, self._targets)
             nursery.start_soon(self._pool.run)
+            nursery.start_soon(self._targets.watch)
             task_status.started()
             await self.service.ended.wait()
             self._targets.close()

@@ -19,7 +19,7 @@ from typing import Any, Final
 from mds import schema, sessions
 from mds.namespace import layout
 from mds.namespace.inode import DIRECTORY_SIZE, S_IFDIR, Inode, Layout
-from mds.namespace.layout import Storage, StorageMap
+from mds.namespace.layout import Storage
 from mds.namespace.ops import (
     commit,
     create,
@@ -44,6 +44,7 @@ from mds.namespace.scope import Scope
 from mds.sessions import Session
 from mds.store import Effects, Store, StoreCorrupt
 from wire import ids, ops
+from wire.chains import StorageMap
 from wire.codec import decode, pack, unpack_untrusted
 from wire.errors import OK, FileSystemError, Status, WireError
 
@@ -76,12 +77,25 @@ _APPLY_INTERNAL: Final[dict[type, Callable[[Scope, Any], Any]]] = {
     ops.SessionClose: session_ops.close,
     ops.SessionExpire: session_ops.expire,
     ops.OrphanAnswer: orphans.apply,
-    ops.TargetSet: targets.apply,
+    ops.TargetSet: targets.set_,
+    ops.TargetUp: targets.up,
+    ops.TargetDown: targets.down,
+    ops.ChainSynced: targets.synced,
+    ops.ChainMove: targets.move,
+    ops.ChainLeave: targets.leave,
+    ops.TargetDrain: targets.drain,
+    ops.TargetRemove: targets.remove,
+    ops.TargetReplace: targets.replace,
     ops.ReclaimDone: reclaim.apply,
 }
 """What replicas ask for themselves (session 0); from a client's session they are refused."""
 
 _APPLY_ALL: Final = {**_APPLY, **_APPLY_INTERNAL}
+_STORAGE: Final = (
+    ops.TargetSet, ops.TargetUp, ops.TargetDown, ops.ChainSynced, ops.ChainMove, ops.ChainLeave, ops.TargetDrain,
+    ops.TargetRemove, ops.TargetReplace,
+)  # fmt: skip
+"""Requests that change the storage map."""
 _NOTHING: Final[frozenset[int]] = frozenset()
 
 
@@ -128,6 +142,7 @@ class Bootstrap:
 
     stripe_size: int = layout.STRIPE_SIZE
     stripe_count: int = layout.STRIPE_COUNT
+    copies: int = layout.COPIES
     root_uid: int = 0
     root_gid: int = 0
     root_mode: int = 0o755
@@ -170,7 +185,8 @@ class StateMachine:
             mode, 2, bootstrap.root_uid, bootstrap.root_gid, 0, DIRECTORY_SIZE, 0, 0, 0, None, (), 0, 0, ids.ROOT_INO, 0
         )
         store.put(schema.INODES, schema.u64(ids.ROOT_INO), root.encode())
-        store.put(schema.META, schema.META_STORAGE, pack((0, bootstrap.stripe_size, bootstrap.stripe_count)))
+        storage = (0, bootstrap.stripe_size, bootstrap.stripe_count, bootstrap.copies)
+        store.put(schema.META, schema.META_STORAGE, pack(storage))
         self._count(0, BOOT_ENTRY, store.commit())
 
     # -- what stands
@@ -210,8 +226,13 @@ class StateMachine:
         return self._scope.sessions
 
     def storage_map(self) -> StorageMap:
-        """(version, ((target, address, state), ...), ((chain, version, (target, ...)), ...))."""
+        """See wire.chains.StorageMap."""
         return self._scope.storage.map
+
+    def target_uuid(self, target: int) -> bytes | None:
+        """Of the disk that storage target *target* has."""
+        raw = self.store.get(schema.TARGETS, schema.target_key(target))
+        return None if raw is None else layout.Target.unpack(raw).uuid
 
     def sessions(self) -> Iterator[tuple[int, Session]]:
         """All sessions with the replica each is attached to and its attachment count, ascending by number."""
@@ -391,7 +412,7 @@ class StateMachine:
             return frozenset((op.ino, op.parent))
         if isinstance(op, ops.OrphanAnswer):
             return frozenset(op.released + op.pinned)
-        if isinstance(op, ops.TargetSet):
+        if isinstance(op, _STORAGE):
             return frozenset((STORAGE_MAP,))
         if isinstance(op, ops.SessionOpen | ops.SessionAttach | ops.SessionClose | ops.SessionExpire | ops.ReclaimDone):
             return _NOTHING

@@ -43,6 +43,8 @@ _CLIENT_REQUESTS = (
     ops.SetXattr, ops.RemoveXattr, ops.Commit, ops.Settle,
 )  # fmt: skip
 
+_ADMIN_REQUESTS = (ops.TargetSet, ops.TargetDrain, ops.TargetRemove, ops.TargetReplace)
+
 
 class ClientConnection(Protocol):
     """What a replica needs of a connection with a client or tool."""
@@ -570,7 +572,7 @@ class Replica:
         except WireError as exc:
             log.warning("%s: admin request refused: %s", client.name, exc)
             op = None
-        if not isinstance(op, ops.TargetSet):
+        if not isinstance(op, _ADMIN_REQUESTS):
             client.send(msg.Answer(call, Status.BAD_MESSAGE, b""))
             return
         self._order(client, call, op)

@@ -23,6 +23,7 @@ from mds.machine import Bootstrap, StateMachine
 from mds.reclaim import Reclaimer
 from mds.replica import Client, Replica
 from mds.store import Store, StoreCorrupt, StoreFailed
+from mds.tending import Tending
 from vsync import effects as ev
 from vsync.machine import Machine
 from vsync.records import Decided, Flushed, Record
@@ -69,7 +70,7 @@ class Process:
         first: list[Record] = [Decided(genesis(replicas, tuple(witnesses))), Flushed(0)]
         self.journal = Journal(self.base / "journal", self.cluster, replica_id, first)
         snapshot.clear_leftovers(self.base, self.state_path)  # the journal's lock is held: nobody else is at work here
-        self._bootstrap = Bootstrap(config.storage.stripe_size, config.storage.stripe_count)
+        self._bootstrap = Bootstrap(config.storage.stripe_size, config.storage.stripe_count, config.storage.copies)
         state = StateMachine(Store.open(self.state_path), replica_id, self._bootstrap)
         position = Position.unpack_untrusted(state.position) if state.position is not None else START
         group = Machine(
@@ -88,6 +89,7 @@ class Process:
         )
         self.replica = Replica(replica_id, group, state, self)
         self.reclaimer = Reclaimer(self.replica, self.cluster, self.journal.uuid)
+        self.tending = Tending(self.replica, self.cluster, self.journal.uuid)
         self.fatal = trio.Event()
         self.error: Exception | None = None
         self._written = position
@@ -361,6 +363,7 @@ class Process:
                 nursery.start_soon(self.timer)
                 nursery.start_soon(self.committer)
                 nursery.start_soon(self.maintenance)
+                nursery.start_soon(self.tending.run)
                 gc.collect()
                 gc.freeze()  # what lives as long as the process is not looked at again
                 gc.set_threshold(*GC_THRESHOLD)

@@ -9,25 +9,34 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import resource
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from daemon.journal import JournalCorrupt
+from ossd import limits, work
+from ossd.chains import ChainTable
+from ossd.copies import Change, Copies
 from ossd.identity import StoreRefused
-from ossd.objects import Order, Truncations, Turn, pending
+from ossd.ledger import BadBlock
+from ossd.links import Links
+from ossd.members import Members, now_us
+from ossd.objects import Order, Turn, pending
+from ossd.resync import Resync
 from ossd.store import OPEN_MAX, Buffer, Key, ObjectFile, Store, file_name
 from ossd.witness import WITNESS_NAME, WitnessHost
-from wire.codec import pack
+from ossd.work import Result
 from wire.errors import OK, BadMessage, Status, WireError
 from wire.ids import PROTOCOL_VERSION
 from wire.messages import (
     Answer,
     Hello,
     ObjectDelete,
+    ObjectKey,
     ObjectRead,
     ObjectSync,
     ObjectTruncate,
@@ -40,6 +49,7 @@ from wire.messages import (
     Welcome,
 )
 from wire.peer import OUTBOUND_HIGH, OUTBOUND_MAX, Connection, ConnectionLost, Handler, Listener
+from wire.storage import Beat, ObjectChange, ObjectFlush, ObjectPatch
 
 if TYPE_CHECKING:
     from daemon.config import Config
@@ -74,9 +84,7 @@ BAD_MESSAGES_MAX: Final = 100
 # Answers wait for room before they are sent, so this is what can pile up on one connection.
 assert OUTBOUND_HIGH + CONNECTION_BYTES_MAX + 2 * (8 << 20) < OUTBOUND_MAX
 
-Result = tuple[int, bytes, Buffer]
-"""(status, body, bulk) of an answer."""
-_DONE: Final[Result] = (OK, b"", b"")
+_WITH_DATA: Final = frozenset({ObjectWrite, ObjectChange, ObjectPatch})
 _PASSED_ON: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 """Errors of the disk that tell a client something; all others are EIO to it."""
 
@@ -85,12 +93,14 @@ def _status_of(exc: OSError) -> int:
     return exc.errno if exc.errno in _PASSED_ON else errno.EIO
 
 
-class _Peer:
+class Peer:
     """One connection's side of things: who it is, and how much it has under way."""
 
     def __init__(self, conn: Connection, hello: Hello, nursery: trio.Nursery) -> None:
         self.conn = conn
         self.role = hello.role
+        self.number = int(hello.name) if hello.role == Role.TARGET and hello.name.isdigit() else 0
+        """Of another target: its number."""
         self.client = f"{hello.role}:{hello.name}"
         self.nursery = nursery
         self.operations = 0
@@ -106,7 +116,8 @@ class _Peer:
             log.debug("%s: answer to call %d dropped: %s", self.conn.where, call, exc)
 
 
-Act = Callable[[_Peer, Any, Buffer], None]
+Run = Callable[[], Awaitable[Result]]
+Act = Callable[[Peer, Any, Buffer], None]
 """What to do with a message: (who sent it, the message, its bulk data)."""
 
 
@@ -120,11 +131,20 @@ class Target:
         self.bytes = 0
         self.connections = 0
         self.counted = False
-        self._order: Order[Key] = Order()
+        self.order: Order[Key] = Order()
+        """Operations on objects, each object's in its turn."""
+        self.nursery: trio.Nursery | None = None
+        """Of what goes on when whoever asked for it has gone."""
         self._syncs: Order[Key] = Order()
         """Order of syncs of one object among each other: the next one often finds its work done."""
         self._threads = trio.CapacityLimiter(DISK_THREADS)
         self._threads_until = 0.0
+        run = int.from_bytes(os.urandom(7), "big") | 1
+        self.chains = ChainTable(target_id, run)
+        self.links = Links(store.identity.cluster, target_id, store.identity.uuid, run)
+        self.copies = Copies(store, self.chains, self.links, self._threads)
+        self.resync = Resync(self.copies, self.in_turn)
+        members = Members(self, self.copies, self.resync)
         everyone: dict[type, Act] = {
             StatusCall: self._status,
             TargetStat: self._stat,
@@ -132,10 +152,12 @@ class Target:
             Pong: self._pong,
         }
         data: dict[type, Act] = {ObjectRead: self._read, ObjectTruncate: self._truncate, ObjectSync: self._sync}
+        deletes: dict[type, Act] = {ObjectDelete: members.delete}
         self._table: dict[str, dict[type, Act]] = {
             Role.CLIENT: {**everyone, **data, ObjectWrite: self._write},
             # Objects are deleted by those who know that no name and no handle is left.
-            Role.MDS: {**everyone, **data, ObjectDelete: self._delete},
+            Role.MDS: {**everyone, **data, **deletes, Beat: members.beat},
+            Role.TARGET: {**everyone, **members.from_members()},
             Role.ADMIN: everyone,
         }
 
@@ -148,7 +170,7 @@ class Target:
         try:
             async with trio.open_nursery() as nursery:
                 try:
-                    await self._receive(_Peer(conn, hello, nursery))
+                    await self._receive(Peer(conn, hello, nursery))
                 except (ConnectionLost, WireError) as exc:
                     ended = exc  # the listener logs it; a nursery would wrap it in a group
                 # Nobody is left to be answered. What is in a thread gets done, what waits is given up.
@@ -158,7 +180,7 @@ class Target:
         if ended is not None:
             raise ended
 
-    async def _receive(self, peer: _Peer) -> None:
+    async def _receive(self, peer: Peer) -> None:
         table = self._table[peer.role]
         while True:
             while self._too_much(peer):
@@ -172,19 +194,19 @@ class Target:
             act = table.get(type(msg))
             if act is None:
                 self._bad(peer, getattr(msg, "call", None), f"{type(msg).__name__} from a peer of role {peer.role}")
-            elif len(bulk) and type(msg) is not ObjectWrite:
+            elif len(bulk) and type(msg) not in _WITH_DATA:
                 self._bad(peer, getattr(msg, "call", None), f"{type(msg).__name__} with {len(bulk)} bytes of data")
             else:
                 act(peer, msg, bulk)
 
-    def _too_much(self, peer: _Peer) -> bool:
+    def _too_much(self, peer: Peer) -> bool:
         if not peer.operations:
             return False
         return (
             peer.operations >= OPERATIONS_MAX or peer.bytes >= CONNECTION_BYTES_MAX or self.bytes >= BYTES_MAX
         )
 
-    def _bad(self, peer: _Peer, call: int | None, what: str) -> None:
+    def _bad(self, peer: Peer, call: int | None, what: str) -> None:
         log.warning("bad message: %s: %s", peer.conn.where, what)
         peer.bad += 1
         if peer.bad > BAD_MESSAGES_MAX:
@@ -194,40 +216,59 @@ class Target:
 
     # -- running operations
 
-    def _start(self, peer: _Peer, call: int, turns: list[Turn[Key]], size: int, work: Callable[[], Result]) -> None:
-        """Run *work* in a thread when all *turns* have come, then answer *call*. *size*: file data it pins."""
+    def work(self, peer: Peer, call: int, turns: list[Turn[Key]], size: int, run: Run) -> None:
+        """*run* it when all *turns* have come, then answer *call*. *size*: file data it pins.
+
+        It goes on when the connection ends: half of a change must not stay at half of the copies.
+        """
         peer.operations += 1
         peer.bytes += size
         self.bytes += size
-        peer.nursery.start_soon(self._in_turn, peer, call, turns, size, work)
+        assert self.nursery is not None, "it is set before anything is served"
+        self.nursery.start_soon(self._work, peer, call, turns, size, run)
 
-    async def _in_turn(
-        self, peer: _Peer, call: int, turns: list[Turn[Key]], size: int, work: Callable[[], Result]
-    ) -> None:
+    async def _work(self, peer: Peer, call: int, turns: list[Turn[Key]], size: int, run: Run) -> None:
         try:
             try:
                 for turn in turns:
                     await _come(turn)
-                status, body, bulk = await self._in_thread(work)
+                status, body, bulk = await self._guarded(run)
             finally:
                 for turn in turns:
-                    _leave(self._order, turn)
+                    _leave(self.order, turn)
             await self._deliver(peer, call, status, body, bulk)
         finally:
             self._finished(peer, size)
 
-    async def _in_thread(self, work: Callable[[], Result]) -> Result:
+    async def _guarded(self, run: Run) -> Result:
         try:
-            return await trio.to_thread.run_sync(work, limiter=self._threads)
+            return await run()
+        except BadBlock:
+            return Status.CORRUPT, b"", b""
         except OSError as exc:  # the store has logged and counted it
             return _status_of(exc), b"", b""
 
-    async def _deliver(self, peer: _Peer, call: int, status: int, body: bytes, bulk: Buffer) -> None:
-        if len(bulk):
+    def in_thread(self, work: Callable[[], Result]) -> Run:
+        return partial(self.copies.in_thread, work)
+
+    async def in_turn(self, key: Key, run: Callable[[], Awaitable[bool]]) -> bool:
+        """*run* it in the exclusive turn of *key*."""
+        turn = self.order.enter(key, shared=False)
+        try:
+            await _come(turn)
+            return await run()
+        finally:
+            _leave(self.order, turn)
+
+    def long_ago(self, since: float) -> bool:
+        return trio.current_time() - since > limits.MISSED_AFTER_S
+
+    async def _deliver(self, peer: Peer, call: int, status: int, body: bytes, bulk: Buffer) -> None:
+        if len(bulk) and peer.conn.closed is None:
             await peer.conn.drain()
         peer.answer(call, status, body, bulk)
 
-    def _finished(self, peer: _Peer, size: int) -> None:
+    def _finished(self, peer: Peer, size: int) -> None:
         peer.operations -= 1
         peer.bytes -= size
         self.bytes -= size
@@ -235,20 +276,31 @@ class Target:
 
     # -- operations on objects
 
-    def _write(self, peer: _Peer, msg: ObjectWrite, bulk: Buffer) -> None:
+    def _write(self, peer: Peer, msg: ObjectWrite, bulk: Buffer) -> None:
         key = (msg.key.ino, msg.key.column)
-        status = self._write_at_once(peer, key, msg, bulk)
+        status: int | None = self.chains.judge_client(msg.chain, msg.chain_version)
+        if status == OK:
+            status = self._write_at_once(peer, key, msg, bulk) if len(bulk) else OK
         if status is not None:
             peer.answer(msg.call, status)
             return
-        turns = [self._order.enter(key, shared=False)]
-        work = partial(_write, self.store, key, msg.offset, bulk, msg.truncations, peer.client)
-        self._start(peer, msg.call, turns, len(bulk), work)
+        change = Change(key, msg.chain, msg.offset, bulk, msg.truncations, peer.client, None)
+        self.change(peer, msg.call, msg.chain_version, change)
 
-    def _write_at_once(self, peer: _Peer, key: Key, msg: ObjectWrite, bulk: Buffer) -> int | None:
+    def change(self, peer: Peer, call: int, version: int, change: Change) -> None:
+        """Carry out *change*, here and at the members of the chain after us."""
+
+        async def run() -> Result:
+            status = self.copies.may_change(change, version)  # the chain may have changed before our turn came
+            return status if status != OK else await self.copies.change(change), b"", b""
+
+        self.work(peer, call, [self.order.enter(change.key, shared=False)], len(change.data), run)
+
+    def _write_at_once(self, peer: Peer, key: Key, msg: ObjectWrite, bulk: Buffer) -> int | None:
         """Write on the event loop; the status, or None where that is not for the event loop."""
         begun = trio.current_time()
-        if not self._inline(key, len(bulk), begun):
+        chain = self.chains.get(msg.chain)
+        if chain is None or chain.next is not None or not self._inline(key, len(bulk), begun):
             return None
         try:
             file = self._at_hand(key, len(bulk), create=True)
@@ -257,26 +309,56 @@ class Target:
             try:
                 if pending(file.last, msg.truncations)[0] is not None:
                     return None  # to trim takes an fsync
-                self.store.write(file, msg.offset, bulk, (), peer.client)
+                if file.ledger.incarnation < self.store.incarnation:
+                    return None  # all of it is looked at first
+                stamp = self.copies.stamp(chain)
+                self.store.write(file, msg.offset, bulk, (), peer.client, stamp, msg.chain)
             finally:
                 self.store.release(file)
+        except BadBlock:
+            return Status.CORRUPT
         except OSError as exc:  # the store has logged and counted it
             return _status_of(exc)
         finally:
             self._watch_for_slowness(begun)
         return OK
 
-    def _read(self, peer: _Peer, msg: ObjectRead, _: Buffer) -> None:
+    def _read(self, peer: Peer, msg: ObjectRead, _: Buffer) -> None:
         key = (msg.key.ino, msg.key.column)
+        status = self.chains.judge_read(msg.chain, msg.chain_version, now_us())
+        if status != OK:
+            peer.answer(msg.call, status)
+            return
         data = self._read_at_once(peer, key, msg)
         if data is not None:
             peer.answer(msg.call, OK, b"", data)
             return
-        turns = [self._order.enter(key, shared=True)]
-        work = partial(_read, self.store, key, msg.offset, msg.length, msg.truncations)
-        self._start(peer, msg.call, turns, msg.length, work)
+        turns = [self.order.enter(key, shared=True)]
+        self.work(peer, msg.call, turns, msg.length, partial(self._read_in_turn, key, msg))
 
-    def _read_at_once(self, peer: _Peer, key: Key, msg: ObjectRead) -> Buffer | None:
+    async def _read_in_turn(self, key: Key, msg: ObjectRead) -> Result:
+        while True:
+            # It may have waited for its turn, or for the disk, longer than the lease runs.
+            status = self.chains.judge_read(msg.chain, msg.chain_version, now_us())
+            if status != OK:
+                return status, b"", b""
+            try:
+                done = await self.copies.in_thread(
+                    partial(work.read, self.store, key, msg.offset, msg.length, msg.truncations)
+                )
+            except BadBlock as exc:
+                file = self.store.cached(key)
+                if file is None:
+                    raise
+                try:
+                    if not await self.copies.mend(file, exc.block, msg.chain):
+                        raise
+                finally:
+                    self.store.release(file)
+                continue
+            return done
+
+    def _read_at_once(self, peer: Peer, key: Key, msg: ObjectRead) -> Buffer | None:
         """Read on the event loop; None where that is not for the event loop."""
         begun = trio.current_time()
         # Who does not take the answers gets them through drain(), which bounds what is unsent.
@@ -297,7 +379,7 @@ class Target:
             self._watch_for_slowness(begun)
 
     def _inline(self, key: Key, size: int, now: float) -> bool:
-        return 0 < size <= INLINE_MAX and now >= self._threads_until and key not in self._order
+        return 0 < size <= INLINE_MAX and now >= self._threads_until and key not in self.order
 
     def _at_hand(self, key: Key, size: int, *, create: bool) -> ObjectFile | None:
         """The open object; opened or made now if that is cheap. None: a thread must see to it."""
@@ -311,24 +393,78 @@ class Target:
         if now - begun > SLOW_S:
             self._threads_until = now + SLOW_AVOIDED_S
 
-    def _truncate(self, peer: _Peer, msg: ObjectTruncate, _: Buffer) -> None:
+    def _truncate(self, peer: Peer, msg: ObjectTruncate, _: Buffer) -> None:
+        status = self.chains.judge_client(msg.chain, msg.chain_version)
+        if status != OK or not msg.truncations:
+            peer.answer(msg.call, status)
+            return
         key = (msg.key.ino, msg.key.column)
-        turns = [self._order.enter(key, shared=False)]
-        self._start(peer, msg.call, turns, 0, partial(_truncate, self.store, key, msg.truncations, peer.client))
+        change = Change(key, msg.chain, 0, b"", msg.truncations, peer.client, None)
+        self.change(peer, msg.call, msg.chain_version, change)
 
-    def _delete(self, peer: _Peer, msg: ObjectDelete, _: Buffer) -> None:
-        keys = list(dict.fromkeys(msg.keys))
-        turns = [self._order.enter(key, shared=False) for key in keys]
-        self._start(peer, msg.call, turns, 0, partial(_delete, self.store, keys))
-
-    def _sync(self, peer: _Peer, msg: ObjectSync, _: Buffer) -> None:
+    def _sync(self, peer: Peer, msg: ObjectSync, _: Buffer) -> None:
         key = (msg.key.ino, msg.key.column)
-        if key not in self._order and self._nothing_to_sync(key):
-            peer.answer(msg.call, OK)
+        status = self.chains.judge_client(msg.chain, msg.chain_version)
+        if status != OK:
+            peer.answer(msg.call, status)
+            return
+        self.flush(peer, msg.call, key, msg.chain, peer.client, None)
+
+    def flush(self, peer: Peer, call: int, key: Key, number: int, client: str, sender: int | None) -> None:
+        """Make the object durable here and at the members of the chain after us."""
+        chain = self.chains.get(number)
+        if chain is not None and chain.next is None and key not in self.order and self._nothing_to_sync(key):
+            peer.answer(call, OK)
             return
         peer.operations += 1
+        assert self.nursery is not None, "it is set before anything is served"
         # Shared: it waits for the writes before it, and for nothing else.
-        peer.nursery.start_soon(self._sync_in_turn, peer, msg.call, key, self._order.enter(key, shared=True))
+        turn = self.order.enter(key, shared=True)
+        self.nursery.start_soon(self._flush_in_turn, peer, call, key, turn, number, client, sender)
+
+    async def _flush_in_turn(
+        self, peer: Peer, call: int, key: Key, turn: Turn[Key], number: int, client: str, sender: int | None
+    ) -> None:
+        """Its turn tells which changes it covers; others need not wait while the disks work."""
+        try:
+            try:
+                await _come(turn)
+                file = self.store.cached(key)  # what is not open is on disk
+                upto = file.book.writes if file is not None else 0
+            finally:
+                _leave(self.order, turn)
+            statuses = [OK, OK]
+
+            async def here() -> None:
+                if file is not None:
+                    statuses[0] = await self._sync_file(file, upto, client)
+
+            async def beyond() -> None:
+                def make(call: int, now: Any) -> ObjectFlush:
+                    return ObjectFlush(call, ObjectKey(*key), now.number, now.version, client)
+
+                statuses[1], _ = await self.copies.pass_on(number, sender, make, b"", None)
+
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(here)
+                    nursery.start_soon(beyond)
+            finally:
+                if file is not None:
+                    self.store.release(file)
+            peer.answer(call, statuses[0] or statuses[1])
+        finally:
+            self._finished(peer, 0)
+
+    async def _sync_file(self, file: ObjectFile, upto: int, client: str) -> int:
+        turn = self._syncs.enter(file.key, shared=False)
+        try:
+            await _come(turn)
+            run = self.in_thread(partial(work.sync, self.store, file, upto, client))
+            status, _, _ = await self._guarded(run)
+            return status
+        finally:
+            _leave(self._syncs, turn)
 
     def _nothing_to_sync(self, key: Key) -> bool:
         file = self.store.cached(key)
@@ -339,51 +475,22 @@ class Target:
         finally:
             self.store.release(file)
 
-    async def _sync_in_turn(self, peer: _Peer, call: int, key: Key, turn: Turn[Key]) -> None:
-        """Its turn tells which changes it covers; others need not wait while the disk works."""
-        try:
-            file: ObjectFile | None = None
-            try:
-                await _come(turn)
-                file = self.store.cached(key)
-                upto = file.book.writes if file is not None else 0
-            finally:
-                _leave(self._order, turn)
-            if file is None:
-                peer.answer(call, OK)
-                return
-            try:
-                status = await self._sync_file(file, upto, peer.client)
-            finally:
-                self.store.release(file)
-            peer.answer(call, status)
-        finally:
-            self._finished(peer, 0)
-
-    async def _sync_file(self, file: ObjectFile, upto: int, client: str) -> int:
-        turn = self._syncs.enter(file.key, shared=False)
-        try:
-            await _come(turn)
-            status, _, _ = await self._in_thread(partial(_sync, self.store, file, upto, client))
-            return status
-        finally:
-            _leave(self._syncs, turn)
-
     # -- everything else
 
-    def _ping(self, peer: _Peer, msg: Ping, _: Buffer) -> None:
+    def _ping(self, peer: Peer, msg: Ping, _: Buffer) -> None:
         try:
             peer.conn.send(Pong(msg.number, True))
         except ConnectionLost as exc:
             log.debug("%s: pong dropped: %s", peer.conn.where, exc)
 
-    def _pong(self, peer: _Peer, msg: Pong, _: Buffer) -> None:
+    def _pong(self, peer: Peer, msg: Pong, _: Buffer) -> None:
         """A target asks nobody; a peer that answers all the same does no harm."""
 
-    def _stat(self, peer: _Peer, msg: TargetStat, _: Buffer) -> None:
-        self._start(peer, msg.call, [], 0, partial(_stat, self.store))
+    def _stat(self, peer: Peer, msg: TargetStat, _: Buffer) -> None:
+        self.work(peer, msg.call, [], 0, self.in_thread(partial(work.stat, self.store)))
 
-    def _status(self, peer: _Peer, msg: StatusCall, _: Buffer) -> None:
+    def _status(self, peer: Peer, msg: StatusCall, _: Buffer) -> None:
+        now = trio.current_time()
         known: dict[str, object] = {
             "role": "ossd",
             "id": self.id,
@@ -395,10 +502,18 @@ class Target:
             "objects": self.store.objects,
             "objects_counted": self.counted,
             "disk_errors": self.store.disk_errors,
+            "blocks_bad": self.store.bad_blocks,
+            "blocks_mended": self.copies.mended,
+            "blocks_torn": self.store.torn_blocks,
+            "map": self.chains.version,
+            "syncing": [
+                [p.chain, p.target, p.directories, p.objects, p.bytes, round(p.seconds_left(now) or 0)]
+                for p in self.resync.progress.values()
+            ],
             "connections": self.connections,
             "bytes_under_way": self.bytes,
         }
-        self._start(peer, msg.call, [], 0, partial(_status, self.store, known))
+        self.work(peer, msg.call, [], 0, self.in_thread(partial(work.status, self.store, known)))
 
 
 async def _come(turn: Turn[Key]) -> None:
@@ -414,71 +529,16 @@ def _leave(order: Order[Key], turn: Turn[Key]) -> None:
             other.waiter.set()
 
 
-# --- what runs in threads -------------------------------------------------------------------------
-
-
-def _write(store: Store, key: Key, offset: int, data: Buffer, truncations: Truncations, client: str) -> Result:
-    if not len(data):
-        return _DONE  # writes nothing, so it needs no object; the next request trims as well as this one
-    file = store.fetch(key, create=True)
-    assert file is not None
-    try:
-        store.write(file, offset, data, truncations, client)
-    finally:
-        store.release(file)
-    return _DONE
-
-
-def _read(store: Store, key: Key, offset: int, length: int, truncations: Truncations) -> Result:
-    file = store.fetch(key, create=False)
-    if file is None:
-        return _DONE
-    try:
-        return OK, b"", store.read(file, offset, length, truncations)
-    finally:
-        store.release(file)
-
-
-def _truncate(store: Store, key: Key, truncations: Truncations, client: str) -> Result:
-    if truncations:
-        file = store.fetch(key, create=True)
-        assert file is not None
-        try:
-            store.truncate(file, truncations, client)
-        finally:
-            store.release(file)
-    return _DONE
-
-
-def _delete(store: Store, keys: list[Key]) -> Result:
-    store.delete(keys)
-    return _DONE
-
-
-def _sync(store: Store, file: ObjectFile, upto: int, client: str) -> Result:
-    return store.sync(file, upto, client), b"", b""
-
-
-def _stat(store: Store) -> Result:
-    total, free = store.space()
-    return OK, pack((total, free, store.objects)), b""
-
-
-def _status(store: Store, known: dict[str, object]) -> Result:
-    total, free = store.space()
-    return OK, pack(known | {"bytes_total": total, "bytes_free": free}), b""
-
-
 # --- the daemon -----------------------------------------------------------------------------------
 
 
 def _descriptors() -> int:
     """Have as many descriptors as we may; how many objects may be open then."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < 4 * OPEN_MAX and soft != hard:
-        soft = 4 * OPEN_MAX if hard == resource.RLIM_INFINITY else min(hard, 4 * OPEN_MAX)
+    if soft != resource.RLIM_INFINITY and soft < 6 * OPEN_MAX and soft != hard:
+        soft = 6 * OPEN_MAX if hard == resource.RLIM_INFINITY else min(hard, 6 * OPEN_MAX)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return OPEN_MAX if soft == resource.RLIM_INFINITY else max(16, min(OPEN_MAX, soft // 2))
+    return OPEN_MAX if soft == resource.RLIM_INFINITY else max(16, min(OPEN_MAX, soft // 4))
 
 
 async def _count(target: Target) -> None:
@@ -517,7 +577,9 @@ async def serve(
 
 
 async def _run(config: Config, target: Target, listener: Listener, task_status: trio.TaskStatus[int]) -> None:
-    handlers: dict[str, Handler] = dict.fromkeys((Role.CLIENT, Role.MDS, Role.ADMIN), target.converse)
+    handlers: dict[str, Handler] = dict.fromkeys(
+        (Role.CLIENT, Role.MDS, Role.ADMIN, Role.TARGET), target.converse
+    )
     witness: WitnessHost | None = None
     if target.witness is not None:
         witness = WitnessHost(config, target.witness, target.store.path / WITNESS_NAME)
@@ -543,7 +605,9 @@ async def _run(config: Config, target: Target, listener: Listener, task_status: 
 
     try:
         async with trio.open_nursery() as nursery:
+            target.nursery = target.links.nursery = nursery
             nursery.start_soon(_count, target)
+            nursery.start_soon(target.resync.run)
             if witness is not None:
                 witness.start()
                 nursery.start_soon(witness.watch)

@@ -45,6 +45,7 @@ from wire.messages import (
     Welcome,
 )
 from wire.peer import Connection, ConnectionLost, Listener, dial
+from wire.storage import Beat, BeatSaid
 
 CLUSTER = b"0123456789abcdef"
 KEY = ObjectKey(5, 0)
@@ -67,13 +68,17 @@ class Caller:
         self._last = 0
         self._answers: dict[int, tuple[Answer, Buffer]] = {}
         self._came = trio.Condition()
+        self.said: Any = None
 
     async def run(self) -> None:
         try:
             while True:
                 msg, bulk = await self.conn.receive()
                 async with self._came:
-                    self._answers[msg.call] = msg, bulk
+                    if isinstance(msg, BeatSaid):
+                        self.said = msg
+                    else:
+                        self._answers[msg.call] = msg, bulk
                     self._came.notify_all()
         except ConnectionLost:
             async with self._came:
@@ -97,6 +102,21 @@ class Caller:
 
     async def call(self, cls: Callable[..., Any], *args: Any, bulk: Buffer = b"") -> tuple[int, Any, bytes]:
         return await self.answer(self.send(cls, *args, bulk=bulk))
+
+    async def beat(self, *chains: tuple[int, int, Any], version: int = 1, known: bool = True) -> None:
+        """As the keeper: this is the map, and you serve."""
+        await self.answer_to_beat(Beat(1, 0, 0, b""))
+        run = self.said.run if known else 1
+        found = (version, ((1, "127.0.0.1:1", "serving", run),), chains)
+        await self.answer_to_beat(Beat(2, 0, version, pack(found)))
+        assert self.said.version == version
+
+    async def answer_to_beat(self, beat: Beat) -> None:
+        self.conn.send(beat)
+        with trio.fail_after(20):
+            async with self._came:
+                while self.said is None or self.said.number != beat.number:
+                    await self._came.wait()
 
     async def write(self, offset: int, data: Buffer, key: ObjectKey = KEY, known: Any = ()) -> int:
         return (await self.call(ObjectWrite, key, 1, 1, known, offset, bulk=data))[0]
@@ -128,6 +148,8 @@ async def target(path: Path) -> AsyncIterator[int]:
     """A target that serves *path*; stopped cleanly at the end."""
     async with trio.open_nursery() as nursery:
         port = await nursery.start(serve, config_of(path), 1)
+        async with calling(port, Role.MDS, "1") as keeper:
+            await keeper.beat((1, 1, ((1, "serving"),)))
         yield port
         nursery.cancel_scope.cancel()
 
@@ -327,11 +349,11 @@ async def test_sync_of_nothing(client: Caller, monkeypatch: pytest.MonkeyPatch) 
 async def test_delete(client: Caller, mds: Caller) -> None:
     for column in range(3):
         assert await client.write(0, b"x", ObjectKey(5, column)) == OK
-    assert await mds.call(ObjectDelete, ((5, 0), (5, 1), (5, 0), (77, 3))) == (OK, None, b"")
+    assert await mds.call(ObjectDelete, 1, 1, ((5, 0), (5, 1), (5, 0), (77, 3))) == (OK, None, b"")
     assert await client.read() == b""
     assert await client.read(key=ObjectKey(5, 2)) == b"x"
-    assert await mds.call(ObjectDelete, ((5, 0), (5, 1))) == (OK, None, b""), "done already"
-    assert await mds.call(ObjectDelete, ()) == (OK, None, b"")
+    assert await mds.call(ObjectDelete, 1, 1, ((5, 0), (5, 1))) == (OK, None, b""), "done already"
+    assert await mds.call(ObjectDelete, 1, 1, ()) == (OK, None, b"")
 
 
 async def test_delete_comes_after_the_writes_before_it(
@@ -341,8 +363,8 @@ async def test_delete_comes_after_the_writes_before_it(
     gate = GatedDisk(monkeypatch, "pwrite")
     write = client.send(ObjectWrite, KEY, 1, 1, (), 0, bulk=b"x")
     await gate.reached()
-    delete = mds.send(ObjectDelete, ((6, 0), (5, 0), (7, 0)))
-    other = mds.send(ObjectDelete, ((7, 0), (5, 0), (6, 0)))
+    delete = mds.send(ObjectDelete, 1, 1, ((6, 0), (5, 0), (7, 0)))
+    other = mds.send(ObjectDelete, 1, 1, ((7, 0), (5, 0), (6, 0)))
     assert (await mds.call(TargetStat))[0] == OK, "the deletes were received before this"
     gate.open()
     for caller, call in ((client, write), (mds, delete), (mds, other)):
@@ -470,7 +492,7 @@ async def test_bad_messages_are_answered(
     assert (await client.answer(7002))[0] == Status.BAD_MESSAGE
     assert (await client.call(QueryCall, b"op"))[0] == Status.BAD_MESSAGE
     assert "QueryCall from a peer of role client" in caplog.text
-    assert (await client.call(ObjectDelete, ((5, 0),)))[0] == Status.BAD_MESSAGE, "clients delete nothing"
+    assert (await client.call(ObjectDelete, 1, 1, ((5, 0),)))[0] == Status.BAD_MESSAGE, "clients delete nothing"
     assert (await client.call(ObjectSync, KEY, 1, 1, bulk=b"what for"))[0] == Status.BAD_MESSAGE
     client.conn.send_meta(pack((11, -1)))  # no call: nothing to answer
     assert await client.write(0, b"x") == OK
@@ -526,7 +548,7 @@ async def test_status(port: int, client: Caller) -> None:
     assert total > free > 0
     async with calling(port, Role.ADMIN, "lockstep status") as admin:
         known = (await admin.call(StatusCall))[1]
-        assert (known["role"], known["id"], known["witness"], known["format"]) == ("ossd", 1, None, 1)
+        assert (known["role"], known["id"], known["witness"], known["format"]) == ("ossd", 1, None, 2)
         assert known["bytes_total"] == total
         assert known["connections"] == 2
         assert (known["disk_errors"], known["incarnation"]) == (0, 1)
