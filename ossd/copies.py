@@ -205,6 +205,8 @@ class Copies:
                     continue
             elif status not in (Status.NOT_SERVING, Status.STALE_CHAIN, Status.OVERLOADED, Status.OUT_OF_STEP):
                 return status, chain.version
+            if self.table.get(number) != chain:
+                continue  # it has changed: whom we could not reach may be out of it already
             self.missed.setdefault(chain.next, trio.current_time())
             log.debug("chain %d: target %d: %s", number, chain.next, describe(status))
             await self._wait_moved(limits.STEP_PAUSE_S)
