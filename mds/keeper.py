@@ -1,7 +1,7 @@
 """Pure. The keeper of the storage targets: who answers, what the map should say of it, and what to have ordered.
 
 One replica does this for all, the lowest of the view. It sends each target heartbeats; what is to change is an ordered
-request like any other (wire.ops.TargetUp and its neighbours), so every keeper after it goes on from the same map.
+request like any other (wire.targetops.TargetUp and its neighbours), so every keeper after it goes on from the same map.
 
 *The lease.* A target answers reads of a chain that others serve, too, only until LEASE_US after a moment that it has
 told us of and that we have told back to it. So whoever has told us nothing for as long as that reads nothing any more,
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mds.namespace.chains import leaving
-from wire import ops
+from wire import targetops
 from wire.chains import DRAINING, HOLDS, OFFLINE, SERVING, SYNCING, StorageMap, copies_of, holders
 from wire.storage import LEASE_US
 
@@ -146,22 +146,22 @@ class Keeper:
         for target, _, state, run in targets:
             if self.alive(target, now):
                 if state == OFFLINE or run != self._of(target).run:
-                    yield ops.TargetUp(target, self._of(target).run)
+                    yield targetops.TargetUp(target, self._of(target).run)
             elif state != OFFLINE and self.dead(target, now):
-                yield ops.TargetDown(target, run)
+                yield targetops.TargetDown(target, run)
         finished = {item for target in states for item in self._of(target).synced}
         for number, version, members in chains:
             for target, state in members:
                 if state == SYNCING and (number, version, target) in finished and states.get(target) != OFFLINE:
-                    yield ops.ChainSynced(number, version, target)
+                    yield targetops.ChainSynced(number, version, target)
             going = leaving(number, members)
             if going is not None:
                 knows = self._of(going).version >= found[0]
                 if knows or now >= self._of(going).promised_us:
-                    yield ops.ChainLeave(number, version, going)
+                    yield targetops.ChainLeave(number, version, going)
         yield from self._moves(found, states, now)
 
-    def _moves(self, found: StorageMap, states: dict[int, str], now: int) -> Iterator[ops.ChainMove]:
+    def _moves(self, found: StorageMap, states: dict[int, str], now: int) -> Iterator[targetops.ChainMove]:
         """One move at a time per chain: away from targets that drain, and from those with many places to others.
 
         A chain's first member stays where it is for the sake of balance: each target heads as many chains.
@@ -191,4 +191,4 @@ class Keeper:
                 continue
             there[best] += 1
             there[drained] -= 1
-            yield ops.ChainMove(number, version, best, drained)
+            yield targetops.ChainMove(number, version, best, drained)

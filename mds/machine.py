@@ -43,7 +43,7 @@ from mds.namespace.queries import QUERIES, STORAGE_MAP, Handles
 from mds.namespace.scope import Scope
 from mds.sessions import Session
 from mds.store import Effects, Store, StoreCorrupt
-from wire import ids, ops
+from wire import ids, ops, targetops
 from wire.chains import StorageMap
 from wire.codec import decode, pack, unpack_untrusted
 from wire.errors import OK, FileSystemError, Status, WireError
@@ -78,22 +78,22 @@ _APPLY_INTERNAL: Final[dict[type, Callable[[Scope, Any], Any]]] = {
     ops.SessionExpire: session_ops.expire,
     ops.OrphanAnswer: orphans.apply,
     ops.TargetSet: targets.set_,
-    ops.TargetUp: targets.up,
-    ops.TargetDown: targets.down,
-    ops.ChainSynced: targets.synced,
-    ops.ChainMove: targets.move,
-    ops.ChainLeave: targets.leave,
-    ops.TargetDrain: targets.drain,
-    ops.TargetRemove: targets.remove,
-    ops.TargetReplace: targets.replace,
+    targetops.TargetUp: targets.up,
+    targetops.TargetDown: targets.down,
+    targetops.ChainSynced: targets.synced,
+    targetops.ChainMove: targets.move,
+    targetops.ChainLeave: targets.leave,
+    targetops.TargetDrain: targets.drain,
+    targetops.TargetRemove: targets.remove,
+    targetops.TargetReplace: targets.replace,
     ops.ReclaimDone: reclaim.apply,
 }
 """What replicas ask for themselves (session 0); from a client's session they are refused."""
 
 _APPLY_ALL: Final = {**_APPLY, **_APPLY_INTERNAL}
 _STORAGE: Final = (
-    ops.TargetSet, ops.TargetUp, ops.TargetDown, ops.ChainSynced, ops.ChainMove, ops.ChainLeave, ops.TargetDrain,
-    ops.TargetRemove, ops.TargetReplace,
+    ops.TargetSet, targetops.TargetUp, targetops.TargetDown, targetops.TargetDrain, targetops.TargetRemove,
+    targetops.TargetReplace, targetops.ChainSynced, targetops.ChainMove, targetops.ChainLeave,
 )  # fmt: skip
 """Requests that change the storage map."""
 _NOTHING: Final[frozenset[int]] = frozenset()

@@ -24,7 +24,7 @@ from vsync.machine import Machine
 from vsync.records import Entry, Record
 from vsync.view import generation_of
 from wire import messages as msg
-from wire import ops
+from wire import ops, targetops
 from wire.codec import decode, encode, pack, unpack_untrusted
 from wire.errors import OK, Status, WireError
 
@@ -43,7 +43,7 @@ _CLIENT_REQUESTS = (
     ops.SetXattr, ops.RemoveXattr, ops.Commit, ops.Settle,
 )  # fmt: skip
 
-_ADMIN_REQUESTS = (ops.TargetSet, ops.TargetDrain, ops.TargetRemove, ops.TargetReplace)
+_ADMIN_REQUESTS = (ops.TargetSet, targetops.TargetDrain, targetops.TargetRemove, targetops.TargetReplace)
 
 
 class ClientConnection(Protocol):

@@ -21,10 +21,12 @@ import trio
 
 from ossd import limits
 from ossd.chains import Chain, ChainTable
+from ossd.copystore import CopyStore
 from ossd.ledger import BLOCK, ENTRY_SIZE, NO_STAMP, BadBlock, Stamp
 from ossd.links import Link, Links, Unreachable
+from ossd.objectfile import Key, ObjectFile
 from ossd.objects import Truncations, pending
-from ossd.store import Buffer, Key, ObjectFile, Store
+from ossd.store import Buffer
 from wire.chains import HOLDS, OFFLINE, holders
 from wire.codec import unpack_untrusted
 from wire.errors import OK, Status, WireError, describe
@@ -56,7 +58,7 @@ class Change:
 class Copies:
     """See the module."""
 
-    def __init__(self, store: Store, table: ChainTable, links: Links, limiter: trio.CapacityLimiter) -> None:
+    def __init__(self, store: CopyStore, table: ChainTable, links: Links, limiter: trio.CapacityLimiter) -> None:
         self.store = store
         self.table = table
         self.links = links

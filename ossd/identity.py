@@ -18,6 +18,7 @@ unclean one under the same running kernel (same boot id), whose page cache still
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import tomllib
@@ -186,6 +187,19 @@ def lock_directory(path: Path) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def refuse_without_attributes(path: Path) -> None:
+    try:
+        os.setxattr(path / OBJECTS_NAME, "user.lockstep.probe", b"1")
+    except OSError as exc:
+        if exc.errno in (errno.ENOTSUP, errno.EPERM, errno.ENOSYS):
+            raise StoreRefused(
+                path / OBJECTS_NAME,
+                "the file system keeps no extended attributes of users",
+                "use ext4, XFS, Btrfs or ZFS (xattr=sa), mounted without nouser_xattr",
+            ) from exc
+        raise
 
 
 # --- incarnation ----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What the members of a chain ask of this target, and what the keeper tells it. Part of :mod:`ossd.serve`'s table."""
+"""What the members of a chain ask of this target, and what the keeper tells it. Part of :mod:`ossd.target`'s table."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ossd.copies import Change, Copies
+from ossd.copystore import CopyStore
 from ossd.ledger import BLOCK, NO_STAMP, BadBlock
+from ossd.objectfile import Key
 from ossd.objects import Turn
 from ossd.resync import Resync
-from ossd.store import Buffer, Key, Store
+from ossd.store import Buffer
 from wire.chains import map_untrusted
 from wire.codec import pack, unpack_untrusted
 from wire.errors import OK, Status, WireError
@@ -33,7 +35,7 @@ from wire.storage import (
 )
 
 if TYPE_CHECKING:
-    from ossd.serve import Peer, Target
+    from ossd.target import Peer, Target
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +55,7 @@ class Members:
         self._target = target
         self._copies = copies
         self._resync = resync
-        self._store: Store = target.store
+        self._store: CopyStore = target.store
         self._space = (0, 0)
         self._space_at = 0
 

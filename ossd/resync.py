@@ -20,7 +20,7 @@ from ossd.chains import Chain
 from ossd.copies import Copies
 from ossd.identity import FANOUT
 from ossd.links import Unreachable
-from ossd.store import Key
+from ossd.objectfile import Key
 from wire.chains import HOLDS, SYNCING, state_in
 from wire.codec import unpack_untrusted
 from wire.errors import OK, WireError, describe

@@ -30,28 +30,26 @@ import logging
 import os
 import struct
 import threading
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from ossd import identity
 from ossd.disk import Disk
-from ossd.ledger import BLOCK, NO_STAMP, BadBlock, Ledger, Stamp, header_of
-from ossd.objects import OFFSET_MAX, SyncBook, Truncations, pending, readable, visible_size
+from ossd.ledger import BLOCK, NO_STAMP, BadBlock, Ledger, Stamp
+from ossd.objectfile import Key, ObjectFile, fanout_of, file_name
+from ossd.objects import OFFSET_MAX, Truncations, pending, readable, visible_size
 
 log = logging.getLogger(__name__)
 
-Key = tuple[int, int]
-"""(inode, column)"""
 Buffer = bytes | bytearray | memoryview
 
 TRIM_ATTR: Final = "user.lockstep.trim"
-_TRIM: Final = struct.Struct("!Q")
+TRIM: Final = struct.Struct("!Q")
 
 OPEN_MAX: Final = 8192
-"""Objects kept open at most; serve.py lowers it to half of the descriptors that the process may have."""
+"""Objects kept open at most; serve.py lowers it to a quarter of the descriptors that there may be (two each)."""
 OWING_MAX: Final = 256
 """Idle objects with lost writes that somebody must still be told of; beyond that the oldest are forgotten (and the
 incarnation moves on at the next start)."""
@@ -60,54 +58,6 @@ RESERVE_MAX: Final = 1 << 30
 target can still trim, delete and vote."""
 ALLOWANCE_MAX: Final = 64 << 20
 """Bytes that objects may grow by before the file system is asked again how much is free."""
-
-
-class ObjectFile:
-    """One open object. ``users`` counts who holds it; it is closed when nobody does and the table has let it go."""
-
-    __slots__ = (
-        "attr_dirty", "book", "entry_dirty", "fd", "gone", "key", "last", "ledger", "lock", "path", "size", "syncing",
-        "users",
-    )  # fmt: skip
-
-    def __init__(
-        self, key: Key, path: str, fd: int, size: int, last: int, entry_dirty: bool, ledger: Ledger
-    ) -> None:
-        self.key = key
-        self.path = path
-        self.fd = fd
-        self.size = size
-        self.ledger = ledger
-        self.last = last
-        """Number of the last truncation carried out."""
-        self.book = SyncBook()
-        self.lock = threading.Lock()
-        """Guards ``book`` and ``attr_dirty``."""
-        self.syncing = threading.Lock()
-        """One sync of a descriptor at a time: the kernel reports a lost write to one of them only."""
-        self.attr_dirty = False
-        """There is something that fsync makes durable and fdatasync does not: a trim, or its number."""
-        self.entry_dirty = entry_dirty
-        self.users = 1
-        self.gone = False
-
-    @property
-    def clean(self) -> bool:
-        """Is everything about it on disk?"""
-        return self.book.clean and not self.attr_dirty and not self.entry_dirty
-
-
-def _fanout_of(ino: int) -> int:
-    """Inode numbers come in runs; Fibonacci hashing spreads them. Part of the format on disk."""
-    return ((ino * 0x9E3779B97F4A7C15) & 0xFFFF_FFFF_FFFF_FFFF) >> 54
-
-
-assert _fanout_of(2**63 - 1) < identity.FANOUT
-
-
-def file_name(key: Key) -> str:
-    """The name of an object's file in its directory."""
-    return f"{key[0]:016x}.{key[1]:04x}"
 
 
 class Store:
@@ -164,7 +114,7 @@ class Store:
         open_max: int = OPEN_MAX,
         reserve: int | None = None,
         boot: str | None = None,
-    ) -> Store:
+    ) -> Self:
         """Serve *path*; a missing or empty directory is formatted first. Raises StoreRefused, OSError."""
         disk = disk or Disk()
         try:
@@ -174,7 +124,7 @@ class Store:
             log.info("target %d: %s is a new, empty disk (uuid %s)", target, path, who.uuid.hex())
         lock_fd = identity.lock_directory(path)
         try:
-            _refuse_without_attributes(path)
+            identity.refuse_without_attributes(path)
             boot = identity.boot_id() if boot is None else boot
             try:
                 # What a daemon that died before us left in the page cache: from here on, what is not in our
@@ -206,7 +156,7 @@ class Store:
         if file is not None:
             return file
         self._make_room()
-        where = _fanout_of(key[0])
+        where = fanout_of(key[0])
         path = f"{self._directories[where]}/{file_name(key)}"
         try:
             file = self._open_file(key, path, where, create)
@@ -253,9 +203,9 @@ class Store:
             if exc.errno == errno.ENODATA:
                 return 0
             raise
-        if len(value) != _TRIM.size:
-            raise OSError(errno.EIO, f"attribute {TRIM_ATTR} is {len(value)} bytes long, not {_TRIM.size}", path)
-        return int(_TRIM.unpack(value)[0])
+        if len(value) != TRIM.size:
+            raise OSError(errno.EIO, f"attribute {TRIM_ATTR} is {len(value)} bytes long, not {TRIM.size}", path)
+        return int(TRIM.unpack(value)[0])
 
     @property
     def has_room(self) -> bool:
@@ -470,7 +420,7 @@ class Store:
                 file.ledger.cut(file.fd, length)
                 file.ledger.begin(0, 0)
                 self._flush(file)
-            self._disk.setxattr(file.fd, TRIM_ATTR, _TRIM.pack(number))
+            self._disk.setxattr(file.fd, TRIM_ATTR, TRIM.pack(number))
         except OSError as exc:
             raise self._failed(f"trim of {file.path}", exc) from exc
         with file.lock:
@@ -525,7 +475,7 @@ class Store:
         """Delete objects, durably; those that are not there are done already."""
         touched: dict[int, None] = {}
         for key in keys:
-            where = _fanout_of(key[0])
+            where = fanout_of(key[0])
             touched[where] = None
             with self._lock:
                 file = self._table.pop(key, None)
@@ -554,78 +504,6 @@ class Store:
                 self._disk.sync_directory(Path(self._directories[where]))
             except OSError as exc:
                 raise self._failed(f"sync of {self._directories[where]}", exc) from exc
-
-    # -- bringing copies in step (ossd.copies)
-
-    def listing(self, chain: int, first: int, count: int) -> list[tuple[int, int, int, int]]:
-        """(inode, column, stamp) of the objects of *chain* in directories [first, first + count)."""
-        found: list[tuple[int, int, int, int]] = []
-        for where in range(first, min(first + count, identity.FANOUT)):
-            for name in os.listdir(self._directories[where]):
-                header = header_of(f"{self._ledgers[where]}/{name}")
-                ino, _, column = name.partition(".")
-                belongs, stamp, incarnation = header if header is not None else (chain, NO_STAMP, 0)
-                if belongs == chain or belongs == 0:
-                    sure = incarnation >= self.incarnation
-                    found.append((int(ino, 16), int(column, 16), *(stamp if sure else NO_STAMP)))
-        return found
-
-    def sums(self, file: ObjectFile, first: int, count: int) -> tuple[int, int, bytes]:
-        """(length, number of the last truncation, entries of the blocks)."""
-        self.make_sure(file)
-        return file.size, file.last, file.ledger.raw_entries(first, count)
-
-    def read_block(self, file: ObjectFile, block: int) -> bytes:
-        """One block as far as it was written. Raises OSError, :class:`BadBlock`."""
-        length, crc = file.ledger.entry(block)
-        data = self._disk.pread(file.fd, length, block * BLOCK) if length else b""
-        if length and zlib.crc32(data) != crc:
-            self._mismatch(file, block)
-            return self.read_block(file, block)
-        return data
-
-    def patch(self, file: ObjectFile, offset: int, data: Buffer, chain: int) -> None:
-        """The block at *offset* is *data* and then zeros; the object's stamp is void from now on."""
-        self.make_sure(file)
-        self._admit(len(data))
-        ledger = file.ledger
-        block = offset // BLOCK
-        ledger.set_stamp(NO_STAMP, chain, self.incarnation)
-        with file.lock:
-            file.book.wrote("copies")
-        rest = min(BLOCK, file.size - offset) - len(data)
-        whole = bytes(data) + bytes(max(0, rest))
-        ledger.begin(block, 1)
-        done = 0
-        while done < len(whole):
-            done += self._disk.pwrite(file.fd, memoryview(whole)[done:], offset + done)
-        file.size = max(file.size, offset + len(whole))
-        ledger.commit(block, ledger.made_entry(bytes(data)), NO_STAMP, chain, self.incarnation)
-
-    def adopt(self, file: ObjectFile, length: int, trim: int, stamp: Stamp, chain: int) -> None:
-        """The object is *length* bytes long, has carried out truncation *trim*, and has *stamp*."""
-        self.make_sure(file)
-        with file.lock:
-            file.book.wrote("copies")
-            file.attr_dirty = True
-        if length != file.size:
-            self._disk.ftruncate(file.fd, length)
-            file.size = length
-            file.ledger.cut(file.fd, length)
-        if trim != file.last:
-            self._disk.setxattr(file.fd, TRIM_ATTR, _TRIM.pack(trim))
-            file.last = trim
-        file.ledger.set_stamp(stamp, chain, self.incarnation)
-
-    def replace_block(self, file: ObjectFile, block: int, data: Buffer) -> bool:
-        """Write *data* over a bad block if it is what the ledger says of it."""
-        length, crc = file.ledger.entry(block)
-        if len(data) != length or zlib.crc32(data) != crc:
-            return False
-        with file.lock:
-            file.book.wrote("copies")
-        self._disk.pwrite(file.fd, data, block * BLOCK)
-        return True
 
     def sync_all(self) -> None:
         """Have everything on disk. Raises OSError."""
@@ -720,16 +598,3 @@ class Store:
 def _whole_blocks(offset: int, count: int, size: int) -> tuple[int, int]:
     """[start, stop) of the blocks, within an object of *size* bytes, that hold *count* bytes at *offset*."""
     return offset // BLOCK * BLOCK, min((offset + count + BLOCK - 1) // BLOCK * BLOCK, size)
-
-
-def _refuse_without_attributes(path: Path) -> None:
-    try:
-        os.setxattr(path / identity.OBJECTS_NAME, "user.lockstep.probe", b"1")
-    except OSError as exc:
-        if exc.errno in (errno.ENOTSUP, errno.EPERM, errno.ENOSYS):
-            raise identity.StoreRefused(
-                path / identity.OBJECTS_NAME,
-                "the file system keeps no extended attributes of users",
-                "use ext4, XFS, Btrfs or ZFS (xattr=sa), mounted without nouser_xattr",
-            ) from exc
-        raise

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ossd.objectfile import Key, ObjectFile
 from ossd.objects import Truncations
-from ossd.store import Buffer, Key, ObjectFile, Store
+from ossd.store import Buffer, Store
 from wire.codec import pack
 from wire.errors import OK
 

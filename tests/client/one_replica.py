@@ -29,7 +29,7 @@ from mds.machine import Bootstrap, Outcome, StateMachine
 from mds.store import Store
 from ossd import serve as ossd
 from wire import messages as msg
-from wire import ops
+from wire import ops, targetops
 from wire.codec import decode, encode, pack
 from wire.errors import OK, Status, WireError
 from wire.ids import PROTOCOL_VERSION
@@ -214,7 +214,7 @@ class Cluster:
                 conn.send(Beat(1, 0, 0, b""))
                 said, _ = await conn.receive()
                 assert isinstance(said, BeatSaid)
-                self.replica.apply(ops.TargetUp(number, said.run))
+                self.replica.apply(targetops.TargetUp(number, said.run))
                 while True:
                     found = machine.storage_map()
                     conn.send(Beat(2, said.clock_us, found[0], pack(found) if said.version < found[0] else b""))

@@ -12,7 +12,7 @@ import pytest
 
 from ossd.identity import format_directory
 from ossd.objects import Truncations
-from ossd.store import ObjectFile, Store, _fanout_of, file_name
+from ossd.store import ObjectFile, Store, fanout_of, file_name
 from tests.ossd.disks import CLUSTER, Crash, CrashDisk, put_back
 
 KEY = (4711, 0)
@@ -133,11 +133,11 @@ def end(store: Store, life: Life) -> None:
 
 
 def object_path(path: Path) -> Path:
-    return path / "objects" / f"{_fanout_of(KEY[0]):03x}" / file_name(KEY)
+    return path / "objects" / f"{fanout_of(KEY[0]):03x}" / file_name(KEY)
 
 
 def ledger_path(path: Path) -> Path:
-    return path / "ledgers" / f"{_fanout_of(KEY[0]):03x}" / file_name(KEY)
+    return path / "ledgers" / f"{fanout_of(KEY[0]):03x}" / file_name(KEY)
 
 
 @pytest.mark.parametrize("live", LIVES, ids=lambda f: f.__name__)

@@ -21,7 +21,7 @@ import trio.testing
 
 from daemon.config import ClusterConfig, Config, ReplicaConfig, TargetConfig
 from daemon.config import write as write_config
-from ossd import serve as serve_module
+from ossd import target as target_module
 from ossd.identity import StoreRefused
 from ossd.serve import serve
 from ossd.store import Buffer, Disk, Store
@@ -205,7 +205,7 @@ class GatedDisk:
 
 def in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing on the event loop: as with large data or a slow disk."""
-    monkeypatch.setattr(serve_module, "INLINE_MAX", 0)
+    monkeypatch.setattr(target_module, "INLINE_MAX", 0)
 
 
 # --- data -----------------------------------------------------------------------------------------
@@ -264,7 +264,7 @@ async def test_operations_on_one_object_run_as_received(client: Caller, monkeypa
 
 async def test_clients_write_one_object(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """N-to-1: many clients, interleaved blocks, large and small, in threads and on the event loop."""
-    monkeypatch.setattr(serve_module, "INLINE_MAX", 20_000)
+    monkeypatch.setattr(target_module, "INLINE_MAX", 20_000)
     clients, blocks, size = 6, 20, 30_000
 
     async def one(number: int) -> None:
@@ -377,8 +377,8 @@ async def test_delete_comes_after_the_writes_before_it(
 
 async def test_a_client_that_takes_no_answers(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """It asks for much and reads nothing: what it costs is bounded, and others are served meanwhile."""
-    monkeypatch.setattr(serve_module, "BYTES_MAX", 4 << 20)
-    monkeypatch.setattr(serve_module, "CONNECTION_BYTES_MAX", 4 << 20)
+    monkeypatch.setattr(target_module, "BYTES_MAX", 4 << 20)
+    monkeypatch.setattr(target_module, "CONNECTION_BYTES_MAX", 4 << 20)
     async with calling(port) as client:
         assert await client.write(0, bytes(1 << 20)) == OK
     hello = Hello(1, CLUSTER, Role.CLIENT, "greedy", bytes(16), 0, "main")
@@ -401,7 +401,7 @@ async def test_a_client_that_takes_no_answers(port: int, monkeypatch: pytest.Mon
 async def test_many_operations_at_a_time(client: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     """Above OPERATIONS_MAX the target stops reading; it goes on when some are done."""
     in_threads(monkeypatch)
-    monkeypatch.setattr(serve_module, "OPERATIONS_MAX", 4)
+    monkeypatch.setattr(target_module, "OPERATIONS_MAX", 4)
     gate = GatedDisk(monkeypatch, "pwrite")
     calls = [client.send(ObjectWrite, ObjectKey(5, k), 1, 1, (), 0, bulk=b"x") for k in range(12)]
     await gate.reached(4)
@@ -422,8 +422,8 @@ async def test_a_slow_disk_is_kept_off_the_event_loop(client: Caller, monkeypatc
         return real(*args)
 
     monkeypatch.setattr(Disk, "pwrite", staticmethod(pwrite))
-    monkeypatch.setattr(serve_module, "SLOW_S", -1.0)
-    monkeypatch.setattr(serve_module, "SLOW_AVOIDED_S", 3600.0)
+    monkeypatch.setattr(target_module, "SLOW_S", -1.0)
+    monkeypatch.setattr(target_module, "SLOW_AVOIDED_S", 3600.0)
     for _ in range(3):
         assert await client.write(0, b"x") == OK
     assert names == ["loop", "thread", "thread"]
@@ -500,10 +500,10 @@ async def test_bad_messages_are_answered(
 
 
 async def test_too_many_bad_messages(client: Caller, port: int, caplog: pytest.LogCaptureFixture) -> None:
-    for _ in range(serve_module.BAD_MESSAGES_MAX + 1):
+    for _ in range(target_module.BAD_MESSAGES_MAX + 1):
         client.send(QueryCall, b"op")
     with pytest.raises(ConnectionLost):
-        await client.answer(serve_module.BAD_MESSAGES_MAX + 1)
+        await client.answer(target_module.BAD_MESSAGES_MAX + 1)
     assert "connection dropped" in caplog.text
     async with calling(port) as other:
         assert await other.write(0, b"x") == OK
@@ -581,7 +581,6 @@ async def test_ping(port: int) -> None:
     ("changes", "why"),
     [
         ({"role": Role.REPLICA, "name": "1"}, "target 1 hosts no witness"),
-        ({"role": Role.TARGET}, "role target has no business with a storage target"),
         ({"cluster": b"another cluster!"}, "cluster"),
         ({"version": 2}, "protocol version 2"),
     ],
@@ -621,6 +620,8 @@ async def test_a_stop_with_operations_under_way(tmp_path: Path, monkeypatch: pyt
     gate = GatedDisk(monkeypatch, "fdatasync")
     async with trio.open_nursery() as nursery:
         port = await nursery.start(serve, config_of(tmp_path), 1)
+        async with calling(port, Role.MDS, "1") as keeper:
+            await keeper.beat((1, 1, ((1, "serving"),)))
         conn = await dial(f"127.0.0.1:{port}", Hello(1, CLUSTER, Role.CLIENT, "c", bytes(16), 0, "main"))
         conn.send(ObjectWrite(1, KEY, 1, 1, (), 0), b"x")
         conn.send(ObjectSync(2, KEY, 1, 1))
@@ -673,7 +674,8 @@ async def test_signals(tmp_path: Path, number: signal.Signals) -> None:
             line = b""
             while b"\n" not in line:
                 line += await process.stdout.receive_some(64)
-            async with calling(int(line)) as client:
+            async with calling(int(line)) as client, calling(int(line), Role.MDS, "1") as keeper:
+                await keeper.beat((1, 1, ((1, "serving"),)))
                 assert await client.write(0, b"x") == OK
                 process.send_signal(number)
                 assert await process.wait() == 0

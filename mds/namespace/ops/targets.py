@@ -17,7 +17,7 @@ from mds import schema
 from mds.namespace import chains, layout
 from mds.namespace.layout import Target
 from mds.namespace.scope import Scope
-from wire import ops
+from wire import ops, targetops
 from wire.chains import DRAINING, OFFLINE, SERVING, SYNCING, Members, holders
 from wire.codec import pack, unpack_untrusted
 from wire.errors import FileSystemError
@@ -37,7 +37,7 @@ def set_(scope: Scope, op: ops.TargetSet) -> Any:
     return _moved(scope)
 
 
-def up(scope: Scope, op: ops.TargetUp) -> Any:
+def up(scope: Scope, op: targetops.TargetUp) -> Any:
     old = _get(scope, op.target)
     restarted = old.run not in (0, op.run)
     state = DRAINING if old.draining else SERVING
@@ -54,7 +54,7 @@ def up(scope: Scope, op: ops.TargetUp) -> Any:
     return _moved(scope)
 
 
-def down(scope: Scope, op: ops.TargetDown) -> Any:
+def down(scope: Scope, op: targetops.TargetDown) -> Any:
     old = _get(scope, op.target)
     if old.run != op.run or old.state == OFFLINE:
         return _version(scope)
@@ -63,7 +63,7 @@ def down(scope: Scope, op: ops.TargetDown) -> Any:
     return _moved(scope)
 
 
-def synced(scope: Scope, op: ops.ChainSynced) -> Any:
+def synced(scope: Scope, op: targetops.ChainSynced) -> Any:
     version, members = _chain(scope, op.chain)
     if version != op.version or (op.target, SYNCING) not in members:
         return _version(scope)
@@ -71,7 +71,7 @@ def synced(scope: Scope, op: ops.ChainSynced) -> Any:
     return _moved(scope)
 
 
-def leave(scope: Scope, op: ops.ChainLeave) -> Any:
+def leave(scope: Scope, op: targetops.ChainLeave) -> Any:
     version, members = _chain(scope, op.chain)
     if version != op.version or chains.leaving(op.chain, members) != op.target:
         return _version(scope)
@@ -79,7 +79,7 @@ def leave(scope: Scope, op: ops.ChainLeave) -> Any:
     return _moved(scope)
 
 
-def move(scope: Scope, op: ops.ChainMove) -> Any:
+def move(scope: Scope, op: targetops.ChainMove) -> Any:
     version, members = _chain(scope, op.chain)
     if version != op.version or _find(scope, op.target) is None:
         return _version(scope)
@@ -90,7 +90,7 @@ def move(scope: Scope, op: ops.ChainMove) -> Any:
     return _moved(scope)
 
 
-def drain(scope: Scope, op: ops.TargetDrain) -> Any:
+def drain(scope: Scope, op: targetops.TargetDrain) -> Any:
     old = _get(scope, op.target)
     if old.draining == op.drain:
         return _version(scope)
@@ -106,7 +106,7 @@ def drain(scope: Scope, op: ops.TargetDrain) -> Any:
     return _moved(scope)
 
 
-def remove(scope: Scope, op: ops.TargetRemove) -> Any:
+def remove(scope: Scope, op: targetops.TargetRemove) -> Any:
     if _find(scope, op.target) is None:
         return _version(scope)
     needed = [members for _, _, members in _all_chains(scope) if any(t == op.target for t, _ in members)]
@@ -129,7 +129,7 @@ def remove(scope: Scope, op: ops.TargetRemove) -> Any:
     return _moved(scope)
 
 
-def replace(scope: Scope, op: ops.TargetReplace) -> Any:
+def replace(scope: Scope, op: targetops.TargetReplace) -> Any:
     old = _get(scope, op.target)
     if old.uuid == op.uuid:
         return _version(scope)

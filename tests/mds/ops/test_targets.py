@@ -8,7 +8,7 @@ from pathlib import Path
 from mds.machine import Bootstrap, StateMachine
 from mds.store import Store
 from tests.mds.harness import ALICE, ROOT, TOP, Attr, World
-from wire import ops
+from wire import ops, targetops
 from wire.chains import DRAINING, OFFLINE, SERVING, SYNCING, Members, chain_of
 from wire.codec import encode, pack
 from wire.errors import OK
@@ -64,83 +64,83 @@ def states(world: World, number: int = PAIR) -> dict[int, str]:
 def test_a_target_goes_down_and_comes_back(world: World) -> None:
     """Killed, marked by the keeper, started again: it is synced before it serves; the other never stops."""
     for target in (1, 2, 3, 4):
-        world.internal(ops.TargetUp(target, 100 + target))
+        world.internal(targetops.TargetUp(target, 100 + target))
     assert chain(world, PAIR) == (1, ((1, SERVING), (2, SERVING))), "nothing was missed before the first run"
-    world.internal(ops.TargetDown(1, 101))
+    world.internal(targetops.TargetDown(1, 101))
     assert chain(world, PAIR) == (2, ((1, OFFLINE), (2, SERVING)))
     assert states(world, chain_of(1, 1)) == {1: SERVING}, "nobody else has it"
     assert world.machine.storage_map()[1][0][2:] == (OFFLINE, 101)
-    world.internal(ops.TargetDown(2, 102))
+    world.internal(targetops.TargetDown(2, 102))
     assert states(world) == {1: OFFLINE, 2: SERVING}, "the last one stays, whatever becomes of it"
-    world.internal(ops.TargetUp(1, 201))
+    world.internal(targetops.TargetUp(1, 201))
     assert chain(world, PAIR) == (3, ((1, SYNCING), (2, SERVING)))
-    assert world.internal(ops.ChainSynced(PAIR, 2, 1)) == world.machine.storage_map()[0], "void: of another version"
+    assert world.internal(targetops.ChainSynced(PAIR, 2, 1)) == world.machine.storage_map()[0], "of another version"
     assert states(world)[1] == SYNCING
-    world.internal(ops.ChainSynced(PAIR, 3, 1))
+    world.internal(targetops.ChainSynced(PAIR, 3, 1))
     assert chain(world, PAIR) == (4, ((1, SERVING), (2, SERVING)))
 
 
 def test_a_restart_that_nobody_saw_counts_as_one(world: World) -> None:
     """Killed and started within the keeper's heartbeat: what was under way may be at one of two."""
-    world.internal(ops.TargetUp(1, 1))
-    world.internal(ops.TargetUp(2, 2))
+    world.internal(targetops.TargetUp(1, 1))
+    world.internal(targetops.TargetUp(2, 2))
     version = chain(world, chain_of(1, 1))[0]
-    world.internal(ops.TargetUp(1, 9))
+    world.internal(targetops.TargetUp(1, 9))
     assert states(world) == {1: SYNCING, 2: SERVING}
     assert chain(world, chain_of(1, 1)) == (version + 1, ((1, SERVING),)), "its changes are numbered anew"
-    world.internal(ops.TargetUp(2, 8))
+    world.internal(targetops.TargetUp(2, 8))
     assert states(world) == {1: SYNCING, 2: SERVING}, "it is the only one that has everything"
 
 
 def test_news_of_another_run_is_void(world: World) -> None:
-    world.internal(ops.TargetUp(1, 1))
+    world.internal(targetops.TargetUp(1, 1))
     before = world.machine.storage_map()
-    world.internal(ops.TargetDown(1, 7))
-    world.internal(ops.TargetUp(1, 1))
+    world.internal(targetops.TargetDown(1, 7))
+    world.internal(targetops.TargetUp(1, 1))
     assert world.machine.storage_map() == before
 
 
 def test_draining_moves_each_chain_to_somebody_else(world: World) -> None:
     alone = chain_of(1, 1)
-    world.internal(ops.TargetUp(1, 1))
-    world.internal(ops.TargetDrain(1, True))
+    world.internal(targetops.TargetUp(1, 1))
+    world.internal(targetops.TargetDrain(1, True))
     assert world.machine.storage_map()[1][0][2] == DRAINING
-    assert world.entry(0, 1, 1, ops.TargetRemove(1, False)).status == errno.EBUSY
+    assert world.entry(0, 1, 1, targetops.TargetRemove(1, False)).status == errno.EBUSY
     version = chain(world, alone)[0]
-    world.internal(ops.ChainMove(alone, version, 3, 1))
+    world.internal(targetops.ChainMove(alone, version, 3, 1))
     assert states(world, alone) == {1: DRAINING, 3: SYNCING}
-    world.internal(ops.ChainMove(alone, version, 4, 1))
+    world.internal(targetops.ChainMove(alone, version, 4, 1))
     assert states(world, alone) == {1: DRAINING, 3: SYNCING}, "void: one move at a time"
-    world.internal(ops.ChainSynced(alone, version + 1, 3))
+    world.internal(targetops.ChainSynced(alone, version + 1, 3))
     assert chain(world, alone) == (version + 2, ((1, DRAINING), (3, SERVING))), "until it knows: it answers reads yet"
-    world.internal(ops.ChainLeave(alone, version + 2, 1))
+    world.internal(targetops.ChainLeave(alone, version + 2, 1))
     assert chain(world, alone) == (version + 3, ((3, SERVING),))
-    world.internal(ops.ChainLeave(alone, version + 3, 3))
+    world.internal(targetops.ChainLeave(alone, version + 3, 3))
     assert states(world, alone) == {3: SERVING}
 
 
 def test_removing_and_losing_a_target(world: World) -> None:
     """A disk that never comes back: with two copies nothing is lost, with one what it had."""
-    assert world.entry(0, 1, 1, ops.TargetRemove(1, True)).status == OK
+    assert world.entry(0, 1, 1, targetops.TargetRemove(1, True)).status == OK
     assert states(world) == {2: SERVING}
     (only,) = states(world, chain_of(1, 1)).values()
     assert only == SERVING, "files that name the chain can be written again"
     assert 1 not in [target[0] for target in world.machine.storage_map()[1]]
-    assert world.entry(0, 1, 2, ops.TargetRemove(1, False)).status == OK, "done already"
+    assert world.entry(0, 1, 2, targetops.TargetRemove(1, False)).status == OK, "done already"
 
 
 def test_a_new_disk_for_a_target(world: World) -> None:
-    world.internal(ops.TargetUp(1, 1))
-    op = ops.TargetReplace(1, b"n" * 16)
+    world.internal(targetops.TargetUp(1, 1))
+    op = targetops.TargetReplace(1, b"n" * 16)
     assert world.entry(0, 1, 1, op).status == errno.EBUSY, "files with one copy would be gone"
     number = chain_of(1, 1)
     version = chain(world, number)[0]
-    world.internal(ops.ChainMove(number, version, 2, 1))
-    world.internal(ops.ChainSynced(number, version + 1, 2))
-    world.internal(ops.ChainLeave(number, version + 2, 1))
+    world.internal(targetops.ChainMove(number, version, 2, 1))
+    world.internal(targetops.ChainSynced(number, version + 1, 2))
+    world.internal(targetops.ChainLeave(number, version + 2, 1))
     world.internal(op)
     assert states(world) == {1: OFFLINE, 2: SERVING}
-    world.internal(ops.TargetUp(1, 55))
+    world.internal(targetops.TargetUp(1, 55))
     assert states(world) == {1: SYNCING, 2: SERVING}
 
 
