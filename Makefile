@@ -4,10 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SEEDS ?= 100
+FAULTS ?= 100
 TEST_TIMEOUT_S ?= 900
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test check sim faults bench soak system clean distclean
+.PHONY: help demo test check sim faults faults-data bench soak system clean distclean
 
 help:
 	@echo "make demo    see a metadata replica die under a running copy"
@@ -15,6 +16,7 @@ help:
 	@echo "make check   lint and types"
 	@echo "make sim     simulated clusters, SEEDS=$(SEEDS) schedules of faults"
 	@echo "make faults  the tests that kill, stop and restart real daemons, twice over"
+	@echo "make faults-data  writers and readers that check every byte while storage targets die, FAULTS=$(FAULTS) times"
 	@echo "make bench   mdtest on a local cluster; figures go to bench/results"
 	@echo "make soak    hours of load and faults"
 	@echo "make clean   remove caches; make distclean: the virtual environment as well"
@@ -36,6 +38,9 @@ sim: $(VENV)/installed-dev
 faults: $(VENV)/installed-dev
 	timeout --kill-after=60 $(TEST_TIMEOUT_S) $(BIN)/python -m pytest tests/faults
 	timeout --kill-after=60 $(TEST_TIMEOUT_S) $(BIN)/python -m pytest tests/faults
+
+faults-data: $(VENV)/installed-dev
+	$(BIN)/python -m tests.faults.data --faults $(FAULTS)
 
 bench: $(VENV)/installed
 	$(BIN)/python -m bench.on_local_cluster

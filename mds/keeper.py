@@ -25,7 +25,7 @@ SILENCE_US: Final = 900_000
 """A target that has a connection and says nothing for so long is taken for dead: a busy host takes its time."""
 GONE_US: Final = 100_000
 """One whose connection broke and that could not be reached again for so long is."""
-BEAT_US: Final = 100_000
+BEAT_US: Final = 75_000
 ORDER_AGAIN_US: Final = 1_000_000
 """What was ordered and has not shown in the map by then is ordered again."""
 SHUNNED_US: Final = 5_000_000

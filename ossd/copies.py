@@ -280,7 +280,7 @@ class Copies:
             count = max(1, min(limits.SUMS_BLOCKS, blocks - first))
             ask = partial(_sums, wire, first, count)
             body = (await self._told(chain, ask)).body
-            length, _trim, entries = _sums_untrusted(body)
+            length, _trim, entries, _stamp = sums_untrusted(body)
             for block in range(first, min(first + count, blocks)):
                 at = (block - first) * ENTRY_SIZE
                 mine = file.ledger.raw_entry(block)
@@ -361,11 +361,12 @@ def _sums(key: ObjectKey, first: int, count: int, call: int) -> ObjectSums:
     return ObjectSums(call, key, first, count)
 
 
-def _sums_untrusted(body: bytes) -> tuple[int, int, bytes]:
+def sums_untrusted(body: bytes) -> tuple[int, int, bytes, Stamp]:
+    """The answer to ObjectSums. Raises :class:`Unreachable` when it is none."""
     try:
-        length, trim, entries = unpack_untrusted(body)
+        length, trim, entries, version, number = unpack_untrusted(body)
     except (WireError, TypeError, ValueError) as exc:
         raise Unreachable(f"sums that are none: {exc}") from exc
     if type(length) is not int or type(trim) is not int or type(entries) is not bytes:
         raise Unreachable("sums of another type")
-    return length, trim, entries
+    return length, trim, entries, (version, number)

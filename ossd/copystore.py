@@ -7,7 +7,7 @@ import zlib
 
 from ossd import identity
 from ossd.ledger import BLOCK, NO_STAMP, Stamp, header_of
-from ossd.objectfile import ObjectFile
+from ossd.objectfile import Key, ObjectFile
 from ossd.store import TRIM, TRIM_ATTR, Buffer, Store
 
 
@@ -27,10 +27,19 @@ class CopyStore(Store):
                     found.append((int(ino, 16), int(column, 16), *(stamp if sure else NO_STAMP)))
         return found
 
-    def sums(self, file: ObjectFile, first: int, count: int) -> tuple[int, int, bytes]:
-        """(length, number of the last truncation, entries of the blocks)."""
+    def every(self, first: int, count: int) -> list[Key]:
+        """All objects in directories [first, first + count)."""
+        found: list[Key] = []
+        for where in range(first, min(first + count, identity.FANOUT)):
+            for name in os.listdir(self._directories[where]):
+                ino, _, column = name.partition(".")
+                found.append((int(ino, 16), int(column, 16)))
+        return found
+
+    def sums(self, file: ObjectFile, first: int, count: int) -> tuple[int, int, bytes, int, int]:
+        """(length, number of the last truncation, entries of the blocks, stamp)."""
         self.make_sure(file)
-        return file.size, file.last, file.ledger.raw_entries(first, count)
+        return file.size, file.last, file.ledger.raw_entries(first, count), *file.ledger.stamp
 
     def read_block(self, file: ObjectFile, block: int) -> bytes:
         """One block as far as it was written. Raises OSError, :class:`BadBlock`."""

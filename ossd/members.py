@@ -162,7 +162,7 @@ class Members:
         def work() -> Result:
             file = self._store.fetch(key, create=False)
             if file is None:
-                return OK, pack((-1, 0, b"")), b""
+                return OK, pack((-1, 0, b"", 0, 0)), b""
             try:
                 return OK, pack(self._store.sums(file, msg.first, msg.count)), b""
             finally:

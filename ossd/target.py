@@ -26,6 +26,7 @@ from ossd.members import Members, now_us
 from ossd.objectfile import Key, ObjectFile, file_name
 from ossd.objects import Order, Turn, pending
 from ossd.resync import Resync
+from ossd.scrub import Scrub
 from ossd.store import Buffer
 from ossd.work import Result
 from wire.errors import OK, BadMessage, Status, WireError
@@ -45,7 +46,7 @@ from wire.messages import (
     TargetStat,
 )
 from wire.peer import OUTBOUND_HIGH, OUTBOUND_MAX, Connection, ConnectionLost
-from wire.storage import Beat, ObjectChange, ObjectFlush, ObjectPatch
+from wire.storage import Beat, ObjectChange, ObjectFlush, ObjectPatch, TargetScrub
 
 if TYPE_CHECKING:
     pass
@@ -140,6 +141,7 @@ class Target:
         self.links = Links(store.identity.cluster, target_id, store.identity.uuid, run)
         self.copies = Copies(store, self.chains, self.links, self._threads)
         self.resync = Resync(self.copies, self.in_turn)
+        self.scrub = Scrub(self.copies, self.in_turn)
         members = Members(self, self.copies, self.resync)
         everyone: dict[type, Act] = {
             StatusCall: self._status,
@@ -154,7 +156,7 @@ class Target:
             # Objects are deleted by those who know that no name and no handle is left.
             Role.MDS: {**everyone, **data, **deletes, Beat: members.beat},
             Role.TARGET: {**everyone, **members.from_members()},
-            Role.ADMIN: everyone,
+            Role.ADMIN: {**everyone, TargetScrub: self._scrub},
         }
 
     # -- conversations
@@ -484,6 +486,12 @@ class Target:
 
     def _stat(self, peer: Peer, msg: TargetStat, _: Buffer) -> None:
         self.work(peer, msg.call, [], 0, self.in_thread(partial(work.stat, self.store)))
+
+    def _scrub(self, peer: Peer, msg: TargetScrub, _: Buffer) -> None:
+        async def run() -> Result:
+            return OK, await self.scrub.step(msg), b""
+
+        self.work(peer, msg.call, [], 0, run)
 
     def _status(self, peer: Peer, msg: StatusCall, _: Buffer) -> None:
         now = trio.current_time()

@@ -7,7 +7,7 @@ from typing import Final
 from wire.codec import message
 from wire.messages import ObjectKey, bad_truncations
 
-LEASE_US: Final = 400_000
+LEASE_US: Final = 300_000
 """For so long after it said so last, a target may take it that it still serves the chains it was told of. The keeper
 marks nobody offline before that time is over."""
 LIST_DIRECTORIES: Final = 64
@@ -124,8 +124,8 @@ class ObjectList:
 class ObjectSums:
     """The checksums of an object, *count* blocks from *first*.
 
-    Answer body: ``(length, number of the last truncation, entries)``, length -1 when there is no such object. The
-    entries are those of the ledger (ossd.ledger).
+    Answer body: ``(length, number of the last truncation, entries, stamp version, stamp number)``, length -1 when there
+    is no such object. The entries are those of the ledger (ossd.ledger).
     """
 
     call: int
@@ -199,3 +199,24 @@ class TargetFlush:
 
     def invalid(self) -> str | None:
         return None if self.call >= 0 else "call"
+
+
+@message(120)
+class TargetScrub:
+    """The admin tool has a target read its objects in directories [*first*, *first* + *count*) and check them, at
+    *rate* bytes per second at most. Bad blocks are mended from other copies. With *verify*, a target that heads a chain
+    compares its copies with those of the other members.
+
+    Answer body: ``(objects, bytes, bad blocks, mended blocks, (text, ...))``; the texts say what is wrong and was not
+    mended.
+    """
+
+    call: int
+    first: int
+    count: int
+    rate: int
+    verify: bool
+
+    def invalid(self) -> str | None:
+        good = 0 <= self.first < 65536 and 0 < self.count <= LIST_DIRECTORIES and 0 < self.rate < 2**50
+        return None if good else "directories or rate"

@@ -95,13 +95,15 @@ class TargetRemove:
 
 @message(58)
 class TargetReplace:
-    """By the administrator: *target* has another disk, *uuid*, with nothing on it. EBUSY where it alone serves a chain.
+    """By the administrator: *target* has another disk, *uuid*, with nothing on it.
 
+    EBUSY where it alone serves a chain, unless *lost*: then what files have there is gone, and is a hole from now on.
     Result: storage map version. Idempotent.
     """
 
     target: int
     uuid: bytes
+    lost: bool
 
     def invalid(self) -> str | None:
         return _bad_target(self.target) or (None if len(self.uuid) == 16 else "target uuid is not 16 bytes")

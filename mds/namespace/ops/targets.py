@@ -133,10 +133,12 @@ def replace(scope: Scope, op: targetops.TargetReplace) -> Any:
     old = _get(scope, op.target)
     if old.uuid == op.uuid:
         return _version(scope)
-    if any(holders(members) == (op.target,) for _, _, members in _all_chains(scope)):
+    mine = [chain for chain in _all_chains(scope) if any(t == op.target for t, _ in chain[2])]
+    if not op.lost and any(holders(members) == (op.target,) for _, _, members in mine):
         raise FileSystemError(errno.EBUSY)
     _put(scope, op.target, old._replace(uuid=op.uuid, run=0, state=OFFLINE))
-    _change_chains(scope, lambda number, members: chains.down(members, op.target))
+    for number, version, members in mine:
+        _put_chain(scope, number, version + 1, chains.down(members, op.target))
     return _moved(scope)
 
 

@@ -131,7 +131,7 @@ def test_removing_and_losing_a_target(world: World) -> None:
 
 def test_a_new_disk_for_a_target(world: World) -> None:
     world.internal(targetops.TargetUp(1, 1))
-    op = targetops.TargetReplace(1, b"n" * 16)
+    op = targetops.TargetReplace(1, b"n" * 16, False)
     assert world.entry(0, 1, 1, op).status == errno.EBUSY, "files with one copy would be gone"
     number = chain_of(1, 1)
     version = chain(world, number)[0]
