@@ -127,7 +127,7 @@ class Run:
         return next(run for number, _, _, run in found if number == target)
 
     def until_whole(self, target: int = 0, before: int = 0) -> list[str]:
-        """Wait until every chain serves whole, and *target* in another run than *before*; what is wrong if it does not."""
+        """Wait until every chain serves whole, and *target* in another run than *before*; or what is wrong."""
         until = time.monotonic() + WHOLE_S
         while (reason := whole(self.cluster)) is not None or (before and self.run_of(target) == before):
             if time.monotonic() > until:
