@@ -29,7 +29,7 @@ Exit codes:
   2  the configuration is not usable"""
 
 
-@click.group(short_help="Storage targets: list, add, drain, remove, replace.")
+@click.group(short_help="Storage targets: list, add, drain, remove, replace.", epilog=_CODES)
 def target() -> None:
     """Storage targets: which there are, what becomes of them."""
 
@@ -169,7 +169,7 @@ def scrub(spec: Path, verify: bool, rate: int, as_json: bool) -> None:
             sys.exit(EXIT_FAILED)
 
 
-@click.group(short_help="How files are laid out: get, set.")
+@click.group(short_help="How files are laid out: get, set.", epilog=_CODES)
 def layout() -> None:
     """How the contents of files are laid out over the storage targets."""
 

@@ -118,6 +118,8 @@ class Session:
         self._proved = False
         """The replica has answered a call since it attached us: leaving it is no reason for a pause."""
         self._conn = 0
+        self._attempt = 0
+        """Attachments asked for: one that is overtaken by a later one is void."""
         self._wake = 0.0
         """WAITING: when to dial; CONNECTING, ATTACHING, CLOSING: when that has taken too long."""
         self._asked_at = NEVER
@@ -319,12 +321,15 @@ class Session:
         self._wake = now + limits.ATTACH_TIMEOUT_S
         self._session_call = self._next_call
         self._next_call += 1
+        self._attempt += 1
         if self.session:
             handles = tuple(self._handles.items())
-            self._out.append(Send(self._conn, AttachSession(self._session_call, self.session, self._key, handles)))
+            attach = AttachSession(self._session_call, self.session, self._key, self._attempt, handles)
+            self._out.append(Send(self._conn, attach))
         else:
             slots = self._calls.slots
-            self._out.append(Send(self._conn, OpenSession(self._session_call, self._key, self._client, slots)))
+            opening = OpenSession(self._session_call, self._key, self._client, slots, self._attempt)
+            self._out.append(Send(self._conn, opening))
         self._asked(now)
 
     def _on_attach_answer(self, answer: Answer, now: float) -> None:

@@ -37,7 +37,7 @@ from wire.errors import WireError
 
 log = logging.getLogger(__name__)
 
-MAGIC: Final = b"LSFSJRN1"
+MAGIC: Final = b"LSFSJRN2"
 HEADER: Final = struct.Struct("!8s16sB16sQI")
 """magic, cluster, voter, disk uuid, segment number, CRC-32 of what is before."""
 BATCH_MAGIC: Final = 0x4C53_4A42

@@ -133,11 +133,13 @@ class Keeper:
     def orders(self, found: StorageMap, now: int) -> list[Any]:
         """Requests to be ordered now, that *found* does not show yet."""
         made: list[Any] = []
+        ordered: dict[Any, int] = {}
         for op in self._wanted(found, now):
-            if now - self._ordered.get(op, -ORDER_AGAIN_US) >= ORDER_AGAIN_US:
-                self._ordered[op] = now
+            ordered[op] = self._ordered.get(op, now)
+            if op not in self._ordered or now - ordered[op] >= ORDER_AGAIN_US:
+                ordered[op] = now
                 made.append(op)
-        self._ordered = {op: at for op, at in self._ordered.items() if now - at < ORDER_AGAIN_US}
+        self._ordered = ordered  # what is not wanted any more has happened, and may be wanted anew
         return made
 
     def _wanted(self, found: StorageMap, now: int) -> Iterator[Any]:

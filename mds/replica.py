@@ -488,8 +488,8 @@ class Replica:
                 self._run()
             case msg.CloseHandles(handles):
                 self._close_handles(client, handles)
-            case msg.OpenSession(call, key, name, slots):
-                self._order(client, call, ops.SessionOpen(key, name, slots, self.me), attach=True)
+            case msg.OpenSession(call, key, name, slots, attempt):
+                self._order(client, call, ops.SessionOpen(key, name, slots, self.me, attempt), attach=True)
             case msg.AttachSession():
                 self._attach(client, m)
             case msg.CloseSession(call, session, key):
@@ -542,18 +542,23 @@ class Replica:
             if attach and outcome.status == OK and not client.gone:
                 client.session = op.session if isinstance(op, ops.SessionAttach) else unpack_untrusted(outcome.body)
                 self.heard[client.session] = self.shell.now()
-            elif isinstance(op, ops.SessionAttach) and outcome.status != OK:
+            elif isinstance(op, ops.SessionAttach) and outcome.status != OK and not self._is_here(op.session):
                 self.releases.update(self.handles.forget(op.session))  # they were declared in vain
             client.send(msg.Answer(call, outcome.status, outcome.body))
 
         self.internal(op, done)
 
+    def _is_here(self, session: int) -> bool:
+        known = self.state.session(session)
+        return known is not None and known.replica == self.me
+
     def _attach(self, client: Client, m: msg.AttachSession) -> None:
         if self._refused(client, m.call):
             return
         known = self.state.session(m.session)
-        if known is not None and known.key != m.key:
-            client.send(msg.Answer(m.call, Status.SESSION_UNKNOWN, b""))
+        if known is not None and (known.key != m.key or known.attempt >= m.attempt):
+            overtaken = known.key == m.key
+            client.send(msg.Answer(m.call, Status.NOT_ATTACHED if overtaken else Status.SESSION_UNKNOWN, b""))
             return
         for other in self.clients:
             if other.session == m.session and other is not client:
@@ -564,7 +569,7 @@ class Replica:
         pins = tuple(sorted(ino for ino, _ in m.handles if self.state.is_orphan(ino)))
         for at in range(0, len(pins), limits.ORPHAN_ANSWERS):
             self.internal(ops.OrphanAnswer(self.me, (), pins[at : at + limits.ORPHAN_ANSWERS]), lambda outcome: None)
-        self._order(client, m.call, ops.SessionAttach(m.session, m.key, self.me), attach=True)
+        self._order(client, m.call, ops.SessionAttach(m.session, m.key, self.me, m.attempt), attach=True)
 
     def _admin(self, client: Client, call: int, op_bytes: bytes) -> None:
         try:
@@ -706,7 +711,7 @@ class Replica:
                 expired = session.replica not in members and self.lowest and graced
             if expired and graced:
                 log.info("session %d (%s) is expired: not heard of", number, session.client)
-                self.internal(ops.SessionExpire(number, session.attachments), lambda outcome: None)
+                self.internal(ops.SessionExpire(number, session.attempt), lambda outcome: None)
         if not graced:
             return
         self._unsure.clear()  # they have expired, or are about to

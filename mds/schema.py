@@ -17,7 +17,7 @@ XATTRS          ino u64, name                the value (raw). ``Inode.xattrs`` c
 ORPHANS         ino u64                      ``((replica, pinned), ...)`` ascending by replica, never empty
 OWED            replica u8, ino u64          empty. Derived from ORPHANS: one per replica named there
 RECLAIM         ino u64                      ``(stripe_size, (chain, ...))``: objects to delete, inode gone
-SESSIONS        session u64                  ``(key, client, slots, replica, attachments)``
+SESSIONS        session u64                  ``(key, client, slots, replica, attempt)``
 SESSION_KEYS    key (16 bytes)               session u64. Derived from SESSIONS: one for one
 REPLIES         session u64, slot u16        ``(number, status, opened, body)`` of the slot's last request
 TARGETS         target u16                   :class:`mds.namespace.layout.Target`, its fields in order

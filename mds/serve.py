@@ -18,6 +18,7 @@ from daemon.config import Config
 from daemon.journal import FLUSH_MAX_S, Journal, JournalCorrupt, JournalFailed, Watch
 from daemon.process import run
 from mds import limits, snapshot
+from mds.caches import LEASE_US
 from mds.links import CHANNELS, Links
 from mds.machine import Bootstrap, StateMachine
 from mds.reclaim import Reclaimer
@@ -74,7 +75,8 @@ class Process:
         state = StateMachine(Store.open(self.state_path), replica_id, self._bootstrap)
         position = Position.unpack_untrusted(state.position) if state.position is not None else START
         group = Machine(
-            replica_id, replicas, self.journal.durable, position, rng=random.Random(os.urandom(16)), now=now_us()
+            replica_id, replicas, self.journal.durable, position,
+            rng=random.Random(os.urandom(16)), now=now_us(), lent=LEASE_US,
         )
         self.incarnation = self.journal.durable.incarnation
         self.links = Links(

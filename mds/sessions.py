@@ -22,11 +22,11 @@ class Session(NamedTuple):
     slots: int
     replica: int
     """The replica it is attached to."""
-    attachments: int
-    """How often it was attached to a replica so far."""
+    attempt: int
+    """The client's number of the attachment in force: an earlier one that is ordered late does not take it back."""
 
-    def attached(self, replica: int) -> Session:
-        return self._replace(replica=replica, attachments=self.attachments + 1)
+    def attached(self, replica: int, attempt: int) -> Session:
+        return self._replace(replica=replica, attempt=attempt)
 
 
 class Reply(NamedTuple):

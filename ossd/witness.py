@@ -44,6 +44,7 @@ class WitnessHost:
         self._met = Acquaintances(self.journal)
         self._conns: dict[int, Connection] = {}
         self._after: deque[tuple[int, list[tuple[int, Any]]]] = deque()
+        self._on_disk = 0
         self._failed: JournalFailed | None = None
         self._wake = trio.Event()
 
@@ -110,13 +111,15 @@ class WitnessHost:
         out = self._witness.step(peer, message)
         for note in out.notes:
             log.info("witness %d: %s", self.id, note)
-        if out.records:
-            self._after.append((out.ticket, out.after))
-            if self.journal.append_now(out.ticket, out.records):
-                self._durable(out.ticket)
+        # An answer without a record, a refusal for instance, still waits for what was recorded before it.
+        self._after.append((out.ticket, out.after))
+        if out.records and self.journal.append_now(out.ticket, out.records):
+            self._on_disk = out.ticket
+        self._durable(self._on_disk)
 
     def _durable(self, ticket: int) -> None:
-        """What was promised or accepted is on disk: say so."""
+        """What was promised, accepted or learned is on disk: say so."""
+        self._on_disk = max(self._on_disk, ticket)
         while self._after and self._after[0][0] <= ticket:
             for peer, message in self._after.popleft()[1]:
                 conn = self._conns.get(peer)

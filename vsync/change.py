@@ -5,12 +5,14 @@ Anybody may coordinate, several at once: the register decides one view per epoch
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field, replace
 
 from vsync import limits
 from vsync.core import Core
+from vsync.membership import Membership
 from vsync.register import Proposer
-from vsync.view import describe_epoch, pack_views, unpack_view_untrusted
+from vsync.view import describe_epoch, first_of, generation_of, pack_views, unpack_view_untrusted
 from wire.group import Accepted, Promise, Seal, SealReport, View
 
 
@@ -29,8 +31,9 @@ class Attempt:
 class Change:
     """Coordinating half of the view change at one replica."""
 
-    def __init__(self, core: Core, now: int) -> None:
+    def __init__(self, core: Core, membership: Membership, now: int) -> None:
         self.core = core
+        self.membership = membership
         self.attempt: Attempt | None = None
         self._round = 0
         self._tries = 0
@@ -59,8 +62,11 @@ class Change:
             if now >= self.attempt.deadline:
                 self._timed_out(now)
             return
-        if core.active is not None or core.amnesiac:
+        if core.active is not None or core.amnesiac or not core.history.views:
             self._quiet_since = now
+            return
+        if core.outside and (core.leaving or not core.may_be_member(core.me)):
+            self._quiet_since = now  # out for good: the others need nothing from us
             return
         if core.outside and any(
             (said := core.detector.last(p)) is not None and said.active >= core.newest.epoch for p in core.others
@@ -107,7 +113,8 @@ class Change:
         if a is None or a.proposer is not None or m.epoch != a.epoch:
             return  # of an attempt that is over or has gone on
         a.reports[peer] = m
-        awaited = [r for r in self.core.others if self.core.detector.hears(r)]
+        # Not those who only copy the state: a learner slows nobody.
+        awaited = [r for r in self.core.others if r in (*self.core.concerned, a.joiner) and self.core.detector.hears(r)]
         if self.core.me in a.reports and all(r in a.reports for r in awaited):
             self._propose(a, now)
 
@@ -125,12 +132,15 @@ class Change:
 
     def _propose(self, a: Attempt, now: int) -> None:
         core = self.core
-        view = plan_view(a.epoch, core.me, a.reports, core.history.views, a.joiner)
+        away = {r for r, m in a.reports.items() if m.leaving} | set(self.membership.unwanted(a.reports))
+        dead = core.leases.dead_ms(now)
+        view = plan_view(a.epoch, core.me, a.reports, core.history.views, a.joiner, away, dead)
         if isinstance(view, str):
             core.note(f"the change to view {describe_epoch(a.epoch)} waits: {view}")
             self.attempt = None
             self._quiet_since = now
             return
+        view = replace(view, voters=self.membership.voters_after(view.members, a.reports.keys()))
         self._round += 1
         a.proposer = Proposer(a.epoch, (self._round, core.me, core.incarnation), core.newest.voters, view)
         a.deadline = now + limits.DECIDE_WAIT
@@ -149,11 +159,41 @@ class Change:
         self.attempt.proposer.on_accepted(peer, m)
         return self.attempt.proposer.decided
 
+    # -- the last resort
+
+    def forced(self) -> View | str:
+        """The view of this replica alone that begins a new generation, or why there can be none.
+
+        Its base is the last view on the chain of the newest one that was flushed here, its cut what is in our log: all
+        of that may have been answered.
+        """
+        core = self.core
+        if core.amnesiac or core.newcomer:
+            return "this replica has no state to go on from"
+        history = core.history
+        base = core.newest.epoch
+        while base > history.epoch and base not in core.flushed:
+            base = history.views[base].base if base in history.views else history.epoch
+        base = max(base, history.epoch)
+        cut = tuple(sorted((s, q) for s, q in history.tops().get(base, {}).items() if q))
+        epoch = first_of(generation_of(core.newest.epoch) + 1)
+        return View(epoch, (core.me,), (core.me,), base, cut, max(limits.LEASE, core.leases.lent) // limits.MS)
+
 
 def plan_view(
-    epoch: int, me: int, reports: dict[int, SealReport], views: dict[int, View], joiner: int
+    epoch: int,
+    me: int,
+    reports: dict[int, SealReport],
+    views: dict[int, View],
+    joiner: int,
+    away: Set[int] = frozenset(),
+    dead: Mapping[int, tuple[int, int]] = {},
 ) -> View | str:
-    """The view a coordinator proposes for *epoch*, or why it has to wait [10-group: base, decide]."""
+    """The view a coordinator proposes for *epoch*, or why it has to wait [10-group: base, decide].
+
+    *away*: those who want to leave or are removed; they stay only if nobody else holds the history.
+    *dead*: certificates, per peer the incarnation and for how many ms what it lent may still be used.
+    """
     last = views[max(views)]
     base = last.epoch
     while True:
@@ -175,21 +215,30 @@ def plan_view(
     furthest = max(reports[r].index for r in flushed)
     if joiner in reports and joiner not in able and reports[joiner].index + 2 * limits.JOIN_CLOSE >= furthest:
         able.append(joiner)
-    members = _mutual([r for r in (me, *flushed, *able) if r in able], reports)
-    if not any(r in flushed for r in members):
-        members = _mutual([*flushed, *able], reports)
+    members: list[int] = []
+    for there in ([r for r in able if r not in away], able):
+        for first in ([me, *flushed], flushed):
+            if not any(r in flushed for r in members):
+                members = _mutual([r for r in (*first, *able) if r in there], reports)
     cut: dict[int, int] = {}
     for r in flushed:
         for e, tops in reports[r].received:
             if e == base:
                 for sender, seq in tops:
                     cut[sender] = max(cut.get(sender, 0), seq)
-    hold = max(
-        [reports[r].hold_ms for r in reports]
-        + [left for r in reports for peer, left in reports[r].promises if peer not in members]
-    )
+    hold = max(m.hold_ms if r in members else max(m.hold_ms, m.lent_ms) for r, m in reports.items())
+    owed: dict[tuple[int, int], int] = {}
+    for m in reports.values():
+        for peer, incarnation, left in m.promises:
+            if peer in reports:
+                continue  # sealed: it reads nothing any more, see vsync.leases
+            certified, lent = dead.get(peer, (-1, 0))
+            left = min(left, lent) if incarnation <= certified else left
+            if left:
+                owed[peer, incarnation] = max(left, owed.get((peer, incarnation), 0))
     cut_pairs = tuple(sorted((s, q) for s, q in cut.items() if q))
-    return View(epoch, tuple(sorted(members)), last.voters, base, cut_pairs, hold)
+    promises = tuple((peer, incarnation, left) for (peer, incarnation), left in sorted(owed.items()))
+    return View(epoch, tuple(sorted(members)), last.voters, base, cut_pairs, hold, promises)
 
 
 def _mutual(candidates: list[int], reports: dict[int, SealReport]) -> list[int]:

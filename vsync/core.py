@@ -7,10 +7,10 @@ from typing import Any
 
 from vsync import limits
 from vsync.detector import Detector
-from vsync.effects import Effects
+from vsync.effects import Effects, Roster
 from vsync.history import History
-from vsync.leases import Leases
-from vsync.order import Order
+from vsync.leases import UNKNOWN, Leases
+from vsync.order import Level, Order
 from vsync.records import Durable
 from vsync.register import Acceptor
 from vsync.view import Position, pack_views
@@ -21,12 +21,26 @@ class Core:
     """Shared state of one replica's group machine. The parts change it only through the methods here or own it."""
 
     def __init__(
-        self, me: int, replicas: tuple[int, ...], durable: Durable, position: Position, rng: Random, now: int
+        self,
+        me: int,
+        replicas: tuple[int, ...],
+        durable: Durable,
+        position: Position,
+        rng: Random,
+        now: int,
+        lent: int,
+        level: Level,
     ) -> None:
         assert me in replicas
         self.me = me
-        self.replicas = tuple(sorted(replicas))
-        self.others = [r for r in self.replicas if r != me]
+        self.roster: Roster | None = None
+        """Who may be a member and who shall vote; None: whoever is one, and does, already."""
+        self.leaving = False
+        """We are to stop, and want to be left out."""
+        self.linked: set[int] = set()
+        """Replicas and witnesses with a standing connection, whether they are of interest or not."""
+        self.level = level
+        self._first = tuple(sorted(replicas))
         self.rng = rng
         self.incarnation = durable.incarnation
         self.history = History(durable.views, durable.entries, position)
@@ -40,14 +54,45 @@ class Core:
         """Highest epoch whose flush is on disk: what we may tell."""
         # A restarted process never resumes an epoch [10-group: Views]: it is sealed above all it flushed.
         self.sealed = max(durable.sealed, max(self.flushed, default=-1) + 1, max(durable.views, default=0))
-        self.hold_until = now + limits.LEASE
-        """A restarted process does not know whom it promised what: it holds a full T."""
+        self.leases = Leases(lent)
+        self.lent_until = now + lent
+        """What this replica, in this life or an earlier one, lent to clients has run out then."""
+        self.hold_until = self.lent_until
+        """No view is activated before: clients of a replica left out, or of our earlier life, may still read."""
+        self._owe_for_earlier_life(durable, position, now)
         self.order: Order | None = None
-        self.leases = Leases()
-        self.detector = Detector(self.others)
+        self.replicas: tuple[int, ...] = ()
+        """Whom we talk to, ourselves included: see :meth:`acquaint`."""
+        self.others: list[int] = []
+        self.concerned: frozenset[int] = frozenset()
+        """Members of a view that may yet be the base of the next."""
+        self.detector = Detector([])
+        self.acquaint()
         self.ticket = 0
         self.durable_ticket = 0
         self.out = Effects()
+
+    def _owe_for_earlier_life(self, durable: Durable, position: Position, now: int) -> None:
+        """A restarted process does not know whom it promised what, nor since when it waited: everything anew.
+
+        In views before the one that the state is in nothing is left to wait for: that one was active somewhere, so who
+        was left out on the way there read nothing any more.
+        """
+        for view in durable.views.values():
+            if view.epoch < position.epoch:
+                continue
+            if view.epoch in self.flushed:
+                for peer in view.members:
+                    if peer != self.me:
+                        self.leases.owe(peer, UNKNOWN, now + limits.LEASE, now)
+            if self.me in view.members:
+                self.observe(view, now)
+
+    def observe(self, view: View, now: int) -> None:
+        """We are a member of *view*: what it holds and owes binds us, also in the views after it."""
+        self.hold_until = max(self.hold_until, now + view.hold_ms * limits.MS)
+        for peer, incarnation, left in view.owed:
+            self.leases.owe(peer, incarnation, now + left * limits.MS, now)
 
     # -- derived
 
@@ -66,6 +111,31 @@ class Core:
     def outside(self) -> bool:
         """Not a member of the newest view known."""
         return self.me not in self.newest.members
+
+    @property
+    def newcomer(self) -> bool:
+        """Never was in any view and has no state: only a snapshot will do."""
+        return not self.flushed and self.history.index == 0
+
+    def may_be_member(self, replica: int) -> bool:
+        return self.roster is None or replica in self.roster.replicas
+
+    def acquaint(self) -> None:
+        """Talk to the replicas of the roster, and to the members of every view that may yet be the base of the next."""
+        views = self.history.views
+        since = min(self.history.epoch, self.newest.base)
+        self.concerned = frozenset(m for e, v in views.items() if e >= since for m in v.members)
+        replicas = self.roster.replicas if self.roster is not None else self._first
+        self.replicas = tuple(sorted({self.me, *replicas, *self.concerned}))
+        self.others = [r for r in self.replicas if r != self.me]
+        self.detector.watch(self.others, self.linked)
+
+    def seal(self, epoch: int, now: int) -> None:
+        """Nothing more is done in any epoch below: what is lent by now runs out, and no more is lent."""
+        order = self.active
+        if order is not None and not self.leaving:
+            self.lent_until = max(self.lent_until, min(self.leases.valid_until(order.peers), now + self.leases.lent))
+        self.sealed = max(self.sealed, epoch)
 
     def rank(self) -> int:
         """Our place among the replicas that can act now: rank 0 acts at once, the others a little later."""
@@ -96,7 +166,7 @@ class Core:
         active = order.epoch if order is not None else -1
         common = (self.history.known_to, active, self.sealed, self.flushed_durable, now, self.history.index)
         if order is None:
-            return Heartbeat(*common, 0, 0, (), (), (), hears)
+            return Heartbeat(*common, 0, 0, (), (), (), hears, self.incarnation)
         return Heartbeat(
             *common,
             order.clock,
@@ -105,6 +175,7 @@ class Core:
             tuple(order.durable[order.mine]),
             tuple(order.delivered),
             hears,
+            self.incarnation,
         )
 
     def beat(self, now: int) -> None:

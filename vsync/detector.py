@@ -37,6 +37,14 @@ class Detector:
     def __init__(self, peers: list[int]) -> None:
         self.peers = {p: Peer() for p in peers}
 
+    def watch(self, peers: list[int], linked: set[int]) -> None:
+        """From now on *peers* are of interest, and nobody else; some may be *linked* already."""
+        for gone in self.peers.keys() - set(peers):
+            del self.peers[gone]
+        for p in peers:
+            if p not in self.peers:
+                self.peers[p] = Peer(linked=p in linked)
+
     def link_up(self, peer: int) -> None:
         self.peers[peer].linked = True
 

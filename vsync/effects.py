@@ -74,7 +74,55 @@ class ChangeView:
     reason: str
 
 
-Event = Received | LinkUp | LinkDown | DurableUpTo | Submit | Tick | SnapshotInstalled | SnapshotSent | ChangeView
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """What the ordered state says: who may be a member (*replicas*), who shall vote (*voters*: replicas and witnesses).
+
+    Stepped at start, when an applied request changed it, and after a snapshot; it may come at any moment.
+    """
+
+    replicas: tuple[int, ...]
+    voters: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """This replica is to stop and asks to be left out.
+
+    The shell has called back all that it lent to clients (see Machine.read_until, which is in the past from now on).
+    It may be stepped again; ``Machine.may_stop`` tells when the others go on without us.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Died:
+    """Certificate of *peer*'s watchdog: that incarnation, and every one before it, has ended and reads nothing more."""
+
+    peer: int
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForceView:
+    """Last resort of an administrator who has made sure that no other replica runs: a view of this replica alone, of a
+    new generation, decided here. What only others have is lost [10-group: forced view]."""
+
+
+Event = (
+    Received
+    | LinkUp
+    | LinkDown
+    | DurableUpTo
+    | Submit
+    | Tick
+    | SnapshotInstalled
+    | SnapshotSent
+    | ChangeView
+    | Roster
+    | Leave
+    | Died
+    | ForceView
+)
 
 # --- effects --------------------------------------------------------------------------------------
 

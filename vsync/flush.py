@@ -7,7 +7,7 @@ from vsync.core import Core
 from vsync.order import Order
 from vsync.records import Entry, Flushed
 from vsync.view import describe_epoch
-from wire.group import Content, Fetch, View
+from wire.group import WANTS_MAX, Content, Fetch, View
 
 
 class Flush:
@@ -30,18 +30,20 @@ class Flush:
         newest = core.newest.epoch
         if not core.history.learn(view, core.out):
             return False
-        core.sealed = max(core.sealed, view.epoch)
+        core.seal(view.epoch, now)
+        core.acquaint()
         if core.me in view.members:
             # Also a view that came and went while we were away binds us [10-group, rule 3: every member observes it].
-            core.hold_until = max(core.hold_until, now + view.hold_ms * limits.MS)
+            core.observe(view, now)
         if view.epoch > newest:
             self.flushed_by = set()
             self._flush_ticket = None
             self.fetching = False
             self._fetch_at = now
+            hold = max([view.hold_ms, *(ms for _, _, ms in view.owed)])
             core.note(
                 f"view {describe_epoch(view.epoch)} is decided: members {list(view.members)}, "
-                f"base {describe_epoch(max(view.base, 0))}, hold {view.hold_ms} ms"
+                f"base {describe_epoch(max(view.base, 0))}, hold {hold} ms"
             )
         return True
 
@@ -71,7 +73,7 @@ class Flush:
         sources = [p for p in core.others if core.detector.hears(p)]
         sources.sort(key=lambda p: (p not in base, p))
         if sources:
-            core.send(sources[self._turn % len(sources)], Fetch(view.epoch, tuple(lacking[:256])))
+            core.send(sources[self._turn % len(sources)], Fetch(view.epoch, tuple(lacking[:WANTS_MAX])))
             self._turn += 1
 
     def on_fetch(self, peer: int, m: Fetch) -> None:
@@ -134,8 +136,8 @@ class Flush:
             return None
         if not self.flushed_by.issuperset(view.members):
             return None
-        ends = [core.leases.promised_until(p) for p in core.others if p not in view.members]
-        return max([core.hold_until, *(e for e in ends if e is not None)])
+        # What we promised ourselves to those left out is in the view: we answered its seal, or we would not be in it.
+        return max(core.hold_until, core.leases.owed_until(view.members))
 
     def activate(self, now: int) -> bool:
         """Activate the newest view if every member has flushed it and every hold has run out."""
@@ -146,7 +148,7 @@ class Flush:
         view = core.newest
         assert view.epoch in core.flushed and core.flushed_durable == view.epoch
         core.history.finish(view, core.out)
-        core.order = Order(core.me, view, core.history)
+        core.order = Order(core.me, view, core.history, core.level)
         core.leases.activate()
         epoch = describe_epoch(view.epoch)
         core.note(f"view {epoch} is active: members {list(view.members)}, index {core.history.index}")

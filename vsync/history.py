@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from vsync import limits
 from vsync.effects import Delivered, Effects, ViewEvent
 from vsync.records import Decided, Entry, cut_off
-from vsync.view import START, Position, chain_message, chain_view
+from vsync.view import NOWHERE, START, Position, chain_message, chain_view, first_of, generation_of
 from wire.group import View
 
 Item = Entry | View
@@ -104,27 +104,37 @@ class History:
 
     @property
     def newest(self) -> View:
-        """The last decided view known."""
-        return self.views[max(self.views)]
+        """The last decided view known; NOWHERE before the first."""
+        return self.views[max(self.views)] if self.views else NOWHERE
 
     @property
     def known_to(self) -> int:
-        """The last epoch up to which no decided view is missing, from the one history is in."""
+        """The last epoch up to which no decided view is missing, from the one history is in.
+
+        A forced view, the first of its generation, makes those of generations before it superfluous: nobody goes
+        back behind it. -1 when no view is known.
+        """
         epoch = self.epoch
         if epoch not in self.views:
             if self.newest.epoch < epoch:
                 return self.newest.epoch
-            epoch = min(self.views)
+            epoch = min(self.views, default=-1)
+        forced = first_of(generation_of(self.newest.epoch))
+        if forced > epoch and forced in self.views:
+            epoch = forced
         while epoch + 1 in self.views:
             epoch += 1
         return epoch
 
     def learn(self, view: View, out: Effects) -> bool:
-        """Learn a decided view; drops what it cuts off from the log. False: known already."""
+        """Learn a decided view; drops what it cuts off from the log. False: known already, or superseded."""
         known = self.views.get(view.epoch)
         if known is not None:
             assert known == view, f"two views decided for epoch {view.epoch}: {known} and {view}"
             return False
+        generation = generation_of(view.epoch)
+        if any(v.base < view.epoch < e and generation_of(e) > generation for e, v in self.views.items()):
+            return False  # decided by those whom a forced view has left behind: its cut must not touch our log
         self.views[view.epoch] = view
         out.records.append(Decided(view))
         for epoch in sorted(self._queues):

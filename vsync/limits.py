@@ -36,11 +36,20 @@ JOIN_STAY_MIN: Final = 200 * MS
 JOIN_STAY_MAX: Final = 30_000 * MS
 STAY_GOOD: Final = 10_000 * MS
 """A member that stayed this long has its stay time forgotten."""
+ROSTER_RETRY: Final = 300 * MS
+"""A view change for the roster's sake that changed nothing is tried again after this; doubles."""
+ROSTER_RETRY_MAX: Final = 10_000 * MS
 
 JOIN_CLOSE: Final = 64
 """History items a learner may lag when it is taken in: what the flush fetches while requests wait."""
 FEED_WINDOW: Final = 512
 """History items sent to a learner and not acknowledged by it."""
+FEED_WINDOW_BYTES: Final = 16 << 20
+"""Of the same in bytes: what waits in a slow learner's connection."""
+SNAPSHOTS: Final = 2
+"""Snapshots sent at a time by one member; each reads the whole state."""
+LEARNERS: Final = 16
+"""Learners fed at a time by one member; others ask again."""
 FEED_ITEMS: Final = 64
 """History items in one Feed message."""
 FEED_BYTES: Final = 1 << 20
@@ -57,10 +66,13 @@ TELL_DELIVERED: Final = 3 * MS
 conflicts with it waits."""
 BUFFERED: Final = 4096
 """Frames of a view flushed but not yet active here; a sender has at most IN_FLIGHT, so this is generous."""
+HANDED: Final = 1024
+"""Log hand-overs not on disk yet that are told apart: while a disk hangs, later ones count as one."""
 VIEWS_KEPT: Final = 64
 """Decided views kept and told; older ones are behind every position a replica can still come back from
 without a snapshot."""
 CONTENT_BYTES: Final = 1 << 20
+"""Entries in one answer to a Fetch: it is answered at once, or not at all, so none waits."""
 
 assert HEARTBEAT * 3 <= LEASE - LEASE_MARGIN, "a lease survives two lost heartbeats"
 assert SILENCE_MIN >= LEASE - LEASE_MARGIN, "a peer is not suspected before its lease has run out anyway"
@@ -68,4 +80,5 @@ assert LEASE < SILENCE_MAX
 assert SEAL_WAIT > 2 * HEARTBEAT
 assert PROGRESS_WAIT > SEAL_WAIT + HEARTBEAT and DECIDE_WAIT > SEAL_WAIT
 assert JOIN_CLOSE < FEED_WINDOW < RECENT_ITEMS
+assert FEED_BYTES + BATCH_BYTES <= FEED_WINDOW_BYTES <= RECENT_BYTES, "a learner is fed from what is kept"
 assert BATCH_BYTES * 2 <= 2 << 20

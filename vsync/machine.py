@@ -1,8 +1,8 @@
 """Pure. The group machine of one metadata replica: dispatches events to its parts, collects their effects.
 
 One way in, :meth:`Machine.step`; one way out, the effects it returns.  Parts: vsync.order (total order in a
-view), vsync.change (coordinator), vsync.flush (learn, flush, activate), vsync.transfer (learners),
-vsync.register (votes), vsync.leases, vsync.detector, vsync.history (the log).
+view), vsync.change (coordinator), vsync.membership (the roster), vsync.flush (learn, flush, activate), vsync.transfer
+(learners), vsync.suspicion, vsync.register (votes), vsync.leases, vsync.detector, vsync.history (the log).
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from vsync.change import Change
 from vsync.core import Core
 from vsync.effects import Effects, Event, ViewEvent
 from vsync.flush import Flush
-from vsync.order import Order
+from vsync.membership import Membership, Standing
+from vsync.order import Level, Order
 from vsync.records import Durable, Sealed
+from vsync.suspicion import Suspicion
 from vsync.transfer import Transfer
-from vsync.view import START, Position, describe_epoch, pack_views, unpack_view_untrusted
+from vsync.view import START, Position, describe_epoch, generation_of, unpack_view_untrusted
 from wire.errors import WireError
 from wire.group import (
     Accept,
@@ -34,10 +36,12 @@ from wire.group import (
     Grant,
     Heartbeat,
     Join,
+    Obituary,
     Prepare,
     Promise,
     Seal,
     SealReport,
+    Stored,
     Views,
 )
 
@@ -54,18 +58,23 @@ class Machine:
         *,
         rng: Random,
         now: int,
+        lent: int = 0,
+        level: str = Level.SAFE,
     ) -> None:
-        self.core = Core(me, replicas, durable, position, rng, now)
-        self.change = Change(self.core, now)
+        """*lent*: how long (us) a client may, at most, go on reading what its replica lent it (see :meth:`read_until`)
+        when that replica has been sealed or has ended. *level*: see vsync.order; only safe keeps all promises."""
+        self.core = Core(me, replicas, durable, position, rng, now, lent, Level(level))
+        self.membership = Membership(self.core)
+        self.change = Change(self.core, self.membership, now)
         self.flush = Flush(self.core)
         self.transfer = Transfer(self.core, now)
+        self.suspicion = Suspicion(self.core, self.change)
         self._next_tick = now
         self._handed: deque[tuple[int, int, list[int]]] = deque()
         """(ticket, epoch, received) of log records handed over and not on disk yet."""
         self._buffered: list[tuple[int, Any]] = []
-        self._suspect_since: dict[int, int] = {}
-        self._undurable: dict[int, tuple[int, int]] = {}
         self._resent: dict[int, int] = {}
+        """Member -> what it had of ours when it was last told in a heartbeat."""
         self._tell_at: int | None = None
         """When to tell the others that own messages are delivered, unless a message does so before."""
 
@@ -92,16 +101,31 @@ class Machine:
         return order is not None and self.core.leases.valid(order.peers, now)
 
     def read_until(self) -> int:
-        """Until when :meth:`may_read` will say yes, if nothing happens (in the past: it says no)."""
+        """Until when clients may be allowed to read by themselves: as long as :meth:`may_read` will say yes if nothing
+        happens. In the past when it says no, or when this replica is about to leave."""
         order = self.core.active
-        return 0 if order is None else self.core.leases.valid_until(order.peers)
+        return 0 if order is None or self.core.leaving else self.core.leases.valid_until(order.peers)
+
+    @property
+    def may_stop(self) -> bool:
+        """After Leave: the others are active in a view without this replica, or there is nobody to go on."""
+        core = self.core
+        view = core.newest
+        heard = [said for p in view.members if p != core.me and (said := core.detector.last(p)) is not None]
+        return core.leaving and (not heard or (core.outside and any(m.active >= view.epoch for m in heard)))
+
+    def standing(self) -> Standing:
+        """How far the view is on its way to the roster."""
+        return self.membership.standing()
 
     def may_install(self, position: bytes) -> bool:
         """A snapshot taken at *position* (packed) is of use still: asked before the state is replaced.
 
         It may have been long on its way: this replica may be a member again, or further than the snapshot.
         """
-        return self.transfer.learning and Position.unpack_untrusted(position).index > self.core.history.index
+        there, here = Position.unpack_untrusted(position), self.core.history.position()
+        further = (generation_of(there.epoch), there.index) > (generation_of(here.epoch), here.index)
+        return self.transfer.learning and further
 
     def next_deadline(self) -> int:
         """When to step Tick, at the latest."""
@@ -142,12 +166,24 @@ class Machine:
                 self.transfer.snapshots.discard(peer)
             case ev.ChangeView(reason):
                 self.change.start(reason, now)
+            case ev.Roster():
+                core.roster = event
+                core.acquaint()
+            case ev.Leave():
+                core.leaving = True
+                self._leave(now)
+            case ev.Died(peer, incarnation):
+                self._died(peer, incarnation, now)
+            case ev.ForceView():
+                self._force(now)
         self._loop_back(now)
         self._settle(now)
         if out.records:
             core.ticket += 1
             order = core.active
             if order is not None:
+                if len(self._handed) >= limits.HANDED:
+                    self._handed.pop()  # the later ticket implies it
                 self._handed.append((core.ticket, order.epoch, list(order.received)))
         out.ticket = core.ticket
         return out
@@ -167,7 +203,7 @@ class Machine:
         """What may have become possible by this step: flush, activation, a buffered frame, the feeds."""
         core = self.core
         order = core.active
-        if order is None or order.told == order.delivered[order.mine]:
+        if order is None or not order.untold:
             self._tell_at = None
         elif self._tell_at is None:
             self._tell_at = now + limits.TELL_DELIVERED
@@ -185,10 +221,10 @@ class Machine:
         core = self.core
         self.change.activated()
         self._handed.clear()
-        self._undurable.clear()
         self._resent.clear()
-        self._suspect_since.clear()
+        self.suspicion.activated()
         core.beat(now)
+        self.membership.tell_witnesses()
         buffered, self._buffered = self._buffered, []
         for peer, message in buffered:
             self._received(peer, message, now)
@@ -214,7 +250,7 @@ class Machine:
                 self._on_heartbeat(peer, m, now)
             case Grant():
                 order = core.active
-                if order is not None and m.epoch == order.epoch and m.stamp <= now:
+                if order is not None and m.epoch == order.epoch and m.stamp <= now and peer in order.at:
                     core.leases.hold(peer, m.stamp)
             case Seal():
                 self._on_seal(peer, m, now)
@@ -222,9 +258,9 @@ class Machine:
                 self.change.on_report(peer, m, now)
             case Views():
                 self._learn(m.views, now)
+            case Prepare() | Accept() if m.epoch <= core.newest.epoch:
+                core.tell_views(peer, m.epoch)  # who knows the view does not vote on it again, see vsync.membership
             case Prepare():
-                if m.epoch <= core.newest.epoch:
-                    core.tell_views(peer, m.epoch)
                 core.acceptor.on_prepare(peer, m, core.out)
             case Promise():
                 self.change.on_promise(peer, m)
@@ -233,10 +269,13 @@ class Machine:
             case Accepted():
                 view = self.change.on_accepted(peer, m)
                 if view is not None:
-                    packed = Views(pack_views([view]))
-                    for other in core.others:
-                        core.send(other, packed)
-                    self._learn(packed.views, now)
+                    before = core.newest
+                    self._learned(view, now)
+                    self.membership.announce(view, before)
+            case Stored():
+                self.membership.on_stored(peer, m)
+            case Obituary():
+                self._died(m.replica, m.incarnation, now)
             case Fetch():
                 self.flush.on_fetch(peer, m)
             case Content():
@@ -291,6 +330,11 @@ class Machine:
 
     def _on_heartbeat(self, peer: int, m: Heartbeat, now: int) -> None:
         core = self.core
+        if peer not in core.detector.peers:
+            # A new replica of whom our state does not know yet, or one that is removed and has to learn that it is.
+            core.tell_views(peer, m.top)
+            core.send(peer, core.heartbeat(now))
+            return
         core.detector.said(peer, m)
         if m.top < core.newest.epoch:
             core.tell_views(peer, m.top)
@@ -298,8 +342,7 @@ class Machine:
         order = core.active
         if order is None or m.active != order.epoch or peer not in order.at:
             return
-        if core.newest.epoch == order.epoch:
-            core.leases.grant(peer, now)
+        if core.newest.epoch == order.epoch and core.leases.grant(peer, m.incarnation, now):
             core.send(peer, Grant(order.epoch, m.stamp))
         order.on_ack(peer, m)
         got = m.received[order.mine] if len(m.received) == len(order.members) else order.own
@@ -318,7 +361,7 @@ class Machine:
             core.tell_views(peer, m.epoch)
             return
         if m.epoch > core.sealed:
-            core.sealed = m.epoch
+            core.seal(m.epoch, now)
             core.out.records.append(Sealed(m.epoch))
             core.note(f"sealed below view {describe_epoch(m.epoch)} for replica {peer}: {m.reason}")
         if peer != core.me:
@@ -330,15 +373,14 @@ class Machine:
     def _report(self, epoch: int, now: int) -> SealReport:
         core = self.core
         received = tuple((e, tuple(sorted(t.items()))) for e, t in sorted(core.history.tops().items()) if e >= 0)
-        promises = []
-        for peer in core.others:
-            until = core.leases.promised_until(peer)
-            if until is not None and until > now:
-                promises.append((peer, _ms(until - now)))
+        promises = tuple((peer, inc, _ms(until - now)) for peer, inc, until in core.leases.promises(now))
         hears = tuple(r for r in core.replicas if r == core.me or core.detector.hears(r))
         hold = _ms(max(0, core.hold_until - now))
         flushed = tuple(sorted(core.flushed))
-        return SealReport(epoch, flushed, received, tuple(promises), hold, core.history.index, hears)
+        lent = _ms(max(0, core.lent_until - now))
+        return SealReport(
+            epoch, flushed, received, promises, hold, core.history.index, hears, lent, core.leaving
+        )
 
     # -- views
 
@@ -352,22 +394,47 @@ class Machine:
             self.change.progress(now)
             self._buffered = [(p, m) for p, m in self._buffered if m.epoch == self.core.newest.epoch]
 
+    def _force(self, now: int) -> None:
+        view = self.change.forced()
+        if isinstance(view, str):
+            self.core.note(f"no view is forced: {view}")
+            return
+        before = self.core.newest
+        self.core.note(f"view {describe_epoch(view.epoch)} of replica {self.core.me} alone is forced")
+        self._learned(view, now)
+        self.membership.announce(view, before)
+
+    def _leave(self, now: int) -> None:
+        """Ask the others to go on without us: at once, and again until they do."""
+        core = self.core
+        order = core.active
+        if order is not None and self.change.attempt is None and any(core.detector.hears(p) for p in order.peers):
+            self.change.start("this replica is to stop", now)
+
+    def _died(self, peer: int, incarnation: int, now: int) -> None:
+        if self.core.leases.died(peer, incarnation, now):
+            self.core.note(f"replica {peer} is certified to be dead up to incarnation {incarnation}")
+
     # -- links and time
 
     def _link_up(self, peer: int, now: int) -> None:
         core = self.core
+        core.linked.add(peer)
         if peer not in core.detector.peers:
-            return  # a witness: asked when there is something to vote on
+            if core.active is not None:
+                self.membership.tell_witnesses()
+            return  # a witness, or a replica that is not of interest yet
         core.detector.link_up(peer)
         core.send(peer, core.heartbeat(now))
 
     def _link_down(self, peer: int, now: int) -> None:
         core = self.core
-        if peer not in core.detector.peers:
-            return
-        core.detector.link_down(peer)
+        core.linked.discard(peer)
         self.transfer.forget(peer)
-        self._suspect(now)
+        self.membership.forget(peer)
+        if peer in core.detector.peers:
+            core.detector.link_down(peer)
+            self.suspicion.look(now)
 
     def _tick(self, now: int) -> None:
         core = self.core
@@ -381,48 +448,26 @@ class Machine:
             self._next_tick = now + limits.HEARTBEAT
             core.detector.tick()
             core.beat(now)
-            self._suspect(now)
+            self.suspicion.look(now)
             self.transfer.tick(now)
+            if core.active is not None:
+                self.membership.tell_witnesses()
         self.change.tick(now)
         if core.active is not None and self.change.attempt is None:
-            joiner = self.transfer.ready(now)
-            if joiner:
-                self.change.start(f"learner {joiner} has caught up", now, joiner)
+            self._tick_active(core.active, now)
 
-    def _suspect(self, now: int) -> None:
-        """Start a change when a member is suspected: the lowest that can act at once, others when it is their turn."""
+    def _tick_active(self, order: Order, now: int) -> None:
+        """Planned changes of the view: we leave, the roster is another, a learner is to be taken in."""
         core = self.core
-        order = core.active
-        if order is None or self.change.attempt is not None:
+        if core.leaving:
+            self._leave(now)
             return
-        reasons = {}
-        for peer in order.peers:
-            reason = self._why_suspect(order, peer, now)
-            if reason is not None:
-                reasons[peer] = reason
-        self._suspect_since = {p: self._suspect_since.get(p, now) for p in reasons}
-        rank = sum(1 for p in order.peers if p < core.me and p not in reasons)
-        for peer, reason in sorted(reasons.items()):
-            if now - self._suspect_since[peer] >= rank * limits.RANK_STEP:
-                self.change.start(f"replica {peer} {reason}", now)
-                return
-
-    def _why_suspect(self, order: Order, peer: int, now: int) -> str | None:
-        detector = self.core.detector
-        if not detector.hears(peer):
-            return "is gone" if detector.peers[peer].broken or not detector.peers[peer].linked else "is silent"
-        said = detector.peers[peer].said
-        if said is not None and said.sealed > order.epoch and said.active != order.epoch:
-            return f"is sealed below view {describe_epoch(said.sealed)}"
-        if not order.undurable_at(peer):
-            self._undurable.pop(peer, None)
-            return None
-        seq = order.durable[order.at[peer]][order.mine]
-        before, since = self._undurable.get(peer, (-1, now))
-        if seq != before:
-            since = now
-        self._undurable[peer] = (seq, since)
-        return "does not make durable what it was sent" if now - since >= limits.UNDURABLE else None
+        joiner = self.transfer.ready(now)
+        reason = self.membership.reason(order, now)
+        if joiner:
+            self.change.start(f"learner {joiner} has caught up", now, joiner)
+        elif reason is not None:
+            self.change.start(reason, now)
 
     # -- checks
 
@@ -438,8 +483,13 @@ class Machine:
             assert order.epoch in core.flushed and core.me in order.members
             order.validate()
         assert len(self._buffered) <= limits.BUFFERED
+        assert len(self.transfer.learners) <= limits.LEARNERS and len(self.transfer.snapshots) <= limits.SNAPSHOTS
+        assert len(self._handed) <= limits.HANDED
+        assert list(core.detector.peers.keys() - set(core.others)) == [], "whom we do not talk to is not watched"
+        assert set(core.newest.members) <= set(core.replicas), "members are talked to"
         for learner in self.transfer.learners.values():
             assert learner.acked <= learner.next <= core.history.index
+            assert learner.waiting_bytes <= limits.FEED_WINDOW_BYTES
 
 
 def _ms(us: int) -> int:

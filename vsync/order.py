@@ -1,4 +1,4 @@
-"""Pure. Safe total order inside one active view, from any member, without a leader.
+"""Pure. Total order inside one active view, from any member, without a leader.
 
 A message (clock t, sender i) is delivered when every member is known to have a clock of at least t (nobody
 can send anything ordered before it any more) and every member has it durable: one round trip and one flush.
@@ -8,9 +8,16 @@ the others learn of it from the sender, who tells what it has delivered with its
 What one member has delivered is durable at all, and everything ordered before it, too, so whoever hears of it
 delivers it without collecting acknowledgements of its own. With one busy sender among n members that is 2(n-1)
 frames per message where everyone acknowledging to everyone takes n*n - 1.
+
+That is the level *safe*, and all that the file system uses. The others are there to be compared with it
+(bench/total_order.py): *agreed* delivers as soon as nothing can come before the message, durable or not, with
+acknowledgements from everyone to everyone on receipt; *heartbeat* is the same with the acknowledgements in the
+heartbeats only. Neither is safe across a view change.
 """
 
 from __future__ import annotations
+
+from enum import StrEnum
 
 from vsync.effects import Effects
 from vsync.history import History
@@ -18,11 +25,20 @@ from vsync.records import Entry
 from wire.group import Ack, Data, Heartbeat, View
 
 
+class Level(StrEnum):
+    """What must be known of a message before it is delivered, and how it gets known."""
+
+    SAFE = "safe"
+    AGREED = "agreed"
+    HEARTBEAT = "heartbeat"
+
+
 class Order:
     """State of one active view at one member. Vectors are indexed like ``view.members``."""
 
-    def __init__(self, me: int, view: View, history: History) -> None:
+    def __init__(self, me: int, view: View, history: History, level: Level = Level.SAFE) -> None:
         self.view = view
+        self.level = level
         self.epoch = view.epoch
         self.members = view.members
         self.history = history
@@ -81,6 +97,9 @@ class Order:
         self.known[self.mine] = self.clock
         self.known[k] = max(self.known[k], m.clock)
         self._learn(k, m.durable, m.delivered)
+        if self.level is Level.AGREED:
+            ack = self.ack()
+            out.send.extend((other, ack) for other in self.peers)
         return True
 
     def on_ack(self, peer: int, m: Ack | Heartbeat) -> None:
@@ -113,7 +132,14 @@ class Order:
 
     def awaiting(self) -> list[int]:
         """The other members with messages here that are not delivered: they wait for our acknowledgement."""
+        if self.level is not Level.SAFE:
+            return []
         return [peer for peer in self.peers if self.history.head(self.epoch, peer) is not None]
+
+    @property
+    def untold(self) -> bool:
+        """Own messages are delivered and the others may not know, who would deliver them if they did."""
+        return self.level is Level.SAFE and self.told != self.delivered[self.mine]
 
     def resend(self, peer: int, received: int, budget: int, out: Effects) -> None:
         """Send *peer* our messages after *received* again (lost with a broken link)."""
@@ -122,7 +148,7 @@ class Order:
             out.send.append((peer, Data(self.epoch, entry.seq, entry.clock, durable, delivered, entry.payload)))
 
     def deliver(self, out: Effects) -> None:
-        """Deliver, in order, everything that is safe by now."""
+        """Deliver, in order, everything that may be delivered by now."""
         head = self.history.head
         while True:
             first: Entry | None = None
@@ -135,13 +161,23 @@ class Order:
             if first is None:
                 return
             j = self.at[first.sender]
-            clock, seq = first.clock, first.seq
-            if seq > self.stable[j]:
+            if self.level is not Level.SAFE:
+                if not self._agreed(first):
+                    return
+            elif first.seq > self.stable[j]:
+                clock, seq = first.clock, first.seq
                 for k in range(len(self.members)):
                     if self.known[k] < clock or self.durable[k][j] < seq:
                         return
             self.history.deliver(first, out)
-            self.delivered[j] = seq
+            self.delivered[j] = first.seq
+
+    def _agreed(self, entry: Entry) -> bool:
+        """Nothing can come before *entry*: at an equal clock the lower sender comes first."""
+        return all(
+            known >= (entry.clock if member < entry.sender else entry.clock - 1)
+            for member, known in zip(self.members, self.known, strict=True)
+        )
 
     def undurable_at(self, peer: int) -> bool:
         """Whether *peer* has something of ours not durable yet."""
@@ -153,6 +189,10 @@ class Order:
             assert self.durable[self.mine][j] <= self.received[j], f"durable of {member}"
             assert self.delivered[j] <= self.received[j], f"delivered of {member}"
             assert self.received[j] == self.history.top(self.epoch, member), f"log and order of {member}"
+            if self.level is not Level.SAFE:
+                continue
+            # The rule that saves the acknowledgements: what one member delivered is durable everywhere, so also here.
+            assert self.stable[j] <= self.durable[self.mine][j], f"somebody delivered {member}'s without our log"
             for k in range(len(self.members)):
                 assert max(self.durable[k][j], self.stable[j]) >= self.delivered[j], "delivered what all have durable"
         assert self.known[self.mine] == self.clock

@@ -58,7 +58,9 @@ class AcceptedValue:
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """A snapshot was installed: entries of all epochs up to ``epoch`` are void, history goes on from there."""
+    """A snapshot was installed: entries of all epochs up to ``epoch`` are void, history goes on from there.
+
+    The Trimmed that follows says at which index; after a forced view that may be a lower one than before."""
 
     epoch: int
 
@@ -133,6 +135,7 @@ class Durable:
                 self.registers[epoch] = RegisterState(ballot, ballot, view)
             case Reset(epoch):
                 self.entries = [e for e in self.entries if e.epoch > epoch]
+                self.trimmed = 0
             case Started(incarnation):
                 self.incarnation = max(self.incarnation, incarnation)
             case Met(peer, uuid):

@@ -5,14 +5,15 @@ Learners never count in stability or backpressure; a slow one's feed is cut when
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from vsync import limits
 from vsync.core import Core
 from vsync.effects import ViewEvent
-from vsync.records import Entry, Reset
-from vsync.view import Position, describe_epoch, pack_views, unpack_view_untrusted
+from vsync.records import Entry, Reset, Trimmed
+from vsync.view import Position, describe_epoch, generation_of, pack_views, unpack_view_untrusted
 from wire.codec import to_tuple
 from wire.errors import WireError
 from wire.group import Feed, FeedAck, Join, View
@@ -30,6 +31,12 @@ class Learner:
     """Index of the next item to send."""
     acked: int
     since: int
+    sent: deque[tuple[int, int]] = field(default_factory=deque)
+    """(index after it, bytes) of each Feed not acknowledged yet."""
+
+    @property
+    def waiting_bytes(self) -> int:
+        return sum(size for _, size in self.sent)
 
 
 class Transfer:
@@ -53,6 +60,8 @@ class Transfer:
         order = core.active
         if order is None or peer in order.members:
             return  # we cannot feed, or the peer does not know yet that it must be left out first
+        if peer not in self.learners and len(self.learners) >= limits.LEARNERS:
+            return  # it will ask again
         if not m.empty and core.history.can_feed(m.index, m.hash):
             known = self.learners.get(peer)
             # A learner that has nothing to be fed asks again and again: that does not begin its stay anew.
@@ -60,11 +69,17 @@ class Transfer:
             if known is None:
                 core.note(f"feeds learner {peer} from index {m.index} ({core.history.index - m.index} behind)")
             self.push(peer)
-        elif peer not in self.snapshots and (m.empty or m.index <= core.history.index):
+        elif not core.may_be_member(peer) or len(self.snapshots) >= limits.SNAPSHOTS:
+            return  # removed: it is only to learn that it is, from the feed; or it asks again
+        elif peer not in self.snapshots and (m.empty or m.index <= core.history.index or self._left_behind(m)):
             self.snapshots.add(peer)
             self.learners.pop(peer, None)
             core.note(f"learner {peer} at index {m.index} gets a snapshot: history is not kept that far, or differs")
             core.out.snapshot_for.append(peer)
+
+    def _left_behind(self, m: Join) -> bool:
+        """The learner's history goes on in an earlier generation, where a forced view has left it."""
+        return generation_of(m.epoch) < generation_of(self.core.history.epoch)
 
     def push_all(self) -> None:
         for peer in list(self.learners):
@@ -74,7 +89,11 @@ class Transfer:
         """Send a learner what its window allows."""
         history = self.core.history
         learner = self.learners[peer]
-        while learner.next < history.index and learner.next - learner.acked < limits.FEED_WINDOW:
+        while (
+            learner.next < history.index
+            and learner.next - learner.acked < limits.FEED_WINDOW
+            and learner.waiting_bytes <= limits.FEED_WINDOW_BYTES - limits.FEED_BYTES - limits.BATCH_BYTES
+        ):
             if learner.next < history.items_first:
                 del self.learners[peer]  # too slow: it will ask again and get a snapshot
                 self.core.note(f"learner {peer} fell out of the history kept, its feed is cut")
@@ -83,11 +102,14 @@ class Transfer:
             packed = tuple(tuple(i) if isinstance(i, Entry) else to_tuple(i) for i in items)
             self.core.send(peer, Feed(learner.next, packed))
             learner.next += len(items)
+            learner.sent.append((learner.next, sum(len(i.payload) if isinstance(i, Entry) else 512 for i in items)))
 
     def on_feed_ack(self, peer: int, m: FeedAck) -> None:
         learner = self.learners.get(peer)
         if learner is not None and learner.acked <= m.index <= learner.next:
             learner.acked = m.index
+            while learner.sent and learner.sent[0][0] <= m.index:
+                learner.sent.popleft()
             self.push(peer)
 
     def ready(self, now: int) -> int:
@@ -96,6 +118,8 @@ class Transfer:
         if order is None:
             return 0
         for peer, learner in sorted(self.learners.items()):
+            if not self.core.may_be_member(peer):
+                continue
             close = self.core.history.index - learner.acked <= limits.JOIN_CLOSE
             stayed = now - learner.since >= self._stay.get(peer, limits.JOIN_STAY_MIN)
             if close and stayed and self.core.detector.hear_each_other(order.members, peer):
@@ -123,6 +147,8 @@ class Transfer:
     def learning(self) -> bool:
         """We need a feed: outside the newest view, or in it without a way to flush it, or without a state."""
         core = self.core
+        if core.leaving:
+            return False
         if core.amnesiac:
             return True
         return core.outside or (core.newest.epoch not in core.flushed and core.history.wants(core.newest) is None)
@@ -139,7 +165,7 @@ class Transfer:
         self._turn += 1
         self._quiet_since = now
         here = core.history.position()
-        core.send(self._asked, Join(here.epoch, here.index, here.hash, core.amnesiac))
+        core.send(self._asked, Join(here.epoch, here.index, here.hash, core.amnesiac or core.newcomer))
 
     def receiving(self, now: int) -> None:
         """Parts of a snapshot are coming in: no need to ask again."""
@@ -174,7 +200,7 @@ class Transfer:
         """The state was replaced by a snapshot, its views are learned: go on from there."""
         core = self.core
         core.history.reset(position, core.out)
-        core.out.records.append(Reset(position.epoch))
+        core.out.records += [Reset(position.epoch), Trimmed(position.index)]
         core.amnesiac = False
         core.note(f"installed a snapshot at index {position.index}, view {describe_epoch(position.epoch)}")
         self._quiet_since = now - limits.JOIN_RETRY

@@ -25,6 +25,15 @@ def describe_epoch(epoch: int) -> str:
     return f"g{generation}.{rest}" if generation else str(rest)
 
 
+def first_of(generation: int) -> int:
+    """The first epoch of a generation."""
+    return generation << EPOCH_BITS
+
+
+NOWHERE: Final = View(-1, (), (), -1, (), 0)
+"""What a replica that was never told any view has for its newest one; in no message."""
+
+
 def genesis(replicas: tuple[int, ...], witnesses: tuple[int, ...]) -> View:
     """The first view of a new cluster: every replica a member, every replica and witness a voter."""
     return View(0, tuple(sorted(replicas)), tuple(sorted(replicas + witnesses)), -1, (), 0)

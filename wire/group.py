@@ -15,6 +15,11 @@ from wire.codec import message
 EPOCH_BITS: Final = 40
 EPOCH_MAX: Final = 2**62
 
+WANTS_MAX: Final = 256
+"""Ranges of entries asked for in one Fetch; the rest is asked for when these have come."""
+PROMISES_MAX: Final = 1024
+"""Promises told in one message: some incarnations of each of at most 255 replicas, within one lease time."""
+
 Ballot = tuple[int, int, int]
 """(round, proposer, incarnation): unique for ever, because incarnations are durable and never repeat."""
 
@@ -38,6 +43,15 @@ def _bad_pairs(items: tuple[tuple[int, int], ...], what: str) -> str | None:
     return None
 
 
+def _bad_promises(items: tuple[tuple[int, int, int], ...], what: str) -> str | None:
+    if len(items) > PROMISES_MAX:
+        return f"{len(items)} {what}"
+    for item in items:
+        if type(item) is not tuple or len(item) != 3 or not all(type(x) is int and 0 <= x <= ids.U64_MAX for x in item):
+            return f"{what} are not (peer, incarnation, ms)"
+    return None
+
+
 def _bad_ballot(ballot: tuple[int, int, int]) -> str | None:
     if type(ballot) is not tuple or len(ballot) != 3 or not all(type(x) is int and 0 <= x < 2**63 for x in ballot):
         return f"ballot {ballot}"
@@ -54,7 +68,9 @@ class View:
 
     ``base`` is the epoch whose messages up to ``cut`` (pairs of sender and sequence number) come before this
     view in history; -1 for the first view.  ``hold_ms``: how long a member waits before it activates, because
-    somebody left out may still hold a read lease.
+    clients of somebody left out may still read what it lent them.  ``owed``: (peer, incarnation, ms), read leases
+    promised to one left out who did not answer the seal: a member waits for each, or for the certificate that this
+    incarnation is dead.
     """
 
     epoch: int
@@ -63,6 +79,7 @@ class View:
     base: int
     cut: tuple[tuple[int, int], ...]
     hold_ms: int
+    owed: tuple[tuple[int, int, int], ...] = ()
 
     def invalid(self) -> str | None:
         if not -1 <= self.base < self.epoch < EPOCH_MAX:
@@ -71,7 +88,12 @@ class View:
             return "a view without members or voters"
         if not 0 <= self.hold_ms <= 3_600_000:
             return f"hold of {self.hold_ms} ms"
-        return _bad_ids(self.members, "members") or _bad_ids(self.voters, "voters") or _bad_pairs(self.cut, "cut")
+        return (
+            _bad_ids(self.members, "members")
+            or _bad_ids(self.voters, "voters")
+            or _bad_pairs(self.cut, "cut")
+            or _bad_promises(self.owed, "owed")
+        )
 
 
 @message(201)
@@ -118,10 +140,11 @@ class Ack:
 class Heartbeat:
     """Every replica to every other, each heartbeat interval, and at once when ``flushed`` moves.
 
-    ``top``: the sender knows all decided views up to this; ``active``: epoch active in, or -1; ``sealed``;
+    ``top``: the sender knows all decided views up to this (-1: none); ``active``: epoch active in, or -1; ``sealed``;
     ``flushed``: highest epoch flushed.  ``stamp`` is the sender's clock (us), returned by a Grant.  ``index``: how far
     it has delivered.  The vectors are about ``active`` (empty when there is none): they repeat what an Ack says, so
-    that a lost one does no lasting harm.  ``hears``: whom the sender hears.
+    that a lost one does no lasting harm.  ``hears``: whom the sender hears.  ``incarnation``: the sender's; a Grant is
+    a promise to this one.
     """
 
     top: int
@@ -136,12 +159,15 @@ class Heartbeat:
     durable: tuple[int, ...]
     delivered: tuple[int, ...]
     hears: tuple[int, ...]
+    incarnation: int = 0
 
     def invalid(self) -> str | None:
-        if not -1 <= self.active < EPOCH_MAX or not -1 <= self.flushed < EPOCH_MAX:
-            return f"active {self.active} flushed {self.flushed}"
+        if not 0 <= self.incarnation <= ids.U64_MAX:
+            return f"incarnation {self.incarnation}"
+        if not all(-1 <= e < EPOCH_MAX for e in (self.top, self.active, self.flushed)):
+            return f"top {self.top} active {self.active} flushed {self.flushed}"
         return (
-            _bad_epoch(self.top)
+            _bad_epoch(self.sealed)
             or _bad_vector(self.received, "received")
             or _bad_vector(self.durable, "durable")
             or _bad_vector(self.delivered, "delivered")
@@ -181,17 +207,21 @@ class Seal:
 class SealReport:
     """Answer to Seal, sent when the seal and the log are durable.
 
-    ``flushed``: epochs flushed; ``received``: (epoch, ((sender, seq), ...)); ``promises``: (peer, remaining ms) of
-    the leases granted; ``hold_ms``: what is left of the hold the reporter observes; ``index``: delivered.
+    ``flushed``: epochs flushed; ``received``: (epoch, ((sender, seq), ...)); ``promises``: (peer, incarnation,
+    remaining ms) of the leases the reporter granted, or must wait for since an earlier view; ``hold_ms``: what is left
+    of the hold it observes; ``index``: delivered.  ``lent_ms``: so long may clients still read by themselves what the
+    reporter lent them: it reads nothing itself any more, being sealed.  ``leaving``: it asks to be left out.
     """
 
     epoch: int
     flushed: tuple[int, ...]
     received: tuple[tuple[int, tuple[tuple[int, int], ...]], ...]
-    promises: tuple[tuple[int, int], ...]
+    promises: tuple[tuple[int, int, int], ...]
     hold_ms: int
     index: int
     hears: tuple[int, ...]
+    lent_ms: int = 0
+    leaving: bool = False
 
     def invalid(self) -> str | None:
         for item in self.received:
@@ -202,7 +232,9 @@ class SealReport:
                 return reason
         if not all(type(e) is int and -1 <= e < EPOCH_MAX for e in self.flushed):
             return "flushed"
-        return _bad_epoch(self.epoch) or _bad_pairs(self.promises, "promises") or _bad_ids(self.hears, "hears")
+        if not 0 <= self.hold_ms <= 3_600_000 or not 0 <= self.lent_ms <= 3_600_000:
+            return f"hold of {self.hold_ms} ms, {self.lent_ms} ms lent"
+        return _bad_epoch(self.epoch) or _bad_promises(self.promises, "promises") or _bad_ids(self.hears, "hears")
 
 
 @message(207)
@@ -277,6 +309,8 @@ class Fetch:
     wants: tuple[tuple[int, int, int, int], ...]
 
     def invalid(self) -> str | None:
+        if len(self.wants) > WANTS_MAX:
+            return f"{len(self.wants)} wants"
         for item in self.wants:
             numbers = type(item) is tuple and all(type(x) is int and 0 <= x <= ids.U64_MAX for x in item)
             if not numbers or len(item) != 4:
@@ -356,3 +390,28 @@ class SnapshotPart:
 
     def invalid(self) -> str | None:
         return None if self.number >= 0 and len(self.digest) in (0, 16) else "number or digest"
+
+
+@message(218)
+class Stored:
+    """Answer of a witness to Views, sent when they are durable: it knows the view of ``epoch``, and votes for no
+    epoch up to there any more."""
+
+    epoch: int
+
+    def invalid(self) -> str | None:
+        return _bad_epoch(self.epoch)
+
+
+@message(219)
+class Obituary:
+    """Certificate of death, by the process that watches over ``replica`` and saw it end: this incarnation, and every
+    one before it, reads nothing any more, so promises given to it are void."""
+
+    replica: int
+    incarnation: int
+
+    def invalid(self) -> str | None:
+        if not 0 < self.replica <= ids.REPLICA_ID_MAX or not 0 <= self.incarnation < ids.U64_MAX:
+            return f"replica {self.replica} incarnation {self.incarnation}"
+        return None

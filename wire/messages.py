@@ -140,35 +140,45 @@ class Answer:
 
 @message(7)
 class OpenSession:
-    """A client asks for a session (the replica orders SessionOpen). Answer body: session number."""
+    """A client asks for a session (the replica orders SessionOpen). Answer body: session number.
+
+    ``attempt``: as in AttachSession.
+    """
 
     call: int
     key: bytes
     client: str
     slots: int
+    attempt: int
 
     def invalid(self) -> str | None:
         if len(self.key) != 16:
             return "session key is not 16 bytes"
+        if not 0 < self.attempt < 2**63:
+            return f"attempt {self.attempt}"
         return None if 1 <= self.slots <= 1024 and len(self.client) <= 255 else "slots or client"
 
 
 @message(8)
 class AttachSession:
-    """A client carries its session on here and declares its open handles. Answer body: attachment count.
+    """A client carries its session on here and declares its open handles. Answer body: None.
 
-    The answer means: every declared inode that is an orphan is pinned by this replica.
+    The answer means: every declared inode that is an orphan is pinned by this replica.  ``attempt`` rises with every
+    connection of the client: a message that was overtaken by a later one, at whichever replica, is void (NOT_ATTACHED).
     """
 
     call: int
     session: int
     key: bytes
+    attempt: int
     handles: tuple[tuple[int, int], ...]
     """((inode, number of open handles), ...)"""
 
     def invalid(self) -> str | None:
         if len(self.key) != 16 or not 0 < self.session < 2**63:
             return "session or key"
+        if not 0 < self.attempt < 2**63:
+            return f"attempt {self.attempt}"
         return _bad_handles(self.handles)
 
 

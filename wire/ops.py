@@ -296,14 +296,15 @@ class Settle:
 class SessionOpen:
     """A client's new session: reply slots and a secret key. Result: session number.
 
-    ``replica`` is the replica it is attached to from now on.  Not sent in a slot (there is none yet): the
-    client's random ``key`` makes it idempotent.
+    ``replica`` is the replica it is attached to from now on, by the client's ``attempt`` (see SessionAttach).  Not sent
+    in a slot (there is none yet): the client's random ``key`` makes it idempotent.
     """
 
     key: bytes
     client: str
     slots: int
     replica: int
+    attempt: int
 
     def invalid(self) -> str | None:
         if len(self.key) != 16:
@@ -312,25 +313,30 @@ class SessionOpen:
             return f"{self.slots} slots"
         if len(self.client) > 255:
             return "client name over 255 characters"
+        if not 0 < self.attempt < 2**63:
+            return f"attempt {self.attempt}"
         return None if 0 < self.replica <= ids.REPLICA_ID_MAX else "replica"
 
 
 @message(46)
 class SessionAttach:
-    """The session goes on at *replica*; counts attachments so that an expiry that saw less is void.
+    """The session goes on at *replica*, by the client's *attempt*, which rises with each of its connections.
 
-    Result: attachment count. ESTALE-like SESSION_UNKNOWN when it has expired.
+    Result: None. NOT_ATTACHED when a later attempt was ordered before; SESSION_UNKNOWN when the session has expired.
     """
 
     session: int
     key: bytes
     replica: int
+    attempt: int
 
     def invalid(self) -> str | None:
         if len(self.key) != 16:
             return "session key is not 16 bytes"
         if not 0 < self.session < 2**63:
             return f"session {self.session}"
+        if not 0 < self.attempt < 2**63:
+            return f"attempt {self.attempt}"
         return None if 0 < self.replica <= ids.REPLICA_ID_MAX else "replica"
 
 
@@ -349,16 +355,16 @@ class SessionClose:
 
 @message(48)
 class SessionExpire:
-    """By a replica: nothing heard of *session* for the session timeout since attachment *count*. Result: None.
+    """By a replica: nothing heard of *session* for the session timeout since attachment *attempt*. Result: None.
 
-    Void if the session was attached again since (its count has moved).
+    Void if the session was attached again since.
     """
 
     session: int
-    count: int
+    attempt: int
 
     def invalid(self) -> str | None:
-        return None if 0 < self.session < 2**63 and self.count >= 0 else "session or count"
+        return None if 0 < self.session < 2**63 and self.attempt >= 0 else "session or attempt"
 
 
 @message(49)

@@ -121,13 +121,13 @@ class OneReplica:
                         if outcome.opened and outcome.status == OK:
                             self.handles.open(session, outcome.opened)
                         conn.send(msg.Answer(call, outcome.status, outcome.body))
-                    case msg.OpenSession(call, key, client, slots):
-                        outcome = self.apply(ops.SessionOpen(key, client, slots, REPLICA))
+                    case msg.OpenSession(call, key, client, slots, attempt):
+                        outcome = self.apply(ops.SessionOpen(key, client, slots, REPLICA, attempt))
                         session = decode_int(outcome.body)
                         self.handles.declare(session, ())
                         conn.send(msg.Answer(call, OK, pack(session)))
-                    case msg.AttachSession(call, number_of, key, handles):
-                        outcome = self.apply(ops.SessionAttach(number_of, key, REPLICA))
+                    case msg.AttachSession(call, number_of, key, attempt, handles):
+                        outcome = self.apply(ops.SessionAttach(number_of, key, REPLICA, attempt))
                         if outcome.status == OK:
                             session = number_of
                             self.handles.declare(session, handles)

@@ -102,7 +102,7 @@ async def test_session_expires_and_open_files_are_stale(tmp_path: Path) -> None:
         session = fs.volume.service.core.session
         known = cluster.replica.machine.session(session)
         assert known is not None
-        cluster.replica.apply(ops.SessionExpire(session, known.attachments))
+        cluster.replica.apply(ops.SessionExpire(session, known.attempt))
         for conn in list(cluster.replica.connections):
             conn.close("cut")
         assert (await fs.stat("/")).is_directory, "what needs no handle goes on"

@@ -76,9 +76,9 @@ def shown(effect: Effect) -> str:
             return f"send QueryCall {call} {op.decode()}"
         case Send(_, RequestCall(call, session, slot, number, op)):
             return f"send RequestCall {call} {session}.{slot}.{number} {op.decode()}"
-        case Send(_, OpenSession(call, key, _, slots)):
+        case Send(_, OpenSession(call, key, _, slots, _)):
             return f"send OpenSession {call} {key[:1].decode()} {slots}"
-        case Send(_, AttachSession(call, session, key, handles)):
+        case Send(_, AttachSession(call, session, key, _, handles)):
             return f"send AttachSession {call} {session} {key[:1].decode()} {handles}"
         case Send(_, CloseSession(call, session, _)):
             return f"send CloseSession {call} {session}"
@@ -564,4 +564,4 @@ def test_protocol_errors_end_the_connection(ready: Drive) -> None:
     ready(query(1, opens=True))
     assert ready.answer(2, 0, b"\xc1") == ["done 1 EIO", "drop 1 BROKEN", "connect 2 b"]
     ready(Connected(2))
-    assert ready.got(OpenSession(1, bytes(16), "x", 1)) == ["drop 2 BROKEN", "connect 3 c"]
+    assert ready.got(OpenSession(1, bytes(16), "x", 1, 1)) == ["drop 2 BROKEN", "connect 3 c"]

@@ -16,6 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
+from mds.caches import LEASE_US
 from mds.check import check
 from mds.machine import Bootstrap, Outcome, StateMachine
 from mds.replica import Client, Replica
@@ -158,7 +159,7 @@ class Node:
         self._written = Position.unpack_untrusted(state.position) if state.position is not None else START
         durable = self.disk.start()
         rng = Random(world.rng.getrandbits(32))
-        group = Machine(self.me, world.replica_ids, durable, self._written, rng=rng, now=self.now())
+        group = Machine(self.me, world.replica_ids, durable, self._written, rng=rng, now=self.now(), lent=LEASE_US)
         self.replica = Replica(self.me, group, state, self)
         self._timer_at = -1
         self.take(lambda: self.replica.group_event(ev.Tick()))
@@ -417,6 +418,7 @@ class User:
         self._call = 0
         self._numbers: Counter[int] = Counter()
         self._opening = 0
+        self.attempt = 0
         # The cache (a caching client only).
         self.kept: dict[int, int] = {}
         """Inode -> delivery index up to which what is kept of it is true."""
@@ -444,10 +446,12 @@ class User:
         self.line = Line(self.world, self, node)
         self._call += 1
         self._opening = self._call
+        self.attempt += 1
         if self.session:
-            self.line.ask(msg.AttachSession(self._call, self.session, self.key, tuple(sorted(self.handles.items()))))
+            handles = tuple(sorted(self.handles.items()))
+            self.line.ask(msg.AttachSession(self._call, self.session, self.key, self.attempt, handles))
         else:
-            self.line.ask(msg.OpenSession(self._call, self.key, self.name, self.slots))
+            self.line.ask(msg.OpenSession(self._call, self.key, self.name, self.slots, self.attempt))
         if self.follows:
             self.world.clock.after(PING, self._ping, self.line)
         return self

@@ -46,7 +46,7 @@ class World:
         self.history: list[tuple[int, bytes]] = []
         if members:
             self.machine.view_event(self.machine.index, 1, 1, members)
-        self.session = self.internal(ops.SessionOpen(KEY, "host:1:/mnt", slots, 1))
+        self.session = self.internal(ops.SessionOpen(KEY, "host:1:/mnt", slots, 1, 1))
         for target in range(1, targets + 1):
             self.internal(ops.TargetSet(target, f"127.0.0.1:{9000 + target}", bytes([target]) * 16))
 

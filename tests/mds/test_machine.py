@@ -56,9 +56,9 @@ def random_internal(rng: random.Random, inos: list[int], session: int) -> Any:
             ops.OrphanAnswer(rng.choice([1, 2, 3]), (), some),
             ops.ReclaimDone(some),
             ops.TargetSet(rng.randrange(1, 6), f"h:{rng.randrange(1, 9)}", b"u" * 16),
-            ops.SessionOpen(bytes([rng.randrange(3)]) * 16, "c", 8, rng.choice([1, 2])),
+            ops.SessionOpen(bytes([rng.randrange(3)]) * 16, "c", 8, rng.choice([1, 2]), rng.randrange(1, 9)),
             ops.SessionExpire(session + 4096 * rng.randrange(9), 1),
-            ops.SessionAttach(session, KEY, rng.choice([1, 2])),
+            ops.SessionAttach(session, KEY, rng.choice([1, 2]), rng.randrange(1, 50)),
         ]
     )
 
@@ -68,7 +68,7 @@ def random_history(seed: int, batches: int) -> list[tuple[int, Any]]:
     rng = random.Random(seed)
     history: list[tuple[int, Any]] = [(1, (1, 2, 3))]
     session = (2 << 12) + 2
-    history.append((2, pack(((1, 0, 1, 1, encode(ops.SessionOpen(KEY, "c", 64, 1))),))))
+    history.append((2, pack(((1, 0, 1, 1, encode(ops.SessionOpen(KEY, "c", 64, 1, 1))),))))
     inos, numbers, index = [TOP], [0] * 64, 2
     for _ in range(batches):
         index += 1

@@ -601,7 +601,7 @@ def test_a_session_of_a_connected_client_does_not_expire(service: Service) -> No
 
 def test_an_expiry_is_void_when_the_client_has_attached_again(service: Service) -> None:
     """1. Replica 1 sees that the session was not heard of. 2. The client attaches at replica 2, ordered before 3. the
-    expiry, which names the count of attachments that replica 1 saw."""
+    expiry, which names the attachment that replica 1 saw."""
     with service() as group:
         user = group.user("user", 1)
         before = group.nodes[1].replica.state.session(user.session)
@@ -609,7 +609,7 @@ def test_an_expiry_is_void_when_the_client_has_attached_again(service: Service) 
         user.leave()
         group.until(lambda: user.attached)
         outcomes: list[Any] = []
-        expire = ops.SessionExpire(user.session, before.attachments)
+        expire = ops.SessionExpire(user.session, before.attempt)
         group.nodes[1].take(lambda: group.nodes[1].replica.internal(expire, outcomes.append))
         group.until(lambda: outcomes)
         assert outcomes[0].status == OK and not outcomes[0].session_gone
@@ -641,7 +641,7 @@ def test_another_key_does_not_get_at_a_session(service: Service) -> None:
         thief.connect(1)
         group.until(lambda: thief.expired)
         outcomes: list[Any] = []
-        attach = ops.SessionAttach(holder.session, thief.key, 2)
+        attach = ops.SessionAttach(holder.session, thief.key, 2, 99)
         group.nodes[2].take(lambda: group.nodes[2].replica.internal(attach, outcomes.append))
         group.until(lambda: outcomes)
         assert outcomes[0].status == Status.SESSION_UNKNOWN
@@ -661,9 +661,9 @@ def test_an_open_counts_for_a_session_or_not_at_all(service: Service) -> None:
         ino = group.ask(user, create(b"x"))[0]
         user.close(ino)
         user.follows = False
-        group.nodes[2].take(
-            lambda: group.nodes[2].replica.internal(ops.SessionAttach(user.session, user.key, 2), lambda outcome: None)
-        )
+        attach = ops.SessionAttach(user.session, user.key, 2, user.attempt + 1)
+        user.attempt += 1
+        group.nodes[2].take(lambda: group.nodes[2].replica.internal(attach, lambda outcome: None))
         group.run(50 * MS)
         call = user.query(ops.Open(ROOT, ino, 0))
         group.until(lambda: call.answers)
@@ -724,7 +724,7 @@ def test_an_attachment_queued_at_a_replica_that_is_left_out_is_never_ordered(ser
         group.until(lambda: group.view() == (1, 2, 3))
         group.run(SECOND)
         found = group.nodes[2].replica.state.session(user.session)
-        assert found is not None and (found.replica, found.attachments) == (2, 2)
+        assert found is not None and (found.replica, found.attempt) == (2, user.attempt)
         assert there(group, ino) == [1, 2, 3]
 
 
@@ -895,6 +895,7 @@ def test_no_lease_is_granted_on_what_a_message_in_the_log_touches(service: Servi
     with service() as group:
         a, b = caching(group, 1), group.user("b", 2)
         apart = group.ask(b, mkdir(b"apart"))[0]
+        group.until(lambda: not len(group.nodes[1].replica.pending))  # applied at replica 1, too
         group.network.cut(3, 1)
         group.network.cut(3, 2)
         making = b.request(create(b"x"))

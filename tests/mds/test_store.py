@@ -278,7 +278,7 @@ def test_other_schema_version(tmp_path: Path) -> None:
     store.commit()
     flush(store)
     store.close()
-    with pytest.raises(StoreCorrupt, match=r"schema version is \(99,\), this program's is 1"):
+    with pytest.raises(StoreCorrupt, match=rf"schema version is \(99,\), this program's is {schema.SCHEMA_VERSION}"):
         Store.open(tmp_path / "s")
 
 

@@ -4,8 +4,8 @@ A mutant is a change to the source text of one function, made in memory only.  O
 fails loudly: it has to be written anew when the rule's code changes.
 
 Not here are rules whose breach takes a rarer schedule than a few hundred seeds meet, as in the search that the rules
-come from: a sealed member grants no lease and answers no query, a restarted replica holds a full lease time, a seal
-and a promise are durable before they are told, and back by bases. Each has its scene in tests/vsync.
+come from: a sealed member flushes nothing, grants no lease and answers no query, a restarted replica holds a full lease
+time, a seal and a promise are durable before they are told, and back by bases. Each has its scene in tests/vsync.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from vsync import change
 from vsync.change import Change
 from vsync.flush import Flush
 from vsync.history import History
-from vsync.leases import Leases
 from vsync.order import Order
 from vsync.register import Acceptor, Proposer
 from vsync.transfer import Transfer
@@ -74,15 +73,6 @@ def _edited(edit: Edit, original: Any) -> Any:
 
 MUTANTS: Final = (
     Mutant(
-        "a sealed member flushes and activates nothing below its seal",
-        48,
-        (
-            Edit(Flush, "tick", " or core.sealed > view.epoch", ""),
-            Edit(Flush, "waits_until", " or core.sealed > view.epoch", ""),
-            Edit(Flush, "on_durable", "if core.sealed <= core.newest.epoch:", "if True:"),
-        ),
-    ),
-    Mutant(
         "a message is acknowledged only when it is durable",
         1,
         (Edit(Order, "on_data", "self.received[k] = m.seq", "self.received[k] = self.durable[self.mine][k] = m.seq"),),
@@ -114,11 +104,8 @@ MUTANTS: Final = (
     ),
     Mutant(
         "a member left out may read until its leases have run out",
-        3,
-        (
-            Edit(Leases, "promised_until", "given + limits.LEASE", "given"),
-            Edit(change, "plan_view", "cut_pairs, hold)", "cut_pairs, 0)"),
-        ),
+        50,
+        (Edit(change, "plan_view", "cut_pairs, hold, promises)", "cut_pairs, 0)"),),
     ),
     Mutant(
         "a member that does not answer is not one that has not flushed",
@@ -127,7 +114,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "a view is active when every member has flushed it",
-        3,
+        5,
         (Edit(Flush, "waits_until", "not self.flushed_by.issuperset(view.members)", "core.me not in self.flushed_by"),),
     ),
     Mutant(
@@ -137,22 +124,22 @@ MUTANTS: Final = (
     ),
     Mutant(
         "a proposer adopts what may have been decided",
-        49,
+        66,
         (Edit(Proposer, "on_promise", "if accepted:", "if False:"),),
     ),
     Mutant(
         "a voter accepts nothing below its promise",
-        59,
+        93,
         (Edit(Acceptor, "on_accept", "if state.promised is not None and m.ballot < state.promised:", "if False:"),),
     ),
     Mutant(
         "a refused proposer learns the higher ballot",
-        31,
+        77,
         (Edit(Change, "on_promise", "self._round = max(self._round, m.ballot[0])", "pass"),),
     ),
     Mutant(
         "a learner that asks again goes on with its stay",
-        3,
+        0,
         (Edit(Transfer, "on_join", "known.since if known is not None else now", "now"),),
     ),
 )

@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from random import Random
 from typing import Any
 
+from vsync import limits
 from vsync.effects import Effects, Event, LinkUp
+from vsync.leases import UNKNOWN
 from vsync.machine import Machine
 from vsync.records import Durable, Entry
 from vsync.view import START, Position, genesis
@@ -22,23 +24,35 @@ def entry(epoch: int, sender: int, seq: int, clock: int) -> Entry:
 
 
 def view(
-    epoch: int, members: tuple[int, ...], base: int, cut: dict[int, int] | None = None, hold_ms: int = 0
+    epoch: int,
+    members: tuple[int, ...],
+    base: int,
+    cut: dict[int, int] | None = None,
+    hold_ms: int = 0,
+    owed: tuple[tuple[int, int, int], ...] = (),
 ) -> View:
     """A view of a cluster whose voters are replicas 1 to 3."""
-    return View(epoch, members, (1, 2, 3), base, tuple(sorted((cut or {}).items())), hold_ms)
+    return View(epoch, members, (1, 2, 3), base, tuple(sorted((cut or {}).items())), hold_ms, owed)
 
 
 def report(
     epoch: int,
     flushed: Iterable[int] = (0,),
     received: dict[int, dict[int, int]] | None = None,
-    promises: dict[int, int] | None = None,
+    promises: Iterable[tuple[int, int, int]] = (),
     hold_ms: int = 0,
     index: int = 1,
     hears: tuple[int, ...] = (1, 2, 3),
+    lent_ms: int = 0,
+    leaving: bool = False,
 ) -> SealReport:
     tops = tuple((e, tuple(sorted(t.items()))) for e, t in sorted((received or {}).items()))
-    return SealReport(epoch, tuple(flushed), tops, tuple(sorted((promises or {}).items())), hold_ms, index, hears)
+    return SealReport(epoch, tuple(flushed), tops, tuple(promises), hold_ms, index, hears, lent_ms, leaving)
+
+
+def owed_since_start(*peers: int, left_ms: int = limits.LEASE // MS) -> tuple[tuple[int, int, int], ...]:
+    """What a restarted replica reports of promises: it may have made one to each of *peers*, whatever incarnation."""
+    return tuple((peer, UNKNOWN, left_ms) for peer in peers)
 
 
 def heartbeat(top: int, active: int, sealed: int, flushed: int, **more: Any) -> Heartbeat:
@@ -66,10 +80,11 @@ class Driven:
         durable: Durable | None = None,
         position: Position = START,
         linked: tuple[int, ...] = (),
+        lent: int = 0,
     ) -> None:
         self.now = NOW
         durable = durable or Durable(1, 0, {0: genesis(replicas, ())}, {0})
-        self.machine = Machine(me, replicas, durable, position, rng=Random(1), now=self.now)
+        self.machine = Machine(me, replicas, durable, position, rng=Random(1), now=self.now, lent=lent)
         for peer in linked:
             self.step(LinkUp(peer))
 

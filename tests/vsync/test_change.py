@@ -6,15 +6,17 @@ from typing import Any
 
 import pytest
 
-from tests.vsync.builders import report, view
+from tests.vsync.builders import Driven, heartbeat, messages, report, view
 from vsync.change import plan_view
-from wire.group import SealReport, View
+from vsync.effects import ChangeView, LinkUp, Received, Roster
+from vsync.leases import UNKNOWN
+from wire.group import Prepare, Seal, SealReport, View
 
 FIRST = view(0, (1, 2, 3), -1)
 
 
-def plan(epoch: int, me: int, reports: dict[int, SealReport], *views: View, joiner: int = 0) -> Any:
-    return plan_view(epoch, me, reports, {v.epoch: v for v in (FIRST, *views)}, joiner)
+def plan(epoch: int, me: int, reports: dict[int, SealReport], *views: View, joiner: int = 0, **more: Any) -> Any:
+    return plan_view(epoch, me, reports, {v.epoch: v for v in (FIRST, *views)}, joiner, **more)
 
 
 def test_everybody_answers() -> None:
@@ -96,15 +98,68 @@ def test_a_learner_is_taken_in_when_it_is_close(index: int, taken: tuple[int, ..
 
 
 @pytest.mark.parametrize(
-    ("promises", "holds", "expected"),
+    ("promises", "dead", "owed"),
     [
-        ({1: {3: 250}, 2: {3: 290}}, {}, 290),  # both promised 3, which is left out
-        ({1: {2: 250}, 2: {1: 290}}, {}, 0),  # promises to members of the view
-        ({1: {3: 100}}, {2: 270}, 270),  # 2 was restarted: it does not know whom it promised what
+        ({1: ((3, 7, 250),), 2: ((3, 7, 290),)}, {}, ((3, 7, 290),)),  # both promised 3, which is left out
+        ({1: ((2, 5, 250),), 2: ((1, 5, 290),)}, {}, ()),  # promises to members of the view
+        ({1: ((3, 7, 100),), 2: ((1, UNKNOWN, 270), (3, UNKNOWN, 270))}, {}, ((3, 7, 100), (3, UNKNOWN, 270))),
+        # 2 was restarted: it does not know whom it promised what
+        ({1: ((3, 7, 250),), 2: ((3, 6, 290),)}, {3: (7, 0)}, ()),  # 3's watchdog has told the coordinator
+        ({1: ((3, 8, 250),), 2: ((3, 7, 290),)}, {3: (7, 0)}, ((3, 8, 250),)),  # that was the incarnation before
+        ({1: ((3, 7, 250),), 2: ((3, UNKNOWN, 90),)}, {3: (7, 20)}, ((3, 7, 20), (3, UNKNOWN, 90))),  # 3 has lent
     ],
 )
-def test_the_hold_covers_every_promise_to_one_left_out(
-    promises: dict[int, dict[int, int]], holds: dict[int, int], expected: int
+def test_a_view_carries_every_promise_to_one_left_out(
+    promises: dict[int, Any], dead: dict[int, tuple[int, int]], owed: Any
 ) -> None:
-    reports = {r: report(1, promises=promises.get(r), hold_ms=holds.get(r, 0)) for r in (1, 2)}
-    assert plan(1, 1, reports) == view(1, (1, 2), 0, hold_ms=expected)
+    reports = {r: report(1, promises=promises.get(r, ())) for r in (1, 2)}
+    assert plan(1, 1, reports, dead=dead) == view(1, (1, 2), 0, owed=owed)
+
+
+def test_who_answers_the_seal_reads_nothing_any_more() -> None:
+    """2 leaves, or is not heard by 1: 1 promised it something, but it is sealed. Only what 2 lent to its clients, by
+    its own word, is waited for; what 3 lent it calls back itself, as a member."""
+    reports = {
+        1: report(1, promises=((2, 4, 280), (3, 5, 280))),
+        2: report(1, promises=((1, 9, 290),), lent_ms=40, leaving=True),
+        3: report(1, promises=((2, 4, 200),), lent_ms=70),
+    }
+    assert plan(1, 1, reports, away={2}) == view(1, (1, 3), 0, hold_ms=40)
+
+
+def test_the_hold_of_an_earlier_view_is_inherited() -> None:
+    reports = {1: report(1, hold_ms=100), 3: report(1, hold_ms=270, index=0)}
+    assert plan(1, 1, reports) == view(1, (1, 3), 0, hold_ms=270)
+
+
+@pytest.mark.parametrize(
+    ("away", "members"),
+    [
+        ({1}, (2, 3)),  # the coordinator itself
+        ({1, 2}, (3,)),
+        ({1, 2, 3}, (1, 2, 3)),  # all are removed at once: those who hold the history stay until others do
+    ],
+)
+def test_who_is_removed_or_leaves_is_left_out(away: set[int], members: tuple[int, ...]) -> None:
+    assert plan(1, 1, {r: report(1) for r in (1, 2, 3)}, away=away) == view(1, members, 0)
+
+
+def test_a_removed_replica_stays_while_nobody_else_has_flushed_the_base() -> None:
+    """View 1 of 1 and 2 may be active; only 2, which is removed, has flushed it. 1 gets it from 2, then 2 goes."""
+    reports = {1: report(2), 2: report(2, flushed=(0, 1))}
+    assert plan(2, 1, reports, view(1, (1, 2), 0), away={2}) == view(2, (1, 2), 1)
+
+
+def test_a_change_does_not_wait_for_who_only_copies_the_state() -> None:
+    """4 is new, and its disk busy with a snapshot: its report takes long. 3 is out as well, but was in view 0."""
+    one = Driven(1, replicas=(1, 2, 3), linked=(2, 3))
+    one.step(Roster((1, 2, 3, 4), (1, 2, 3)))
+    one.step(LinkUp(4))
+    one.step(Received(4, heartbeat(0, -1, 0, -1)))
+    for peer in (2, 3):
+        one.step(Received(peer, heartbeat(0, -1, 1, 0)))
+    out = one.step(ChangeView("test"))
+    assert [peer for peer, _ in messages(out, Seal)] == [2, 3, 4]
+    one.step(Received(1, report(1)))
+    assert not messages(one.step(Received(2, report(1))), Prepare), "3 is heard, and may have flushed what matters"
+    assert messages(one.step(Received(3, report(1))), Prepare)

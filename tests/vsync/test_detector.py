@@ -71,7 +71,7 @@ def test_a_lease_ends_here_before_it_ends_there() -> None:
     """Held from the stamp of one's own heartbeat, granted from its answer on, with a margin for the clocks."""
     held, granted = Leases(), Leases()
     held.hold(2, 1000)
-    granted.grant(1, 1000)
+    assert granted.grant(1, 7, 1000)
     end = granted.promised_until(1)
     assert end == 1000 + limits.LEASE
     assert held.valid([2], end - limits.LEASE_MARGIN - 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.vsync.builders import MS, Driven, entry, heartbeat, messages, report, view
+from tests.vsync.builders import MS, Driven, entry, heartbeat, messages, owed_since_start, report, view
 from vsync import limits
 from vsync.effects import ChangeView, DurableUpTo, LinkUp, Received, SnapshotInstalled, Submit, Tick, ViewEvent
 from vsync.records import Decided, Durable, Entry, Flushed, Sealed
@@ -178,9 +178,9 @@ def test_a_restarted_replica_never_resumes_an_epoch() -> None:
 def test_a_restarted_replica_reports_a_full_hold() -> None:
     one = Driven(1, durable=Durable(2, 0, {0: FIRST, 1: SECOND}, {0, 1}))
     out = one.step(Received(2, Seal(2, "test", ())))
-    assert out.after[0][1].hold_ms == limits.LEASE // MS
+    assert out.after[0][1].promises == owed_since_start(2, 3)
     out = one.step(Received(2, Seal(2, "test", ())), 100)
-    assert out.after[0][1].hold_ms == limits.LEASE // MS - 100
+    assert out.after[0][1].promises == owed_since_start(2, 3, left_ms=limits.LEASE // MS - 100)
 
 
 def test_a_state_may_be_ahead_of_the_journal() -> None:

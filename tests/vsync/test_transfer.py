@@ -5,11 +5,12 @@ from __future__ import annotations
 from tests.vsync.builders import MS, Driven, entry, heartbeat, messages, view
 from tests.vsync.test_machine import active, told
 from vsync import limits
-from vsync.effects import Delivered, Received, Tick, ViewEvent
-from vsync.records import Decided
+from vsync.effects import Delivered, Effects, Received, Tick, ViewEvent
+from vsync.records import Decided, Entry
+from vsync.transfer import Learner
 from vsync.view import NO_HASH
 from wire.codec import to_tuple
-from wire.group import Feed, FeedAck, Join, Seal, Views
+from wire.group import Data, Feed, FeedAck, Join, Seal, Views
 
 SECOND = view(1, (1, 2), 0)
 THIRD = view(2, (1, 2), 1, {1: 1})
@@ -121,3 +122,49 @@ def test_a_stay_that_was_short_makes_the_next_wait_longer() -> None:
     stays.on_view(ViewEvent(11, view(7, (1, 2, 3), 6)), one.now)
     stays.on_view(ViewEvent(12, view(8, (1, 2), 7)), one.now + limits.STAY_GOOD)
     assert stays._stay[3] == limits.JOIN_STAY_MIN
+
+
+def test_what_waits_for_a_slow_learner_is_bounded_in_bytes() -> None:
+    """Its connection takes nothing: big messages pile up there, but not all of them."""
+    one = feeder()
+    one.step(join(0, NO_HASH))
+    history = one.machine.core.history
+    history.epoch = 1
+    for seq in range(1, 60):
+        big = Entry(1, 2, seq, seq, bytes(limits.BATCH_BYTES))
+        out = Effects()
+        history.append(big, out)
+        history.deliver(big, out)
+    one.machine.transfer.push(3)
+    learner = one.machine.transfer.learners[3]
+    assert limits.FEED_WINDOW_BYTES // 2 < learner.waiting_bytes <= limits.FEED_WINDOW_BYTES
+    stopped_at = learner.next
+    one.machine.transfer.on_feed_ack(3, FeedAck(stopped_at))
+    assert learner.next > stopped_at
+
+
+def test_only_so_many_snapshots_at_a_time() -> None:
+    """Each reads the whole state; who gets none now asks again."""
+    one = feeder()
+    one.machine.transfer.snapshots |= set(range(200, 200 + limits.SNAPSHOTS))
+    assert one.step(join(0, NO_HASH, empty=True)).snapshot_for == []
+    one.machine.transfer.snapshots.pop()
+    assert one.step(join(0, NO_HASH, empty=True)).snapshot_for == [3]
+
+
+def test_only_so_many_learners_at_a_time() -> None:
+    one = feeder()
+    one.machine.transfer.learners.update({k: Learner(0, 0, 0) for k in range(200, 200 + limits.LEARNERS)})
+    assert not messages(one.step(join(0, NO_HASH)), Feed)
+    one.machine.transfer.learners.popitem()
+    assert messages(one.step(join(0, NO_HASH)), Feed)
+
+
+def test_while_a_disk_hangs_hand_overs_count_as_one() -> None:
+    """Acknowledged is what the last of them says, when it is on disk."""
+    one = active()
+    handed = one.machine._handed
+    handed.extend((1, 1, [0, 0]) for _ in range(limits.HANDED))
+    one.step(Received(2, Data(1, 1, 1, (0, 0), (0, 0), b"x")))
+    assert len(handed) == limits.HANDED
+    assert handed[-1] == (one.machine.core.ticket, 1, [0, 1])

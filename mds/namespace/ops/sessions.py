@@ -1,8 +1,9 @@
 """Pure. SessionOpen, SessionAttach, SessionClose, SessionExpire: a client's session and which replica it is attached
 to.
 
-A session outlives its replica: the client attaches elsewhere. Each attachment is counted, and an expiry names the
-count it saw: one that was ordered after a new attachment is void. With the session goes its part of the reply table.
+A session outlives its replica: the client attaches elsewhere. The client numbers its attempts: an attachment that is
+ordered after a later one is void (1. it queues at a replica that is cut off; 2. the client attaches elsewhere and opens
+a file; 3. the cut heals), and so is an expiry that saw an earlier one. With it goes its part of the reply table.
 """
 
 from __future__ import annotations
@@ -20,15 +21,13 @@ def open_session(scope: Scope, op: SessionOpen) -> Any:
     known = sessions.by_key(scope.store, op.key)
     if known is None:
         number = scope.fresh
-        sessions.put(scope.store, number, sessions.Session(op.key, op.client, op.slots, op.replica, 1))
+        sessions.put(scope.store, number, sessions.Session(op.key, op.client, op.slots, op.replica, op.attempt))
         scope.store.put(schema.SESSION_KEYS, op.key, schema.u64(number))
         scope.sessions += 1
         return number
     session = sessions.find(scope.store, known)
     assert session is not None, "SESSION_KEYS agrees with SESSIONS"
-    if session.replica != op.replica:
-        # It is attached here from now on, and an expiry that the former replica's end brought about is void.
-        sessions.put(scope.store, known, session.attached(op.replica))
+    _attach(scope, known, session, op.replica, op.attempt)
     return known
 
 
@@ -36,9 +35,14 @@ def attach(scope: Scope, op: SessionAttach) -> Any:
     session = sessions.find(scope.store, op.session)
     if session is None or session.key != op.key:
         raise FileSystemError(Status.SESSION_UNKNOWN)
-    session = session.attached(op.replica)
-    sessions.put(scope.store, op.session, session)
-    return session.attachments
+    _attach(scope, op.session, session, op.replica, op.attempt)
+    return None
+
+
+def _attach(scope: Scope, number: int, session: sessions.Session, replica: int, attempt: int) -> None:
+    if attempt <= session.attempt:
+        raise FileSystemError(Status.NOT_ATTACHED)
+    sessions.put(scope.store, number, session.attached(replica, attempt))
 
 
 def close(scope: Scope, op: SessionClose) -> Any:
@@ -50,7 +54,7 @@ def close(scope: Scope, op: SessionClose) -> Any:
 
 def expire(scope: Scope, op: SessionExpire) -> Any:
     session = sessions.find(scope.store, op.session)
-    if session is not None and session.attachments == op.count:
+    if session is not None and session.attempt == op.attempt:
         _end(scope, op.session, session)
     return None
 

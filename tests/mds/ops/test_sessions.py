@@ -14,26 +14,38 @@ OTHER = b"o" * 16
 
 def test_open_is_idempotent_by_key(world: World) -> None:
     """The client asks another replica again because the first died before its answer."""
-    number = world.internal(ops.SessionOpen(OTHER, "c", 4, 1))
-    assert world.internal(ops.SessionOpen(OTHER, "c", 4, 1)) == number
+    number = world.internal(ops.SessionOpen(OTHER, "c", 4, 1, 1))
+    assert world.internal(ops.SessionOpen(OTHER, "c", 4, 1, 2)) == number
     session = world.machine.session(number)
-    assert session is not None and (session.replica, session.attachments) == (1, 1)
-    assert world.internal(ops.SessionOpen(OTHER, "c", 4, 2)) == number
+    assert session is not None and (session.replica, session.attempt) == (1, 2)
+    assert world.internal(ops.SessionOpen(OTHER, "c", 4, 2, 3)) == number
     session = world.machine.session(number)
-    assert session is not None and (session.replica, session.attachments) == (2, 2)
+    assert session is not None and (session.replica, session.attempt) == (2, 3)
     assert [n for n, _session in world.machine.sessions()] == [world.session, number]
 
 
-def test_attach_counts(world: World) -> None:
-    assert world.internal(ops.SessionAttach(world.session, KEY, 2)) == 2
-    assert world.internal(ops.SessionAttach(world.session, KEY, 3)) == 3
-    for op in (ops.SessionAttach(world.session, OTHER, 2), ops.SessionAttach(999, KEY, 2)):
+def test_attach(world: World) -> None:
+    for attempt, replica in ((2, 2), (5, 3)):
+        assert world.internal(ops.SessionAttach(world.session, KEY, replica, attempt)) is None
+        session = world.machine.session(world.session)
+        assert session is not None and (session.replica, session.attempt) == (replica, attempt)
+    for op in (ops.SessionAttach(world.session, OTHER, 2, 9), ops.SessionAttach(999, KEY, 2, 9)):
         assert world.entry(0, 1, 1, op).status == Status.SESSION_UNKNOWN
+
+
+def test_an_attachment_ordered_late_does_not_take_the_session_back(world: World) -> None:
+    """1. It queues at replica 2, which is cut off. 2. The client attaches to 3, with its next attempt. 3. The cut heals
+    and the first one is ordered. The same with a SessionOpen that is sent again."""
+    world.internal(ops.SessionAttach(world.session, KEY, 3, 3))
+    for op in (ops.SessionAttach(world.session, KEY, 2, 2), ops.SessionOpen(KEY, "c", 4, 2, 2)):
+        assert world.entry(0, 1, 1, op).status == Status.NOT_ATTACHED
+        session = world.machine.session(world.session)
+        assert session is not None and (session.replica, session.attempt) == (3, 3)
 
 
 def test_expiry_is_void_after_a_new_attachment(world: World) -> None:
     """1. Replica 1 proposes the expiry. 2. The client attaches to 2, ordered first. 3. The expiry is delivered."""
-    world.internal(ops.SessionAttach(world.session, KEY, 2))
+    world.internal(ops.SessionAttach(world.session, KEY, 2, 2))
     outcome = world.entry(0, 1, 1, ops.SessionExpire(world.session, 1))
     assert (outcome.status, outcome.session_gone) == (0, 0)
     outcome = world.entry(0, 1, 1, ops.SessionExpire(world.session, 2))
@@ -49,7 +61,7 @@ def test_close_takes_the_replies_along(world: World) -> None:
     assert list(world.store.scan(schema.REPLIES, b"", None)) == []
     assert world.entry(0, 1, 1, ops.SessionClose(world.session, KEY)).session_gone == 0
     assert world.machine.session_count == 0
-    assert world.internal(ops.SessionOpen(KEY, "c", 4, 1)) != world.session
+    assert world.internal(ops.SessionOpen(KEY, "c", 4, 1, 9)) != world.session
 
 
 def test_sent_again_is_answered_again_not_executed_again(world: World) -> None:
@@ -89,4 +101,4 @@ def test_clients_cannot_ask_what_replicas_ask(world: World) -> None:
 
 def test_session_number_derives_from_the_index(world: World) -> None:
     index = world.machine.index + 1
-    assert world.internal(ops.SessionOpen(OTHER, "c", 4, 1)) == (index << 12) + 2
+    assert world.internal(ops.SessionOpen(OTHER, "c", 4, 1, 1)) == (index << 12) + 2
