@@ -58,7 +58,18 @@ class Change:
 class Copies:
     """See the module."""
 
-    def __init__(self, store: CopyStore, table: ChainTable, links: Links, limiter: trio.CapacityLimiter) -> None:
+    def __init__(
+        self,
+        store: CopyStore,
+        table: ChainTable,
+        links: Links,
+        limiter: trio.CapacityLimiter,
+        at_once: Callable[[int, bool], bool],
+        took: Callable[[float], None],
+    ) -> None:
+        """*at_once*: is something of so many bytes for the event loop now, opening an object included (or not)?
+        *took* is told afterwards when it was begun.
+        """
         self.store = store
         self.table = table
         self.links = links
@@ -71,7 +82,11 @@ class Copies:
         self.missed: dict[int, float] = {}
         """Targets that take nothing from us -> since when."""
         self._limiter = limiter
+        self._at_once = at_once
+        self._took = took
         self._stamps = 0
+        self._asking: dict[trio.CancelScope, Chain] = {}
+        """Calls to the next member under way: given up when their chain changes."""
 
     def install(self, found: Any) -> bool:
         """The keeper has told us the storage map *found*; whether it was news."""
@@ -82,6 +97,10 @@ class Copies:
                 # A link that hangs must not keep what is passed on when it is back.
                 self.links.get(target, address).close()
                 self.missed.pop(target, None)
+        for scope, chain in self._asking.items():
+            now = self.table.get(chain.number)
+            if now is None or now.version != chain.version:
+                scope.cancel()
         self.moved.set()
         self.moved = trio.Event()
         return True
@@ -104,7 +123,13 @@ class Copies:
 
     async def change(self, change: Change) -> int:
         """Carry out *change* at all members from here on; the object's turn is held. The status to answer."""
-        file = await self.in_thread(partial(self.store.fetch, change.key, create=True))
+        file = self.store.cached(change.key)
+        if file is None and self._at_once(len(change.data), True) and self.store.has_room:
+            begun = trio.current_time()
+            file = self.store.fetch(change.key, create=True)
+            self._took(begun)
+        elif file is None:
+            file = await self.in_thread(partial(self.store.fetch, change.key, create=True))
         assert file is not None
         try:
             return await self._change(change, file)
@@ -171,7 +196,13 @@ class Copies:
                     work = partial(
                         self.store.truncate, file, change.truncations, change.client, after, change.chain
                     )
-                await self.in_thread(work)
+                trims = pending(file.last, change.truncations)[0] is not None  # which takes an fsync
+                if not trims and self._is_sure(file) and self._at_once(len(change.data), False):
+                    begun = trio.current_time()
+                    work()
+                    self._took(begun)
+                else:
+                    await self.in_thread(work)
                 return
             except BadBlock as exc:
                 if not await self.mend(file, exc.block, change.chain):
@@ -220,27 +251,16 @@ class Copies:
         link = self.link(target)
         if link is None:
             return None
-        found: tuple[Answer, Buffer] | None = None
-        moved = self.moved
-        async with trio.open_nursery() as nursery:
-
-            async def watch() -> None:
-                event = moved
-                while True:
-                    await event.wait()
-                    now = self.table.get(chain.number)
-                    if now is None or now.version != chain.version:
-                        nursery.cancel_scope.cancel()
-                        return
-                    event = self.moved
-
-            nursery.start_soon(watch)
-            try:
-                found = await link.call(make, bulk)
-            except Unreachable as exc:
-                log.debug("target %d: %s", target, exc)
-            nursery.cancel_scope.cancel()
-        return found
+        scope = trio.CancelScope()
+        self._asking[scope] = chain
+        try:
+            with scope:
+                return await link.call(make, bulk)
+        except Unreachable as exc:
+            log.debug("target %d: %s", target, exc)
+        finally:
+            del self._asking[scope]
+        return None
 
     def link(self, target: int) -> Link | None:
         address = self.table.address(target)

@@ -139,7 +139,7 @@ class Target:
         run = int.from_bytes(os.urandom(7), "big") | 1
         self.chains = ChainTable(target_id, run)
         self.links = Links(store.identity.cluster, target_id, store.identity.uuid, run)
-        self.copies = Copies(store, self.chains, self.links, self._threads)
+        self.copies = Copies(store, self.chains, self.links, self._threads, self._at_once, self._watch_for_slowness)
         self.resync = Resync(self.copies, self.in_turn)
         self.scrub = Scrub(self.copies, self.in_turn)
         members = Members(self, self.copies, self.resync)
@@ -375,6 +375,10 @@ class Target:
             return None
         finally:
             self._watch_for_slowness(begun)
+
+    def _at_once(self, size: int, opens: bool) -> bool:
+        most = INLINE_OPEN_MAX if opens else INLINE_MAX
+        return 0 < size <= most and trio.current_time() >= self._threads_until
 
     def _inline(self, key: Key, size: int, now: float) -> bool:
         return 0 < size <= INLINE_MAX and now >= self._threads_until and key not in self.order

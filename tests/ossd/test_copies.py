@@ -41,6 +41,7 @@ class Some:
     keepers: dict[int, Caller] = field(default_factory=dict)
     clients: dict[int, Caller] = field(default_factory=dict)
     scopes: dict[int, trio.CancelScope] = field(default_factory=dict)
+    ended: dict[int, trio.Event] = field(default_factory=dict)
     version: int = 0
     chain_version: int = 0
 
@@ -52,7 +53,9 @@ class Some:
         async def run(task_status: trio.TaskStatus[int]) -> None:
             with trio.CancelScope() as self.scopes[target]:
                 await serve(config, target, task_status=task_status)
+            self.ended[target].set()
 
+        self.ended[target] = trio.Event()
         self.ports[target] = await self.nursery.start(run)
         keeper = await self.stack.enter_async_context(calling(self.ports[target], Role.MDS, "1"))
         await keeper.answer_to_beat(Beat(1, 0, 0, b""))
@@ -63,6 +66,7 @@ class Some:
     async def stop(self, target: int) -> None:
         del self.keepers[target], self.clients[target]
         self.scopes.pop(target).cancel()
+        await self.ended[target].wait()
 
     async def tell(self, *members: tuple[int, str], only: tuple[int, ...] = ()) -> None:
         """The chain's members from now on; everybody who is there is told (or *only* those) and has the lease."""
