@@ -126,10 +126,10 @@ class Copies:
         file = self.store.cached(change.key)
         if file is None and self._at_once(len(change.data), True) and self.store.has_room:
             begun = trio.current_time()
-            file = self.store.fetch(change.key, create=True)
+            file = self.store.fetch(change.key, create=True, chain=change.chain)
             self._took(begun)
         elif file is None:
-            file = await self.in_thread(partial(self.store.fetch, change.key, create=True))
+            file = await self.in_thread(partial(self.store.fetch, change.key, create=True, chain=change.chain))
         assert file is not None
         try:
             return await self._change(change, file)
@@ -278,6 +278,8 @@ class Copies:
         assert chain.next is not None
         file = await self.in_thread(partial(self.store.fetch, key, create=False))
         try:
+            if file is not None and file.ledger.chain != chain.number:
+                return True  # it belongs to another chain, and is brought there by whom it concerns
             if file is None:
                 await self._told(chain, lambda call: ObjectDelete(call, chain.number, chain.version, (key,)))
             else:

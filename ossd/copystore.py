@@ -7,7 +7,7 @@ import zlib
 
 from ossd import identity
 from ossd.ledger import BLOCK, NO_STAMP, Stamp, header_of
-from ossd.objectfile import Key, ObjectFile
+from ossd.objectfile import Key, ObjectFile, chain_of
 from ossd.store import TRIM, TRIM_ATTR, Buffer, Store
 
 
@@ -21,8 +21,10 @@ class CopyStore(Store):
             for name in os.listdir(self._directories[where]):
                 header = header_of(f"{self._ledgers[where]}/{name}")
                 ino, _, column = name.partition(".")
-                belongs, stamp, incarnation = header if header is not None else (chain, NO_STAMP, 0)
-                if belongs == chain or belongs == 0:
+                belongs, stamp, incarnation = header if header is not None else (0, NO_STAMP, 0)
+                # 1. An object is being made, its ledger says nothing yet. 2. Taken for one of this chain it is brought
+                # to this chain's next member, which may have a newer copy as a member of its true chain.
+                if (belongs or chain_of(f"{self._directories[where]}/{name}")) == chain:
                     sure = incarnation >= self.incarnation
                     found.append((int(ino, 16), int(column, 16), *(stamp if sure else NO_STAMP)))
         return found

@@ -246,3 +246,8 @@ def header_of(path: str) -> tuple[int, Stamp, int] | None:
         return None
     _, chain, version, number, _, count, incarnation, _ = _HEADER.unpack_from(raw)
     return chain, NO_STAMP if count else (version, number), incarnation
+
+
+def whole_blocks(offset: int, count: int, size: int) -> tuple[int, int]:
+    """[start, stop) of the blocks, within an object of *size* bytes, that hold *count* bytes at *offset*."""
+    return offset // BLOCK * BLOCK, min((offset + count + BLOCK - 1) // BLOCK * BLOCK, size)

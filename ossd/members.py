@@ -180,7 +180,7 @@ class Members:
             return
 
         def work() -> Result:
-            file = self._store.fetch(key, create=True)
+            file = self._store.fetch(key, create=True, chain=msg.chain)
             assert file is not None
             try:
                 self._store.patch(file, msg.offset, bulk, msg.chain)
@@ -196,7 +196,7 @@ class Members:
         key = (msg.key.ino, msg.key.column)
 
         def work() -> Result:
-            file = self._store.fetch(key, create=True)
+            file = self._store.fetch(key, create=True, chain=msg.chain)
             assert file is not None
             try:
                 self._store.adopt(file, msg.length, msg.trim, (msg.stamp_version, msg.stamp), msg.chain)

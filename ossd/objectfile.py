@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import struct
 import threading
+from typing import Final
 
 from ossd import identity
 from ossd.ledger import Ledger
@@ -10,6 +13,8 @@ from ossd.objects import SyncBook
 
 Key = tuple[int, int]
 """(inode, column)"""
+CHAIN_ATTR: Final = "user.lockstep.chain"
+CHAIN: Final = struct.Struct("!I")
 
 
 class ObjectFile:
@@ -58,3 +63,12 @@ assert fanout_of(2**63 - 1) < identity.FANOUT
 def file_name(key: Key) -> str:
     """The name of an object's file in its directory."""
     return f"{key[0]:016x}.{key[1]:04x}"
+
+
+def chain_of(file: int | str) -> int:
+    """The chain that an object was made for; 0 when it does not say."""
+    try:
+        value = os.getxattr(file, CHAIN_ATTR)
+    except OSError:
+        return 0  # none, or the object is being deleted
+    return int(CHAIN.unpack(value)[0]) if len(value) == CHAIN.size else 0

@@ -2,8 +2,8 @@
 
 ``objects/<hash of the inode>/<inode>.<column>`` holds an object's bytes, nothing else; the number of the last
 truncation carried out is the extended attribute TRIM_ATTR of the file (none: 0), so that it lives and dies with
-the file and costs nothing to objects that are never truncated. Checksums and the stamp of the last change are in the
-object's ledger (:mod:`ossd.ledger`).
+the file and costs nothing to objects that are never truncated; the chain it belongs to is CHAIN_ATTR. Checksums and
+the stamp of the last change are in the object's ledger (:mod:`ossd.ledger`).
 
 What must survive a crash, and how the order sees to it:
 
@@ -37,8 +37,8 @@ from typing import Any, Final, Self
 
 from ossd import identity
 from ossd.disk import Disk
-from ossd.ledger import BLOCK, NO_STAMP, BadBlock, Ledger, Stamp
-from ossd.objectfile import Key, ObjectFile, fanout_of, file_name
+from ossd.ledger import BLOCK, NO_STAMP, BadBlock, Ledger, Stamp, whole_blocks
+from ossd.objectfile import CHAIN, CHAIN_ATTR, Key, ObjectFile, chain_of, fanout_of, file_name
 from ossd.objects import OFFSET_MAX, Truncations, pending, readable, visible_size
 
 log = logging.getLogger(__name__)
@@ -150,8 +150,11 @@ class Store:
                 file.users += 1
             return file
 
-    def fetch(self, key: Key, *, create: bool) -> ObjectFile | None:
-        """The object, to be given back by :meth:`release`; None when there is none and *create* is false."""
+    def fetch(self, key: Key, *, create: bool, chain: int = 0) -> ObjectFile | None:
+        """The object, to be given back by :meth:`release`; None when there is none and *create* is false.
+
+        A new one belongs to *chain*.
+        """
         file = self.cached(key)
         if file is not None:
             return file
@@ -159,7 +162,7 @@ class Store:
         where = fanout_of(key[0])
         path = f"{self._directories[where]}/{file_name(key)}"
         try:
-            file = self._open_file(key, path, where, create)
+            file = self._open_file(key, path, where, create, chain)
         except FileNotFoundError:
             return None
         except OSError as exc:
@@ -173,7 +176,7 @@ class Store:
         self._close(file)  # a reader beside us was faster; nothing was noted in ours yet
         return other
 
-    def _open_file(self, key: Key, path: str, where: int, create: bool) -> ObjectFile:
+    def _open_file(self, key: Key, path: str, where: int, create: bool, chain: int) -> ObjectFile:
         flags = os.O_RDWR | os.O_CLOEXEC
         new = False
         try:
@@ -190,7 +193,10 @@ class Store:
         try:
             size = 0 if new else os.fstat(fd).st_size
             last = 0 if new else self._last_trim(fd, path)
+            if new and chain:
+                os.setxattr(fd, CHAIN_ATTR, CHAIN.pack(chain))  # the ledger may be lost, the object must not be
             ledger = Ledger.open(f"{self._ledgers[where]}/{file_name(key)}", self.incarnation, fd, new)
+            ledger.chain = ledger.chain or (chain if new else chain_of(fd))
             return ObjectFile(key, path, fd, size, last, new, ledger)
         except BaseException:
             self._disk.close(fd)
@@ -283,7 +289,7 @@ class Store:
         count = readable(visible_size(file.size, file.last, truncations), offset, length)
         if not count:
             return b""
-        start, stop = _whole_blocks(offset, count, file.size)
+        start, stop = whole_blocks(offset, count, file.size)
         try:
             data = self._disk.pread(file.fd, stop - start, start)
             while len(data) < stop - start:  # interrupted, or a file shorter than we know (somebody tampers with it)
@@ -313,7 +319,7 @@ class Store:
         count = readable(visible_size(file.size, file.last, truncations), offset, length)
         if not count:
             return b""
-        start, stop = _whole_blocks(offset, count, file.size)
+        start, stop = whole_blocks(offset, count, file.size)
         data = bytearray(stop - start)
         try:
             # Some file systems refuse RWF_NOWAIT and a bad block is EIO here, too: read() then says it properly.
@@ -593,8 +599,3 @@ class Store:
             identity.end_incarnation(self.path, self.incarnation, self._boot, self._lost)
         finally:
             os.close(self._lock_fd)
-
-
-def _whole_blocks(offset: int, count: int, size: int) -> tuple[int, int]:
-    """[start, stop) of the blocks, within an object of *size* bytes, that hold *count* bytes at *offset*."""
-    return offset // BLOCK * BLOCK, min((offset + count + BLOCK - 1) // BLOCK * BLOCK, size)

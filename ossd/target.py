@@ -301,7 +301,7 @@ class Target:
         if chain is None or chain.next is not None or not self._inline(key, len(bulk), begun):
             return None
         try:
-            file = self._at_hand(key, len(bulk), create=True)
+            file = self._at_hand(key, len(bulk), create=True, chain=msg.chain)
             if file is None:
                 return None
             try:
@@ -383,11 +383,11 @@ class Target:
     def _inline(self, key: Key, size: int, now: float) -> bool:
         return 0 < size <= INLINE_MAX and now >= self._threads_until and key not in self.order
 
-    def _at_hand(self, key: Key, size: int, *, create: bool) -> ObjectFile | None:
+    def _at_hand(self, key: Key, size: int, *, create: bool, chain: int = 0) -> ObjectFile | None:
         """The open object; opened or made now if that is cheap. None: a thread must see to it."""
         file = self.store.cached(key)
         if file is None and size <= INLINE_OPEN_MAX and self.store.has_room:
-            file = self.store.fetch(key, create=create)
+            file = self.store.fetch(key, create=create, chain=chain)
         return file
 
     def _watch_for_slowness(self, begun: float) -> None:

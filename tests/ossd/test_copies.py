@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -302,3 +303,23 @@ async def test_a_copy_that_differs_is_found_and_mended_by_the_next_change(tmp_pa
         assert await targets.write(90, b"c" * 20) == OK
         assert await targets.read(1) == await targets.read(2) == b"a" * 90 + b"c" * 20
         assert await targets.scrubbed(1) == []
+
+
+async def test_an_object_goes_to_the_members_of_its_own_chain_only(tmp_path: Path) -> None:
+    """1. An object of another chain is being made, its ledger says nothing yet. 2. A member of this chain is synced.
+    3. Given that object, too, it would have an older copy put over its own."""
+    async with some(tmp_path, 1, 2) as targets:
+        assert await targets.write(0, b"mine") == OK
+        await targets.tell((1, SERVING), (2, OFFLINE))
+        other = Store.open(tmp_path / "aside", CLUSTER, 1)
+        file = other.fetch((77, 0), create=True, chain=CHAIN + 1)
+        assert file is not None
+        other.release(file)
+        other.close()
+        made = next((tmp_path / "aside" / "objects").glob("*/*"))
+        there = tmp_path / "t1" / "objects" / made.parent.name / made.name
+        subprocess.run(["cp", "--preserve=xattr", str(made), str(there)], check=True)
+        await targets.tell((1, SERVING), (2, SYNCING))
+        await targets.synced(1, 2)
+        assert targets.file(2, (77, 0)) is None
+        assert targets.file(2) is not None
