@@ -54,6 +54,8 @@ class TargetLink:
         """call number -> what is not answered, in the order it was first sent."""
         self._next = 1
         self._conn: Connection | None = None
+        self.offline = False
+        """What the map said of it last; it may be reached all the same."""
         self._ever = False
         """It has been dialled."""
         self._wanted = trio.Event()
@@ -326,8 +328,10 @@ class Targets:
             elif link.address != address:
                 log.info("target %d moved from %s to %s", number, link.address, address)
                 link.address = address  # dialled there from the next connection on
-            if link is not None and state == OFFLINE:
+            if link is not None and state == OFFLINE and not link.offline:
                 link.cut()
+            if link is not None:
+                link.offline = state == OFFLINE
         self._chains = {chain: (its_version, members) for chain, its_version, members in chains}
 
     async def watch(self) -> None:

@@ -142,12 +142,17 @@ class Copies:
             return Status.NOT_SERVING
         if not len(change.data) and pending(file.last, change.truncations)[0] is None and change.sender is None:
             return OK
-        before, after = file.ledger.stamp, self.stamp(chain)
-        if change.sender is not None:
+        await self._look_after(file)
+        if change.sender is None:
+            if file.ledger.stamp == NO_STAMP and file.size:
+                # Void after a kill or a power cut: with a stamp that nobody has, whoever is next gets what is here.
+                file.ledger.set_stamp(self.stamp(chain), chain.number, self.store.incarnation)
+            before, after = file.ledger.stamp, self.stamp(chain)
+        else:
             before, after = change.before, change.after
             if file.ledger.stamp == after:
                 return OK  # the answer was lost
-            if file.ledger.stamp != before or not self._is_sure(file):
+            if file.ledger.stamp != before or (before == NO_STAMP and file.size):
                 return Status.OUT_OF_STEP
         if len(change.data):
             self.store.expect(file, change.offset + len(change.data))  # a full disk is found out before anybody writes
@@ -170,8 +175,10 @@ class Copies:
             # 1. Nobody was behind us. 2. A target came back to be synced, and this object was found equal. 3. Only
             # then our change was carried out here. So whoever is next now gets it, too.
 
-    def _is_sure(self, file: ObjectFile) -> bool:
-        return file.ledger.incarnation >= self.store.incarnation or file.ledger.stamp == NO_STAMP
+    async def _look_after(self, file: ObjectFile) -> None:
+        """After a power cut all of an object is looked at before it is changed, and its stamp is void."""
+        if file.ledger.incarnation < self.store.incarnation:
+            await self.in_thread(partial(self.store.make_sure, file))
 
     async def _apply_or_undo(self, change: Change, file: ObjectFile, after: Stamp) -> None:
         try:
@@ -197,7 +204,7 @@ class Copies:
                         self.store.truncate, file, change.truncations, change.client, after, change.chain
                     )
                 trims = pending(file.last, change.truncations)[0] is not None  # which takes an fsync
-                if not trims and self._is_sure(file) and self._at_once(len(change.data), False):
+                if not trims and self._at_once(len(change.data), False):
                     begun = trio.current_time()
                     work()
                     self._took(begun)

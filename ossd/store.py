@@ -151,10 +151,7 @@ class Store:
             return file
 
     def fetch(self, key: Key, *, create: bool, chain: int = 0) -> ObjectFile | None:
-        """The object, to be given back by :meth:`release`; None when there is none and *create* is false.
-
-        A new one belongs to *chain*.
-        """
+        """The object, to be given back by :meth:`release`, or None; with *create* one of *chain* is made."""
         file = self.cached(key)
         if file is not None:
             return file
@@ -193,8 +190,8 @@ class Store:
         try:
             size = 0 if new else os.fstat(fd).st_size
             last = 0 if new else self._last_trim(fd, path)
-            if new and chain:
-                os.setxattr(fd, CHAIN_ATTR, CHAIN.pack(chain))  # the ledger may be lost, the object must not be
+            if new and chain:  # the ledger may be lost, the object must not be
+                os.setxattr(fd, CHAIN_ATTR, CHAIN.pack(chain))
             ledger = Ledger.open(f"{self._ledgers[where]}/{file_name(key)}", self.incarnation, fd, new)
             ledger.chain = ledger.chain or (chain if new else chain_of(fd))
             return ObjectFile(key, path, fd, size, last, new, ledger)
@@ -386,7 +383,8 @@ class Store:
         if torn:
             self.torn_blocks += torn
             log.warning("%s: %d blocks were torn by a power cut: accepted as they are", file.path, torn)
-        ledger.set_stamp(ledger.stamp, ledger.chain, self.incarnation)
+        # Void: the stamp may have reached the disk before the data that it is about, or the data alone.
+        ledger.set_stamp(NO_STAMP, ledger.chain, self.incarnation)
         return torn
 
     def _entries(self, file: ObjectFile, offset: int, data: Buffer) -> bytes:

@@ -16,7 +16,7 @@ import pytest
 import trio
 
 from daemon.config import ClusterConfig, Config, ReplicaConfig, TargetConfig
-from ossd.ledger import BLOCK
+from ossd.ledger import BLOCK, NO_STAMP
 from ossd.serve import serve
 from ossd.store import Store, file_name
 from tests.ossd.test_serve import CLUSTER, Caller, calling
@@ -323,3 +323,24 @@ async def test_an_object_goes_to_the_members_of_its_own_chain_only(tmp_path: Pat
         await targets.synced(1, 2)
         assert targets.file(2, (77, 0)) is None
         assert targets.file(2) is not None
+
+
+async def test_void_stamps_at_both_do_not_make_copies_equal(tmp_path: Path) -> None:
+    """Both were killed in the midst of writing one object: neither stamp means anything, and they differ."""
+    async with some(tmp_path, 1, 2) as targets:
+        assert await targets.write(0, b"a" * 1000) == OK
+        for target, content in ((1, b"b" * 1000), (2, b"c" * 1000)):
+            await targets.stop(target)
+            store = Store.open(tmp_path / f"t{target}", CLUSTER, target)
+            file = store.fetch((5, 0), create=False)
+            assert file is not None
+            store.write(file, 0, content, (), "c", NO_STAMP, CHAIN)
+            store.release(file)
+            store.close()
+            await targets.start(target)
+        await targets.tell((1, SERVING), (2, SYNCING))
+        assert await targets.write(10, b"!") == OK
+        await targets.synced(1, 2)
+        await targets.tell((1, SERVING), (2, SERVING))
+        assert await targets.read(1) == await targets.read(2) == b"b" * 10 + b"!" + b"b" * 989
+        assert await targets.scrubbed(1) == []
