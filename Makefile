@@ -4,7 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SEEDS ?= 100
-FAULTS ?= 100
+FAULTS ?= 200
+SEED ?=
+SOAK_HOURS ?= 8
+FAULT_LOGS ?= fault-logs
+FAULTS_DATA ?= 100
 TEST_TIMEOUT_S ?= 900
 
 .DELETE_ON_ERROR:
@@ -15,10 +19,10 @@ help:
 	@echo "make test    all tests (at most $(TEST_TIMEOUT_S) s)"
 	@echo "make check   lint and types"
 	@echo "make sim     simulated clusters, SEEDS=$(SEEDS) schedules of faults"
-	@echo "make faults  the tests that kill, stop and restart real daemons, twice over"
-	@echo "make faults-data  writers and readers that check every byte while storage targets die, FAULTS=$(FAULTS) times"
+	@echo "make faults  FAULTS=$(FAULTS) faults on real replicas under load, SEED=... to repeat a run; best as root"
+	@echo "make faults-data  writers and readers that check every byte while storage targets die, FAULTS_DATA=$(FAULTS_DATA) times"
 	@echo "make bench   mdtest on a local cluster; figures go to bench/results"
-	@echo "make soak    hours of load and faults"
+	@echo "make soak    the same, run after run, for SOAK_HOURS=$(SOAK_HOURS)"
 	@echo "make clean   remove caches; make distclean: the virtual environment as well"
 
 demo: $(VENV)/installed
@@ -35,18 +39,18 @@ sim: $(VENV)/installed-dev
 	@if test ! -e tests/sim/__main__.py; then echo "make sim: there is no simulator yet" >&2; exit 1; fi
 	$(BIN)/python -m tests.sim --seeds $(SEEDS)
 
+# Both end with "N passed, 0 failed". Logs of a run that fails are kept in FAULT_LOGS.
 faults: $(VENV)/installed-dev
-	timeout --kill-after=60 $(TEST_TIMEOUT_S) $(BIN)/python -m pytest tests/faults
-	timeout --kill-after=60 $(TEST_TIMEOUT_S) $(BIN)/python -m pytest tests/faults
+	$(BIN)/python -m tests.faults --faults $(FAULTS) $(if $(SEED),--seed $(SEED)) --keep $(FAULT_LOGS)
 
 faults-data: $(VENV)/installed-dev
-	$(BIN)/python -m tests.faults.data --faults $(FAULTS)
+	$(BIN)/python -m tests.faults.data --faults $(FAULTS_DATA)
 
 bench: $(VENV)/installed
 	$(BIN)/python -m bench.on_local_cluster
 
-soak:
-	@echo "make soak: there is no soak test yet" >&2; exit 1
+soak: $(VENV)/installed-dev
+	$(BIN)/python -m tests.faults --hours $(SOAK_HOURS) --faults $(FAULTS) $(if $(SEED),--seed $(SEED)) --keep $(FAULT_LOGS)
 
 # System packages, only those that are missing: fusermount3 mounts; the compiler, pkg-config and the header files build
 # pyfuse3; a distribution's python3 may come without venv and header files.

@@ -135,8 +135,8 @@ async def statuses(
     return found
 
 
-async def order(config: Config, op: Any, timeout_s: float) -> Any:
-    """Have the request *op* (idempotent) ordered by any replica; the result is its own.
+async def order(config: Config, op: Any, timeout_s: float, addresses: Sequence[str] = ()) -> Any:
+    """Have the request *op* (idempotent) ordered by any replica, those at *addresses* first; the result is its own.
 
     Replicas are tried in turn until one answers or *timeout_s* is over: then :class:`AskError`, with what the last
     one said. A status that is the operation's own (an errno) is raised as FileSystemError at once.
@@ -144,9 +144,9 @@ async def order(config: Config, op: Any, timeout_s: float) -> Any:
     last = "no replica was asked"
     with trio.move_on_after(timeout_s):
         while True:
-            for replica in config.replicas:
+            for address in dict.fromkeys((*addresses, *(r.address for r in config.replicas))):
                 try:
-                    return (await call(config, replica.address, AdminCall(1, encode(op)))).body
+                    return (await call(config, address, AdminCall(1, encode(op)))).body
                 except AskError as exc:
                     last = str(exc)
                 except FileSystemError as exc:

@@ -15,8 +15,9 @@ from rich.console import Console
 
 from admin import mounts, target_commands
 from admin.ask import ASK_TIMEOUT_S, register_targets
-from admin.local import REPLICAS_MAX, TARGETS_MAX, ClusterError, LocalCluster, find_config
+from admin.local import REPLICAS_MAX, TARGETS_MAX, ClusterError, LocalCluster, become_watchdog, find_config
 from admin.mounts import MountError
+from admin.replica_cli import replica
 from admin.reporting import reported as _reported
 from admin.status import fetch_blocking, show
 from daemon import logs
@@ -132,9 +133,9 @@ Exit codes:
 def down(directory: Path, delete: bool) -> None:
     """Stop the local cluster in DIRECTORY (default ./lockstep-cluster); its data stays.
 
-    Mounts of it that this user has made are unmounted first. Each daemon is asked to end (SIGTERM) and killed
-    when it has not after 10 seconds. Only processes that `lockstep up` started are ever touched, and a process
-    id that belongs to another process by now is recognised.
+    Mounts of it that this user has made are unmounted first. Each daemon is asked to end and killed when it has not
+    after 10 seconds; replicas do not leave the view first, as all stop together. Only processes that `lockstep up`
+    started are ever touched, and a process id that belongs to another process by now is recognised.
     """
     with _reported():
         cluster = LocalCluster.open(directory.absolute())
@@ -314,6 +315,7 @@ def register(spec: Path, timeout_s: float) -> None:
 
 for _command in target_commands.COMMANDS:
     main.add_command(_command)
+main.add_command(replica)
 
 
 # --- daemons --------------------------------------------------------------------------------------
@@ -325,19 +327,58 @@ Exit codes:
   2  the configuration is not usable"""
 
 
-@main.command(short_help="Run a metadata replica.", epilog=_DAEMON_EPILOG)
+@main.command(
+    short_help="Run a metadata replica.",
+    epilog="""\b
+Signals, to the watchdog (the process that this command becomes):
+  SIGTERM  planned stop: the replica has itself left out of the view, sends its clients elsewhere,
+           writes its state and ends; nobody waits for it
+  SIGINT   stop at once, without leaving: for a whole cluster that is stopped together
+  SIGKILL  takes the replica with it; as nobody certifies that, the others wait out what they
+           promised it (a third of a second)
+
+\b
+Exit codes:
+  0  stopped by a signal, or by `lockstep replica leave`
+  1  failed before it ever ran; the reason is logged (later failures are followed by another start)
+  2  the configuration is not usable
+  3  its disk or what is on it cannot be vouched for; the log says what to do
+  4  the replica was removed from the cluster""",
+)
 @_CONFIG
 @click.option("--id", "number", type=click.IntRange(1, 255), required=True, help="Which [[replica]] this is.")
+@click.option(
+    "--join",
+    metavar="HOST:PORT",
+    help="A replica of the cluster that this one joins when it is new; needed where the configuration does not name "
+    "the others.",
+)
+@click.option("--no-watchdog", is_flag=True, help="Run the replica itself in the foreground, for a debugger.")
+@click.option("--guarded", "guard_fd", type=int, hidden=True, help="The pipe to the watchdog.")
 @_LOG_LEVEL
-def mds(config_path: Path, number: int, log_level: str) -> None:
-    """Run a metadata replica in the foreground; it logs to standard error."""
+def mds(
+    config_path: Path, number: int, join: str | None, no_watchdog: bool, guard_fd: int | None, log_level: str
+) -> None:
+    """Run a metadata replica in the foreground; it logs to standard error.
+
+    The replica runs under a small watchdog process, which is the one that this command becomes. The watchdog starts
+    the replica again when it dies, kills it when it hangs or is stopped (SIGSTOP), and tells the other replicas when
+    it is dead: they go on at once then, without waiting for what they promised it.
+
+    A replica whose section in the configuration says `joins = true`, or that is given --join, is no part of the
+    cluster's first view: when it is new it waits until `lockstep replica add` has made it part of the cluster, takes
+    the state from the others, and becomes a member and a voter.
+    """
     with _reported():
         config = find_config(config_path)
         config.replica(number)
+    if guard_fd is None and not no_watchdog:
+        become_watchdog(config, number, join, log_level)
     logs.setup(f"mds-{number}", log_level)
+    from daemon.guarded import Guard
     from mds.serve import main as serve
 
-    sys.exit(serve(config, number))
+    sys.exit(serve(config, number, Guard(guard_fd) if guard_fd is not None else None, join))
 
 
 @main.command(short_help="Run a storage target.", epilog=_DAEMON_EPILOG)

@@ -23,9 +23,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, NoReturn
 
 import trio
 
@@ -88,6 +88,16 @@ def daemon_command(kind: Kind, number: int, config: Path, log_level: str) -> lis
     return python_module("admin", kind, "--config", str(config), "--id", str(number), "--log-level", log_level)
 
 
+def become_watchdog(config: Config, number: int, join: str | None, log_level: str) -> NoReturn:
+    """Replace this process by the watchdog of replica *number*, which starts the replica."""
+    guarded = [*daemon_command("mds", number, config.path, log_level), *(["--join", join] if join else [])]
+    argv = python_module(
+        "daemon.watchdog", "--config", str(config.path), "--id", str(number), "--cluster", config.cluster.id.hex(),
+        "--log-level", log_level, "--", *guarded,
+    )  # fmt: skip
+    os.execve(argv[0], argv, child_environment())
+
+
 def witnesses_for(replicas: int, targets: int) -> int:
     """How many targets host a witness.
 
@@ -125,14 +135,17 @@ class LocalCluster:
     """The cluster in one directory. Every method blocks; none leaves a half-started daemon unrecorded."""
 
     def __init__(self, config: Config, command: Command = daemon_command, log_level: str = "info") -> None:
+        self._take(config)
+        self._command = command
+        self._log_level = log_level
+
+    def _take(self, config: Config) -> None:
         self.config = config
         self.directory = config.path.parent
         self.daemons: tuple[Daemon, ...] = (
             *(Daemon("mds", r.id, r.address) for r in config.replicas),
             *(Daemon("ossd", t.id, t.address) for t in config.targets),
         )
-        self._command = command
-        self._log_level = log_level
 
     @classmethod
     def create(
@@ -262,37 +275,98 @@ class LocalCluster:
         return who
 
     def stop(self, name: str, timeout_s: float = STOP_TIMEOUT_S) -> str:
-        """SIGTERM, then SIGKILL after *timeout_s*: ``stopped``, ``killed`` or ``was not running``."""
+        """SIGTERM (a replica leaves the view first), then SIGKILL after *timeout_s*: ``stopped``, ``killed`` or
+        ``was not running``."""
         self.daemon(name)
         found = processes.read_pid_file(self._pid_file(name))
         how = "was not running" if found is None else processes.end(found[0], timeout_s)
         self._pid_file(name).unlink(missing_ok=True)
         return how
 
+    def guarded(self, name: str) -> Identity | None:
+        """The process that the watchdog of daemon *name* guards now; None where there is none (a target has none)."""
+        who = self.identity(name)
+        for child in processes.children_of(who.pid) if who is not None else ():
+            if self._is_ours(child.pid):
+                return child
+        return None
+
     def kill(self, name: str) -> None:
-        """kill -9 of the daemon, and of its parent first if that is a process of this cluster: it would only
-        start it again.
-        """
-        who = self._here(name)
-        parent = processes.parent_of(who.pid)
-        if parent is not None and parent != os.getpid() and self._is_ours(parent):
-            guardian = processes.identify(parent)
-            if guardian is not None:
-                processes.kill(guardian)
+        """kill -9 of the daemon, and of its watchdog before it: as when the host is gone. Nobody certifies it, and it
+        stays dead until it is started."""
+        who, guarded = self._here(name), self.guarded(name)
         processes.kill(who)
+        if guarded is not None:
+            processes.kill(guarded)
         self._pid_file(name).unlink(missing_ok=True)
+
+    def crash(self, name: str) -> Identity:
+        """kill -9 of a replica's own process; its watchdog certifies that and starts it again. Who it was."""
+        self._here(name)
+        guarded = self.guarded(name)
+        if guarded is None:
+            raise ClusterError(f"{name} has no watchdog, or it is about to start it")
+        processes.kill(guarded)
+        return guarded
 
     def _is_ours(self, pid: int) -> bool:
         argv = processes.argv_of(pid)
         return str(self.config.path) in argv and "--id" in argv
 
     def pause(self, name: str) -> None:
-        """SIGSTOP: the process hangs, its connections stay open."""
-        processes.send(self._here(name), signal.SIGSTOP)
+        """SIGSTOP of the daemon and its watchdog: as when the host hangs. The connections stay open."""
+        who, guarded = self._here(name), self.guarded(name)
+        for one in (who, guarded):
+            if one is not None:
+                processes.send(one, signal.SIGSTOP)
+
+    def hang(self, name: str) -> Identity:
+        """SIGSTOP of a replica's own process, which its watchdog will kill, certify and start again. Who it was."""
+        guarded = self.guarded(name)
+        if guarded is None:
+            raise ClusterError(f"{name} has no watchdog, or does not run")
+        processes.send(guarded, signal.SIGSTOP)
+        return guarded
 
     def resume(self, name: str) -> None:
-        """SIGCONT."""
-        processes.send(self._here(name), signal.SIGCONT)
+        """SIGCONT after :meth:`pause`."""
+        who, guarded = self._here(name), self.guarded(name)
+        for one in (guarded, who):  # the guarded first: its watchdog has no time to find it stopped
+            if one is not None:
+                processes.send(one, signal.SIGCONT)
+
+    # -- which replicas there are
+
+    def free_address(self) -> str:
+        """For one more daemon."""
+        return f"{LOOPBACK}:{free_ports(1)[0]}"
+
+    def include_replica(self, number: int, address: str) -> None:
+        """Write a section for replica *number*, which joins the others, into the configuration. Idempotent."""
+        section = ReplicaConfig(number, address, self.directory / f"data/mds-{number}", joins=True)
+        there = next((r for r in self.config.replicas if r.id == number), None)
+        if there is not None and there.address == address:
+            return
+        others = tuple(r for r in self.config.replicas if r.id != number)
+        self._write(tuple(sorted((*others, section), key=lambda r: r.id)))
+
+    def drop_replica(self, number: int, delete: bool) -> str:
+        """Stop replica *number*, which is removed from the cluster, and take it out of the configuration; its data goes
+        if *delete* says so. How its process ended."""
+        name = f"mds-{number}"
+        if not any(r.id == number for r in self.config.replicas):
+            return "was not here"
+        how = self.stop(name)
+        data = self.config.replica(number).data
+        self._write(tuple(r for r in self.config.replicas if r.id != number))
+        if delete and data.is_relative_to(self.directory):
+            shutil.rmtree(data, ignore_errors=True)
+        return how
+
+    def _write(self, replicas: tuple[ReplicaConfig, ...]) -> None:
+        config = replace(self.config, replicas=replicas)
+        write(config)
+        self._take(config)
 
     # -- all of them
 
@@ -313,7 +387,9 @@ class LocalCluster:
 
     def _ask_to_stop(self, name: str) -> bool:
         who = self.identity(name)
-        if who is None or not processes.send(who, signal.SIGTERM):
+        # A replica that is to leave first would ask others that stop as well.
+        number = signal.SIGINT if self.daemon(name).kind == "mds" else signal.SIGTERM
+        if who is None or not processes.send(who, number):
             return False
         processes.send(who, signal.SIGCONT)  # a paused one would keep it pending
         return True
@@ -374,9 +450,19 @@ class LocalCluster:
         return started
 
     def down(self, timeout_s: float = STOP_TIMEOUT_S) -> dict[str, str]:
-        """Stop everything; how each daemon ended."""
+        """Stop everything; how each daemon ended.
+
+        Also what no pid file tells of: a command that was interrupted between starting a daemon and recording it, or a
+        replica that was removed while its host was thought dead.
+        """
         with self.lock():
-            return self.stop_all(timeout_s)
+            ended = self.stop_all(timeout_s)
+            for who in processes.of_directory(self.directory):
+                if self._is_ours(who.pid):
+                    how = processes.end(who, timeout_s)
+                    if how != "was not running":  # the child of one that was ended before it
+                        ended[f"process {who.pid}"] = how
+            return ended
 
     def remove(self) -> None:
         """Delete the directory of a stopped cluster with all its data."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
-OUR_MODULES: Final = ("admin", "bench", "tests")
+OUR_MODULES: Final = ("admin", "bench", "daemon", "tests")
 """Top packages that are run with ``python -m``: how our processes are recognised."""
 
 
@@ -67,6 +67,17 @@ def parent_of(pid: int) -> int | None:
     """The parent's process id."""
     fields = _stat_fields(pid)
     return None if fields is None else int(fields[1])
+
+
+def children_of(pid: int) -> list[Identity]:
+    """The processes whose parent is *pid*."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and parent_of(int(entry.name)) == pid:
+            who = identify(int(entry.name))
+            if who is not None:
+                found.append(who)
+    return found
 
 
 def argv_of(pid: int) -> list[str]:

@@ -5,17 +5,14 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
-from typing import Final
 
 from admin.ask import AskError
 from admin.local import ClusterError
 from admin.mounts import MountError
 from admin.processes import ProcessError
 from daemon.config import ConfigError
+from daemon.exits import EXIT_CONFIG, EXIT_FAILED
 from wire.errors import FileSystemError
-
-EXIT_FAILED: Final = 1
-EXIT_CONFIG: Final = 2
 
 
 @contextlib.contextmanager

@@ -111,14 +111,14 @@ def temporary(kind: str) -> Iterator[Run]:
     try:
         yield run
     finally:
-        with _no_interruption():
+        with uninterrupted():
             left = run.clear()
         if left:
             raise processes.ProcessError("not everything could be cleared: " + "; ".join(left))
 
 
 @contextlib.contextmanager
-def _no_interruption() -> Iterator[None]:
+def uninterrupted() -> Iterator[None]:
     """Clearing takes seconds and has bounds of its own: a second Ctrl-C must not leave half of it."""
     before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
 from typing import Any, Final
 
 import trio
@@ -14,6 +15,8 @@ from rich.table import Table
 
 from admin.ask import ASK_TIMEOUT_S, AskError, Reply, statuses
 from daemon.config import Config, ReplicaConfig, TargetConfig
+from mds.namespace.roster import Roster, from_tuple_untrusted
+from wire.errors import WireError
 
 SERVING: Final = "active"
 """``state`` of a replica that is active in a view and serves clients."""
@@ -50,6 +53,15 @@ class DaemonStatus:
         return default if self.said is None else self.said.get(key, default)
 
     @property
+    def roster(self) -> Roster | None:
+        """What a replica says of who belongs to the cluster."""
+        said = self.get("roster")
+        try:
+            return None if said is None else from_tuple_untrusted(said)
+        except WireError:
+            return None  # of another version of the program
+
+    @property
     def view(self) -> tuple[int, int]:
         return int(self.get("generation", 0)), int(self.get("epoch", 0))
 
@@ -66,6 +78,38 @@ class ClusterStatus:
     def newest(self) -> DaemonStatus | None:
         """The serving replica that knows the latest view."""
         return max((r for r in self.replicas if r.serving), key=lambda r: r.view, default=None)
+
+    @property
+    def roster(self) -> Roster | None:
+        """Who belongs to the cluster, as the replica says that knows of the most changes; None: nobody says."""
+        said = [r.roster for r in self.replicas if r.roster is not None]
+        return max(said, key=lambda roster: roster.version, default=None)
+
+    @property
+    def expected_voters(self) -> tuple[int, ...]:
+        """Who should vote: the roster's voters, the configuration's where no replica tells of a roster."""
+        roster = self.roster
+        return tuple(v.id for v in self.config.voters) if roster is None else roster.voter_ids
+
+    @property
+    def learners(self) -> tuple[int, ...]:
+        """Replicas that answer and are no members."""
+        return tuple(r.configured.id for r in self.replicas if r.said is not None and r.configured.id not in
+        self.members)
+
+    @property
+    def tolerated(self) -> int:
+        """How many more voters may fail, whichever they are, with the service going on. 0: the next one may end it."""
+        newest = self.newest
+        if newest is None:
+            return 0
+        if "standing" in (newest.said or {}):
+            return int(newest.get("standing")["tolerates"])
+        voters = set(newest.get("voters", ()))
+        alive = {r.configured.id for r in self.replicas if r.said is not None}
+        alive |= {t.get("witness") for t in self.targets if t.said is not None}
+        majority = len(voters) // 2 + 1
+        return max(0, min(len(voters & alive) - majority, len(self.members) - 1))
 
     @property
     def members(self) -> tuple[int, ...]:
@@ -102,9 +146,9 @@ class ClusterStatus:
                 found.append(f"{one.name} is in view {_view(one)}, {newest.name} in {_view(newest)}")
             if one.configured.id not in self.members:
                 found.append(f"{one.name} is no member of view {_view(newest)}")
-        expected = {v.id for v in self.config.voters}
-        if expected != set(newest.get("voters", ())):
-            found.append(f"voters are {_list(newest.get('voters', ()))}, configured are {_list(sorted(expected))}")
+        expected = self.expected_voters
+        if set(expected) != set(newest.get("voters", ())):
+            found.append(f"voters are {_list(newest.get('voters', ()))}, they should be {_list(expected)}")
         # The digest is a sum over everything applied, so it may be compared at an equal index only.
         by_index: dict[Any, set[Any]] = {}
         for one in self.replicas:
@@ -135,6 +179,8 @@ class ClusterStatus:
                 "members": list(self.members),
                 "voters": list(newest.get("voters", ())),
             },
+            "learners": list(self.learners),
+            "tolerated_failures": self.tolerated,
             "replicas_equal": self.replicas_equal,
             "replicas": [_daemon_json(r) for r in self.replicas],
             "targets": [_daemon_json(t) for t in self.targets],
@@ -168,7 +214,8 @@ def _plain(value: Any) -> Any:
 
 
 async def fetch(config: Config, timeout_s: float = ASK_TIMEOUT_S) -> ClusterStatus:
-    """Ask every replica and target at once; takes at most about *timeout_s*."""
+    """Ask every replica and target at once, then those replicas that only the cluster itself knows of; takes at most
+    about twice *timeout_s*."""
     everyone: list[ReplicaConfig | TargetConfig] = [*config.replicas, *config.targets]
     said = await statuses(config, [d.address for d in everyone], timeout_s)
 
@@ -179,7 +226,16 @@ async def fetch(config: Config, timeout_s: float = ASK_TIMEOUT_S) -> ClusterStat
         assert isinstance(reply, AskError), "statuses() gives one or the other"
         return DaemonStatus(configured, None, b"", str(reply).removeprefix(f"{configured.address}: "))
 
-    return ClusterStatus(config, tuple(map(judged, config.replicas)), tuple(map(judged, config.targets)))
+    found = ClusterStatus(config, tuple(map(judged, config.replicas)), tuple(map(judged, config.targets)))
+    roster = found.roster
+    if roster is None:
+        return found
+    # The configuration tells how the cluster began; who was added since may not be in it, who was removed may be.
+    known = {r.id: r.address for r in config.replicas}
+    added = [ReplicaConfig(n, a, Path()) for n, a in roster.replicas if known.get(n) != a]
+    said |= await statuses(config, [r.address for r in added], timeout_s)
+    there = {r.id: r for r in config.replicas if r.id in roster.replica_ids} | {r.id: r for r in added}
+    return ClusterStatus(config, tuple(judged(there[n]) for n in sorted(there)), found.targets)
 
 
 def fetch_blocking(config: Config, timeout_s: float = ASK_TIMEOUT_S) -> ClusterStatus:
@@ -219,7 +275,9 @@ def show(status: ClusterStatus, console: Console) -> None:
     if newest is not None:
         console.print(
             f"view {_view(newest)}  members {_list(status.members)}  voters {_list(newest.get('voters', ()))}"
+            + (f"  learners {_list(status.learners)}" if status.learners else "")
         )
+        console.print(f"tolerates {status.tolerated} more failures now", highlight=False)
     replicas = _table("replica", "address", "state", "view", "index", "digest", "sessions", "inodes")
     for one in status.replicas:
         if one.said is None:

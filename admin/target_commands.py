@@ -15,7 +15,8 @@ from rich.table import Table
 
 from admin import targets
 from admin.local import find_config
-from admin.reporting import EXIT_FAILED, reported
+from admin.reporting import reported
+from daemon.exits import EXIT_FAILED
 
 LAYOUT: Final = "lockstep.layout"
 _SPEC = click.argument("spec", type=click.Path(path_type=Path), metavar="DIR|CONFIG")

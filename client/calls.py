@@ -171,7 +171,7 @@ class Calls:
         self._paused.append(call)
 
     def next_resume(self) -> float:
-        return min((call.again_at for call in self._paused), default=NEVER)
+        return min(call.again_at for call in self._paused) if self._paused else NEVER
 
     def resume(self, now: float) -> list[Call]:
         """Calls whose pause is over."""

@@ -22,6 +22,8 @@ from client import limits
 from client.attributes import Attr
 from client.cache import CachePolicy
 from client.credentials import Credentials
+from client.kernel_turn import TURN
+from client.namecache import ABSENT
 from client.service import errno_of
 from client.volume import Volume
 from wire import ids, ops
@@ -40,6 +42,8 @@ _SIGKILL_BIT: Final = 1 << 8
 _PF_EXITING: Final = 0x4
 _DOTS: Final = 2
 """Kernel offsets of a listing: 0 start, 1 after ".", 2 after "..", then cookie + _DOTS."""
+_HAS_TO_WAIT: Final = object()
+"""Instead of an answer: it cannot be given at once."""
 
 
 class _Running:
@@ -60,23 +64,56 @@ def _operation(
 
     @functools.wraps(method)
     async def run(self: LockstepOperations, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        TURN.pass_on()
         with trio.CancelScope() as scope:
             running = _Running(scope, args)
             self.running.add(running)
             try:
                 return await method(self, *args, **kwargs)
-            except FileSystemError as exc:
-                raise pyfuse3.FUSEError(errno_of(exc)) from None
-            except pyfuse3.FUSEError:
-                raise
-            except Exception as exc:  # a bug in one operation must not take the mount from all others
-                log.exception("%s%r failed: the caller gets EIO", method.__name__, args[:2])
-                raise pyfuse3.FUSEError(errno.EIO) from exc
+            except Exception as exc:  # noqa: BLE001 (_as_errno logs it)
+                raise _as_errno(method.__name__, args, exc) from None
             finally:
                 self.running.discard(running)
         raise pyfuse3.FUSEError(errno.EINTR)  # its caller was killed, see watch()
 
     return run
+
+
+def _at_once(
+    known: Callable[Concatenate[LockstepOperations, P], Any],
+) -> Callable[
+    [Callable[Concatenate[LockstepOperations, P], Coroutine[Any, Any, T]]],
+    Callable[Concatenate[LockstepOperations, P], Coroutine[Any, Any, T]],
+]:
+    """For an :func:`_operation` of which *known* often has the answer: what does not wait needs nothing around it that
+    could end its waiting, and that is most of what such an operation costs."""
+
+    def around(
+        operation: Callable[Concatenate[LockstepOperations, P], Coroutine[Any, Any, T]],
+    ) -> Callable[Concatenate[LockstepOperations, P], Coroutine[Any, Any, T]]:
+        @functools.wraps(operation)
+        async def run(self: LockstepOperations, /, *args: P.args, **kwargs: P.kwargs) -> T:
+            try:
+                answer = known(self, *args, **kwargs)
+            except Exception as exc:  # noqa: BLE001 (_as_errno logs it)
+                raise _as_errno(operation.__name__, args, exc) from None
+            if answer is _HAS_TO_WAIT:
+                return await operation(self, *args, **kwargs)
+            return answer  # type: ignore[no-any-return]
+
+        return run
+
+    return around
+
+
+def _as_errno(operation: str, args: tuple[Any, ...], exc: Exception) -> pyfuse3.FUSEError:
+    if isinstance(exc, pyfuse3.FUSEError):
+        return exc
+    if isinstance(exc, FileSystemError):
+        return pyfuse3.FUSEError(errno_of(exc))
+    # A bug in one operation must not take the mount from all others.
+    log.error("%s%r failed: the caller gets EIO", operation, args[:2], exc_info=exc)
+    return pyfuse3.FUSEError(errno.EIO)
 
 
 class LockstepOperations(pyfuse3.Operations):
@@ -143,6 +180,17 @@ class LockstepOperations(pyfuse3.Operations):
 
     # -- names and attributes
 
+    def _lookup_known(self, parent_inode: int, name: bytes, ctx: Any) -> Any:
+        known = self._volume.lookup_cached(self._credentials.of(ctx), self._ino(parent_inode), name)
+        if known is None:
+            return _HAS_TO_WAIT
+        if known == ABSENT:
+            raise pyfuse3.FUSEError(errno.ENOENT)
+        assert isinstance(known, Attr)
+        # Of a directory the kernel may keep the name for a moment; that takes a look at its parent.
+        return _HAS_TO_WAIT if known.is_directory else self._given(known)
+
+    @_at_once(_lookup_known)
     @_operation
     async def lookup(self, parent_inode: int, name: bytes, ctx: Any) -> pyfuse3.EntryAttributes:
         cred = self._credentials.of(ctx)
@@ -153,6 +201,11 @@ class LockstepOperations(pyfuse3.Operations):
             entry.entry_timeout = await self._volume.kernel_entry_s(parent, name, attr)
         return entry
 
+    def _getattr_known(self, inode: int, ctx: Any) -> Any:
+        attr = self._volume.getattr_cached(self._ino(inode))
+        return _HAS_TO_WAIT if attr is None else self._entry(attr)
+
+    @_at_once(_getattr_known)
     @_operation
     async def getattr(self, inode: int, ctx: Any) -> pyfuse3.EntryAttributes:
         return self._entry(await self._volume.getattr(self._ino(inode)))
@@ -250,6 +303,10 @@ class LockstepOperations(pyfuse3.Operations):
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         return await self._volume.write(self._volume.files.get(fh), off, buf)
 
+    def _flush_nothing(self, fh: int) -> Any:
+        return None if self._volume.flush_nothing(self._volume.files.get(fh)) else _HAS_TO_WAIT
+
+    @_at_once(_flush_nothing)
     @_operation
     async def flush(self, fh: int) -> None:
         await self._volume.flush(self._volume.files.get(fh))
@@ -259,6 +316,10 @@ class LockstepOperations(pyfuse3.Operations):
         # fdatasync needs the size, too, and the size is committed with the times: no difference.
         await self._volume.fsync(self._volume.files.get(fh))
 
+    def _release_nothing(self, fh: int) -> Any:
+        return None if self._volume.close_nothing(self._volume.files.get(fh)) else _HAS_TO_WAIT
+
+    @_at_once(_release_nothing)
     @_operation
     async def release(self, fh: int) -> None:
         await self._volume.close_file(self._volume.files.get(fh))

@@ -72,9 +72,13 @@ class FilePool:
         except FileSystemError as exc:
             log.error("inode %d: written data could not be committed after close: %s", data.ino, exc)
         finally:
-            data.users -= 1
-            if not data.users and not data.is_dirty:
-                self._open.pop(data.ino, None)
+            self.let_go(data)
+
+    def let_go(self, data: FileData) -> None:
+        """One user less, at once: nothing is unwritten, or another user sees to it."""
+        data.users -= 1
+        if not data.users and not data.is_dirty:
+            self._open.pop(data.ino, None)
 
     def get(self, ino: int) -> FileData | None:
         return self._open.get(ino)

@@ -16,30 +16,38 @@ CONNECT_TIMEOUT_S: Final = 1.0
 ATTACH_TIMEOUT_S: Final = 5.0
 """A replica that does not attach us by then is passed over: attaching is ordered, so a group that is changing
 its view needs a moment, but a replica that is cut off from the group would never answer."""
-PING_BUSY_S: Final = 0.1
+PING_BUSY_S: Final = 0.05
 """Between pings while something is outstanding: a caller is waiting, so a dead replica must be noticed soon."""
 PING_IDLE_S: Final = 1.0
-SILENCE_S: Final = 1.0
-"""No frame for so long after we asked for one: the replica is taken for dead."""
+SILENT_PINGS_MIN: Final = 5
+"""So many pings in a row without any frame, and one interval more: the replica is taken for dead. At the least, 0.3 s
+after we asked: no sooner than the group itself would suspect it (vsync.limits.SILENCE_MIN), and going elsewhere for
+nothing costs one ordered request."""
+SILENT_PINGS_MAX: Final = 20
+"""At the most (1 s), however long the silences were that ended by themselves."""
+STANDBY_AFTER_S: Final = 0.02
+"""After attaching: what is outstanding goes first, then the standby connection is made."""
+STANDBY_PAUSE_MAX_S: Final = 2.0
+"""Between attempts at a standby connection while they fail; they begin BACKOFF_FIRST_S apart."""
 NOT_SERVING_S: Final = 1.0
 """A replica that says it is not serving for so long is left: it may be cut off from the others."""
-STALL_S: Final = 0.5
-"""A timer that is late by more says that this process was not running: the silence was our own."""
 BACKOFF_FIRST_S: Final = 0.05
 """Pause after all replicas were tried in vain; doubled up to BACKOFF_MAX_S."""
 BACKOFF_MAX_S: Final = 1.0
 OVERLOADED_FIRST_S: Final = 0.02
 """Pause before a call is sent again that a full queue refused; doubled up to OVERLOADED_MAX_S."""
 OVERLOADED_MAX_S: Final = 0.5
-CLOSE_HANDLES_S: Final = 0.005
-"""Closed handles are collected so long into one message."""
+CLOSE_HANDLES_S: Final = 0.05
+"""Closed handles are collected so long into one message: all that waits for it is the space of removed files."""
 CLOSE_HANDLES_MAX: Final = 256
 """Inodes in one CloseHandles."""
 CLOSE_TIMEOUT_S: Final = 2.0
 """Unmounting waits so long for the session to be closed; left open it expires by itself."""
 
-assert PING_BUSY_S * 4 <= SILENCE_S, "several pings may be lost in a busy peer before it is taken for dead"
+assert 4 <= SILENT_PINGS_MIN <= SILENT_PINGS_MAX, "several pings may wait in a busy peer before it is taken for dead"
 assert PING_BUSY_S <= PING_IDLE_S
+assert PING_BUSY_S * SILENT_PINGS_MAX <= CONNECT_TIMEOUT_S
+assert BACKOFF_FIRST_S <= STANDBY_PAUSE_MAX_S
 assert CONNECT_TIMEOUT_S < ATTACH_TIMEOUT_S
 assert BACKOFF_FIRST_S <= BACKOFF_MAX_S and OVERLOADED_FIRST_S <= OVERLOADED_MAX_S
 

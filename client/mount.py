@@ -22,7 +22,7 @@ from typing import Final, Protocol
 import pyfuse3
 import trio
 
-from client import limits
+from client import kernel_turn, limits
 from client.cache import CachePolicy
 from client.fuse_ops import LockstepOperations
 from client.options import MountOptions, OptionError, parse
@@ -198,6 +198,7 @@ async def _serve(
             async def answer(task_status: trio.TaskStatus[trio.lowlevel.Task]) -> None:
                 nonlocal unmounted
                 task_status.started(trio.lowlevel.current_task())
+                kernel_turn.install()
                 await pyfuse3.main(limits.FUSE_TASKS_IDLE, limits.FUSE_TASKS_MAX)
                 unmounted = True
                 log.info("%s was unmounted", where)

@@ -7,6 +7,7 @@ drop what they touch.  Times are seconds of a clock that goes on during suspend.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any, Final, NamedTuple
 
@@ -87,6 +88,10 @@ class NameCache:
         self.clear()
         self._epoch = 0
         self.until = 0.0
+
+    def kernel_ms(self, now: float) -> int:
+        """For so many milliseconds the kernel may use entries that it was given."""
+        return max(0, math.ceil((max(self._kernel.values(), default=0.0) - now) * 1000))
 
     def clear(self) -> None:
         self._recalls += 1

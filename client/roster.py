@@ -1,4 +1,8 @@
-"""Pure. Which replica to turn to next: the preferred, members of the newest view known, the others configured."""
+"""Pure. Which replica to turn to next: the preferred, members of the newest view known, then the others.
+
+The others are those the replicas tell of; until they have told, those configured. Who was removed from the cluster is
+not turned to any more, who was added is, so a client goes on although none of its configured replicas is left.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,10 @@ class Roster:
 
     def __init__(self, configured: Members, random: Random, prefer: int | None) -> None:
         assert configured, "a cluster has at least one replica"
-        self._configured = configured
+        self._known = configured
+        """All that belong to the cluster, as far as we know."""
+        self._told = False
+        """By a replica, not by the configuration."""
         self._random = random
         self._prefer = prefer
         self._view = (-1, -1)
@@ -26,13 +33,18 @@ class Roster:
         self._lefts = 0
         self._left: dict[str, int] = {}
         """address -> when it was left (a count), of those left since any of them answered a call."""
+        self._failed: dict[str, int] = {}
+        """address -> when it last failed us (a count): left, or no good to stand by."""
 
-    def learn(self, generation: int, epoch: int, members: Members) -> bool:
-        """A replica told of a view; False when an equal or newer one is known (told by one that lags)."""
+    def learn(self, generation: int, epoch: int, members: Members, replicas: Members = ()) -> bool:
+        """A replica told of a view, and of all *replicas* there are; False when an equal or newer one is known (told by
+        one that lags)."""
         if (generation, epoch) <= self._view or not members:
             return False
         self._view = (generation, epoch)
         self._members = members
+        if replicas:
+            self._known, self._told = replicas, True
         self._round.clear()
         return True
 
@@ -40,7 +52,7 @@ class Roster:
         """Addresses in the order to try them; shuffled, so that clients spread over the replicas."""
         members = list(self._members)
         ids = {number for number, _ in members}
-        others = [item for item in self._configured if item[0] not in ids]
+        others = [item for item in self._known if item[0] not in ids]
         self._random.shuffle(members)
         self._random.shuffle(others)
         order = members + others
@@ -51,6 +63,26 @@ class Roster:
         if not self._round:
             self._round = deque(self.candidates())
         return self._round.popleft()
+
+    def standby(self, current: str) -> str | None:
+        """Whom to keep a second connection with while *current* serves us: another member, of those that have failed
+        us the one for which that is longest ago; of all while no view is known."""
+        others = list(self._members or self._known)
+        self._random.shuffle(others)
+        others.sort(key=lambda item: self._failed.get(item[1], 0))
+        return next((address for _, address in others if address != current), None)
+
+    def failed(self, address: str) -> None:
+        """A connection with *address* was left, or could not stand by."""
+        self._failed[address] = max(self._failed.values(), default=0) + 1
+
+    def is_member(self, address: str) -> bool:
+        """Whether the replica at *address* is in the newest view known (or none is known)."""
+        return not self._members or any(address == other for _, other in self._members)
+
+    def turn_to(self, address: str) -> None:
+        """*address* is the next of this round: there is a connection with it."""
+        self._round = deque([address, *(other for other in self._round if other != address)])
 
     @property
     def round_is_over(self) -> bool:
@@ -66,7 +98,7 @@ class Roster:
             # and fro between them, past a third that serves.
             self._lefts += 1
             self._left[address] = self._lefts
-            if address not in order:
+            if address not in order and not self._told:
                 order.append(address)  # known from an older view only
             order.sort(key=lambda other: self._left.get(other, 0))
         self._round = deque(order)

@@ -58,6 +58,17 @@ _QUIET: Final = frozenset((Reason.CONNECT_FAILED, Reason.CONNECT_TIMEOUT, Reason
 """Reasons logged as one line per outage, not per attempt."""
 
 
+class _Link:
+    """A connection that is made or dialled."""
+
+    __slots__ = ("address", "conn", "dialling")
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.conn: Connection | None = None
+        self.dialling = trio.CancelScope()
+
+
 class MetadataClient:
     """Requests and queries to the metadata service, whichever of its replicas is alive."""
 
@@ -81,6 +92,7 @@ class MetadataClient:
             prefer=prefer,
             soft_after=soft_after,
             new_key=lambda: os.urandom(16),
+            kernel_ms=lambda: self.cache.kernel_ms(boottime()),
         )
         self._waiting: dict[int, trio.lowlevel.Task] = {}
         """token -> the task that waits for it."""
@@ -101,8 +113,10 @@ class MetadataClient:
         self._early: dict[int, tuple[int, bytes]] = {}
         """Answers given before their caller began to wait (within its own step)."""
         self._conn: Connection | None = None
+        """The one the session is attached over."""
         self._conn_number = 0
-        self._dialling: trio.CancelScope | None = None
+        self._links: dict[int, _Link] = {}
+        """connection number -> every connection that is made or dialled, that one included."""
         self._nursery: trio.Nursery | None = None
         self._timer = trio.CancelScope()
         self._timer_at = float("inf")
@@ -210,8 +224,9 @@ class MetadataClient:
                 # Callers may outlive us by a moment; they are told that it is over.
                 self._nursery = None
                 self.ended.set()
-                if self._conn is not None:
-                    self._conn.close("client ended")
+                for link in self._links.values():
+                    if link.conn is not None:
+                        link.conn.close("client ended")
             nursery.cancel_scope.cancel()
 
     async def _run_timer(self) -> None:
@@ -237,9 +252,10 @@ class MetadataClient:
         for effect in effects:
             kind = type(effect)
             if kind is Send:
-                if effect.conn == self._conn_number and self._conn is not None and broken is None:
+                conn = self._conn if effect.conn == self._conn_number else self._connection(effect.conn)
+                if conn is not None and broken is None:
                     try:
-                        self._conn.send(effect.message)
+                        conn.send(effect.message)
                     except ConnectionLost as exc:
                         broken, number = exc, effect.conn
             elif kind is Complete:
@@ -257,15 +273,20 @@ class MetadataClient:
         if deadline < self._timer_at:
             self._timer_at = self._timer.deadline = deadline
 
+    def _connection(self, number: int) -> Connection | None:
+        link = self._links.get(number)
+        return None if link is None else link.conn
+
     def _rare(self, effect: Any) -> None:
         match effect:
             case Connect(conn=conn, address=address):
                 assert self._nursery is not None
-                self._conn_number = conn
+                self._links[conn] = _Link(address)
                 self._nursery.start_soon(self._serve_connection, conn, address)
             case Drop():
                 self._drop(effect)
-            case Attached(address=address, session=session, fresh=fresh):
+            case Attached(address=address, session=session, fresh=fresh, conn=conn):
+                self._conn, self._conn_number = self._connection(conn), conn
                 lasted = "" if self._down_since is None else f" after {trio.current_time() - self._down_since:.2f} s"
                 self._down_since = None
                 verb = "opened" if fresh else "goes on"
@@ -288,42 +309,47 @@ class MetadataClient:
                 raise AssertionError(f"effect {effect!r} is not known here")
 
     def _drop(self, drop: Drop) -> None:
-        if drop.reason not in _QUIET:
-            log.warning("leaving %s: %s (%s)", self._core.address, drop.reason.value, drop.detail)
+        link = self._links.pop(drop.conn, None)
+        address = "a replica" if link is None else link.address
+        if drop.standby:
+            log.debug("the connection with %s that stood by: %s (%s)", address, drop.reason.value, drop.detail)
+        elif drop.reason not in _QUIET:
+            log.warning("leaving %s: %s (%s)", address, drop.reason.value, drop.detail)
         elif drop.reason is not Reason.CLOSING and self._down_since is None:
-            log.warning("%s: %s (%s); trying the others", self._core.address, drop.reason.value, drop.detail)
-        if self._down_since is None:
+            log.warning("%s: %s (%s); trying the others", address, drop.reason.value, drop.detail)
+        if self._down_since is None and not drop.standby:
             self._down_since = trio.current_time()
-        if drop.conn != self._conn_number:
-            return
-        self._conn_number = 0
-        if self._conn is not None:
-            self._conn.close(drop.reason.value)
-            self._conn = None
-        if self._dialling is not None:
-            self._dialling.cancel()
+        if drop.conn == self._conn_number:
+            self._conn, self._conn_number = None, 0
+            # What was kept is this replica's word. The attachment elsewhere will say that we have let go of it, so it
+            # is dropped before: `drop` comes before the message that attaches, and nobody else runs in between.
+            self.cache.lost()
+            self._kept_at.clear()
+        if link is not None:
+            link.dialling.cancel()
+            if link.conn is not None:
+                link.conn.close(drop.reason.value)
 
     async def _serve_connection(self, number: int, address: str) -> None:
         """Dial, then feed the core what comes in until the connection ends."""
-        if number != self._conn_number:
+        link = self._links.get(number)
+        if link is None:
             return  # dropped before it was begun
         conn: Connection | None = None
         why = "dropped"
-        with trio.CancelScope() as self._dialling:
+        with link.dialling:
             try:
                 conn = await dial(address, self._hello)
             except (ConnectionLost, ValueError) as exc:
                 why = str(exc)
-        if conn is None or number != self._conn_number or self._nursery is None:
+        if conn is None or number not in self._links or self._nursery is None:
             if conn is not None:
                 conn.close("given up")
-            self._step(Disconnected(number, why))
+            self._ended(number, why)
             return
-        self._conn = conn
+        link.conn = conn
         self._nursery.start_soon(conn.run_writer)
         try:
-            self.cache.lost()  # what was kept is another replica's word
-            self._kept_at.clear()
             self._step(Connected(number))
             core = self._core
             while True:
@@ -341,7 +367,12 @@ class MetadataClient:
             why = f"protocol: {exc}"
         finally:
             conn.close(why)
-        self._step(Disconnected(number, why))
+        self._ended(number, why)
+
+    def _ended(self, number: int, why: str) -> None:
+        """Connection *number* is no more; the core knows that already if it was dropped."""
+        if number in self._links:
+            self._step(Disconnected(number, why))
 
     # -- the cache lease
 

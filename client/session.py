@@ -3,12 +3,14 @@
 One way in, :meth:`Session.step`; one way out, the effects it returns (:mod:`client.session_events`).  The shell
 carries them out in their order and calls ``step(Tick(), now)`` at :meth:`Session.next_deadline`.
 
-Which replica is next is :mod:`client.roster`'s to say; slots, numbers and what was sent are :mod:`client.calls`'s.
+Which replica is next is :mod:`client.roster`'s to say; slots, numbers and what was sent are :mod:`client.calls`'s;
+pings and silence :mod:`client.pulse`'s. A second connection (:mod:`client.standby`) waits for the first to fail.
 """
 
 from __future__ import annotations
 
 import errno
+import itertools
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ from typing import Final
 from client import limits
 from client.attributes import attr_untrusted
 from client.calls import NEVER, Call, Calls
+from client.pulse import Patience, Pulse
 from client.roster import Members, Roster
 from client.session_events import (
     Abandon,
@@ -42,6 +45,7 @@ from client.session_events import (
     Tick,
     ViewLearned,
 )
+from client.standby import Standby
 from wire.codec import unpack_untrusted
 from wire.errors import OK, Status, WireError, describe
 from wire.messages import (
@@ -81,6 +85,8 @@ class Counts:
 
     left: Counter[Reason] = field(default_factory=Counter)
     attached: int = 0
+    promoted: int = 0
+    """Of those: over the connection that stood by."""
     resent: int = 0
     overloaded: int = 0
     sessions_lost: int = 0
@@ -100,9 +106,12 @@ class Session:
         soft_after: float | None = None,
         new_key: Callable[[], bytes] | None = None,
         slots: int = limits.SLOTS,
+        standby: bool = True,
+        kernel_ms: Callable[[], int] = lambda: 0,
     ) -> None:
         """*key*: 16 random bytes; *new_key* gives others for sessions after a lost one. *soft_after*: seconds
-        until a call ends in ETIMEDOUT (None: hard, for ever). *prefer*: number of the replica to try first."""
+        until a call ends in ETIMEDOUT (None: hard, for ever). *prefer*: number of the replica to try first.
+        *standby*: keep a second connection. *kernel_ms*: for so long the kernel may use entries it was given."""
         self.state = State.WAITING
         self.counts = Counts()
         self.session = 0
@@ -111,6 +120,7 @@ class Session:
         """Of the replica that is connected, or being dialled."""
         self._client = client
         self._key = key
+        self._kernel_ms = kernel_ms
         self._new_key = new_key or (lambda: random.randbytes(16))
         self._random = random
         self._soft_after = soft_after
@@ -118,14 +128,15 @@ class Session:
         self._proved = False
         """The replica has answered a call since it attached us: leaving it is no reason for a pause."""
         self._conn = 0
+        self._conns = itertools.count(1)
         self._attempt = 0
         """Attachments asked for: one that is overtaken by a later one is void."""
         self._wake = 0.0
         """WAITING: when to dial; CONNECTING, ATTACHING, CLOSING: when that has taken too long."""
-        self._asked_at = NEVER
-        """When we first asked for something since the last frame came in."""
-        self._ping_at = NEVER
-        self._ping_number = 0
+        self._patience = Patience()
+        self._pulse = Pulse(self._patience, 0.0)
+        """Of the present connection, once it is made."""
+        self._standby = Standby(standby, self._roster, self._conns, self._patience)
         self._not_serving_since = NEVER
         self._next_call = 1
         self._calls = Calls(slots)
@@ -169,7 +180,9 @@ class Session:
         at = self._tell_closed_at
         state = self.state
         if state is State.READY or state is State.ATTACHING:
-            at = min(at, self._ping_at, self._asked_at + limits.SILENCE_S)
+            at = min(at, self._pulse.ping_at)
+            if state is State.READY:
+                at = min(at, self._standby.deadline)
             if self._not_serving_since != NEVER:
                 at = min(at, self._not_serving_since + limits.NOT_SERVING_S)
             at = min(at, self._calls.next_resume())
@@ -253,13 +266,6 @@ class Session:
 
     # -- sending
 
-    def _asked(self, now: float) -> None:
-        """Something that will be answered goes out."""
-        if self._asked_at == NEVER:
-            self._asked_at = now
-        if self._ping_at > now + limits.PING_BUSY_S:
-            self._ping_at = now + limits.PING_BUSY_S
-
     def _send_call(self, call: Call, now: float) -> None:
         assert self.state is State.READY
         number = self._next_call
@@ -269,7 +275,7 @@ class Session:
             self._out.append(Send(self._conn, QueryCall(number, call.op)))
         else:
             self._out.append(Send(self._conn, RequestCall(number, self.session, call.slot, call.number, call.op)))
-        self._asked(now)
+        self._pulse.asked(now)
 
     def _send_rest(self, now: float) -> None:
         """After attaching: whatever has not been sent on this connection."""
@@ -279,10 +285,21 @@ class Session:
 
     # -- connecting and attaching
 
-    def _dial_next(self, now: float) -> None:
+    def _turn_to_next(self, now: float) -> None:
+        """Try the next replica: over the connection that stands by if it is with that one."""
         assert self.state is State.WAITING
         self.address = self._roster.next()
-        self._conn += 1
+        standby = self._standby
+        if standby.ready and standby.address == self.address:
+            self._conn = standby.conn
+            self._pulse = standby.pulse
+            standby.release()
+            self.counts.promoted += 1
+            self._attach(now)
+            return
+        if standby.address == self.address:
+            standby.drop(Reason.NOT_NEEDED, "it is dialled as the first", self._out)
+        self._conn = next(self._conns)
         self.state = State.CONNECTING
         self._wake = now + limits.CONNECT_TIMEOUT_S
         self._out.append(Connect(self._conn, self.address))
@@ -292,11 +309,14 @@ class Session:
         assert self.state in (State.CONNECTING, State.ATTACHING, State.READY)
         left, was_ready, proved = self.address, self.state is State.READY, self._proved
         self._detach(reason, detail)
+        self._roster.failed(left)
         self.state = State.WAITING
         if was_ready:
             self._roster.round_without(left, first=reason in _SAME_AGAIN)
+        if self._standby.ready and reason not in _SAME_AGAIN:
+            self._roster.turn_to(self._standby.address)
         if proved or not (was_ready or self._roster.round_is_over):
-            self._dial_next(now)
+            self._turn_to_next(now)
         else:
             self._wake = now + self._roster.pause()
 
@@ -306,14 +326,17 @@ class Session:
         self._calls.connection_gone()
         self._session_call = 0
         self._proved = False
-        self._asked_at = self._ping_at = self._not_serving_since = NEVER
+        self._not_serving_since = NEVER
         self._closed_handles = {}
         self._tell_closed_at = NEVER
 
     def _on_connected(self, event: Connected, now: float) -> None:
+        if event.conn == self._standby.conn:
+            self._standby.connected(now)
+            return
         if event.conn != self._conn or self.state is not State.CONNECTING:
             return  # given up meanwhile; Drop is on its way
-        self._ping_at = now + limits.PING_BUSY_S
+        self._pulse = Pulse(self._patience, now)
         self._attach(now)
 
     def _attach(self, now: float) -> None:
@@ -324,13 +347,14 @@ class Session:
         self._attempt += 1
         if self.session:
             handles = tuple(self._handles.items())
-            attach = AttachSession(self._session_call, self.session, self._key, self._attempt, handles)
+            attempt, kernel_ms = self._attempt, self._kernel_ms()
+            attach = AttachSession(self._session_call, self.session, self._key, attempt, handles, kernel_ms)
             self._out.append(Send(self._conn, attach))
         else:
             slots = self._calls.slots
             opening = OpenSession(self._session_call, self._key, self._client, slots, self._attempt)
             self._out.append(Send(self._conn, opening))
-        self._asked(now)
+        self._pulse.asked(now)
 
     def _on_attach_answer(self, answer: Answer, now: float) -> None:
         self._session_call = 0
@@ -342,7 +366,8 @@ class Session:
             self.state = State.READY
             self._roster.attached()
             self.counts.attached += 1
-            self._out.append(Attached(self.address, self.session, fresh))
+            self._standby.attached(now)
+            self._out.append(Attached(self.address, self.session, fresh, self._conn))
             self._tell_closed()  # what was closed after the attachment declared it open
             self._send_rest(now)
         elif status == Status.SESSION_UNKNOWN and self.session:
@@ -367,6 +392,9 @@ class Session:
     # -- what comes in
 
     def _on_disconnected(self, event: Disconnected, now: float) -> None:
+        if event.conn == self._standby.conn:
+            self._standby.disconnected(event.why, now, self._out)
+            return
         if event.conn != self._conn:
             return
         if self.state is State.CLOSING:
@@ -378,9 +406,13 @@ class Session:
 
     def _on_received(self, event: Received, now: float) -> None:
         if event.conn != self._conn or self.state in (State.WAITING, State.CONNECTING):
-            return  # of a connection that was left
-        # It lives. The next ping (soon, while something is owed to us) starts the clock of silence again.
-        self._asked_at = NEVER
+            if event.conn == self._standby.conn:
+                self._standby.received(event.message, now, self._out)
+                if isinstance(event.message, ViewChanged):
+                    self._on_view(event.message, now)
+            return  # else: of a connection that was left
+        if self._pulse.missed:
+            self._pulse.heard(now, busy=self._calls.any_sent or self.state is not State.READY)
         message = event.message
         match message:
             case Answer():
@@ -446,11 +478,13 @@ class Session:
         self._calls.pause(call, now + call.pause * (0.5 + self._random.random() / 2))
 
     def _on_view(self, view: ViewChanged, now: float) -> None:
-        if not self._roster.learn(view.generation, view.epoch, view.members):
+        if not self._roster.learn(view.generation, view.epoch, view.members, view.replicas):
             return
         self._out.append(ViewLearned(view.generation, view.epoch, view.members))
-        if self.state is State.READY and self.address not in {address for _, address in view.members}:
-            self._leave(Reason.DROPPED, f"view {view.generation}.{view.epoch}", now)
+        name = f"view {view.generation}.{view.epoch}"
+        self._standby.on_view(name, now, self._out)
+        if self.state is State.READY and not self._roster.is_member(self.address):
+            self._leave(Reason.DROPPED, name, now)
 
     # -- time
 
@@ -464,7 +498,7 @@ class Session:
         match self.state:
             case State.WAITING:
                 if now >= self._wake:
-                    self._dial_next(now)
+                    self._turn_to_next(now)
             case State.CONNECTING:
                 if now >= self._wake:
                     self._leave(Reason.CONNECT_TIMEOUT, f"{limits.CONNECT_TIMEOUT_S:g} s", now)
@@ -477,27 +511,20 @@ class Session:
     def _watch(self, now: float) -> None:
         """The connection is there: is the replica?"""
         ready = self.state is State.READY
-        silent = now - self._asked_at
-        if silent >= limits.SILENCE_S + limits.STALL_S:
-            self._asked_at = now  # this process was not running; what came in meanwhile is still unread
-            self._ping_at = now
-        elif silent >= limits.SILENCE_S:
-            self._leave(Reason.SILENT, f"{silent:.1f} s", now)
-            return
         if now - self._not_serving_since >= limits.NOT_SERVING_S:
             self._leave(Reason.NOT_SERVING, f"since {now - self._not_serving_since:.1f} s", now)
             return
         if not ready and now >= self._wake:
             self._leave(Reason.ATTACH_TIMEOUT, f"{limits.ATTACH_TIMEOUT_S:g} s", now)
             return
-        if now >= self._ping_at:
-            self._ping_number += 1
-            self._out.append(Send(self._conn, Ping(self._ping_number)))
-            if self._asked_at == NEVER:
-                self._asked_at = now
-            busy = self._calls.any_sent or not ready
-            self._ping_at = now + (limits.PING_BUSY_S if busy else limits.PING_IDLE_S)
+        pulse = self._pulse
+        if now >= pulse.ping_at:
+            if not pulse.beat(now):
+                self._leave(Reason.SILENT, f"{pulse.missed} pings", now)
+                return
+            self._out.append(Send(self._conn, Ping(pulse.number)))
         if ready:
+            self._standby.tick(now, self.address, self._out)
             for call in self._calls.resume(now):
                 self._send_call(call, now)
 
@@ -511,6 +538,7 @@ class Session:
         if self.state is not State.READY:
             if self.state is State.WAITING:
                 self.state = State.CLOSED
+                self._standby.drop(Reason.CLOSING, "with the session", self._out)
                 self._out.append(Closed(told=False))
             else:
                 self._finish(told=False)
@@ -525,6 +553,7 @@ class Session:
     def _finish(self, told: bool) -> None:
         self.state = State.CLOSED
         self._tell_closed_at = NEVER
+        self._standby.drop(Reason.CLOSING, "with the session", self._out)
         self._out.append(Drop(self._conn, Reason.CLOSING, "told" if told else "not told"))
         self._out.append(Closed(told))
 
@@ -534,8 +563,12 @@ class Session:
         """What holds after every step."""
         self._calls.validate(ready=self.state is State.READY)
         assert all(count > 0 for count in self._handles.values())
+        self._standby.validate()
+        if self._standby.conn:
+            assert self.state is not State.CLOSED and self._standby.conn != self._conn
+            assert self.state is State.WAITING or self._standby.address != self.address
         if self.state is State.READY:
-            assert self.session and not self._session_call and self._ping_at != NEVER
+            assert self.session and not self._session_call
         else:
             assert self._tell_closed_at == NEVER
             assert not self._closed_handles or self.state is State.ATTACHING

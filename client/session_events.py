@@ -95,6 +95,7 @@ class Reason(Enum):
     NOT_ATTACHED = "the session is not attached there any more"
     SESSION_UNKNOWN = "the replica does not know the session"
     DROPPED = "the replica is not in the new view"
+    NOT_NEEDED = "the connection is not needed"
     CLOSING = "the client ends"
 
 
@@ -121,6 +122,8 @@ class Drop:
     conn: int
     reason: Reason
     detail: str
+    standby: bool = False
+    """It was the second connection: the session is not concerned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +137,13 @@ class Complete:
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """The session is served by the replica at *address*. ``fresh``: it is a new session (the first, or after loss)."""
+    """The session is served by the replica at *address*, over connection *conn*. ``fresh``: it is a new session (the
+    first, or after loss)."""
 
     address: str
     session: int
     fresh: bool
+    conn: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,12 +150,17 @@ class Volume:
             await self.getattr(parent)
         return cache.kernel_s(parent, name, attr, boottime())
 
+    def getattr_cached(self, ino: int) -> Attr | None:
+        """As :meth:`getattr`, at once: None when the service has to be asked."""
+        # Of an open file others may have written more, which no lease covers until they commit it.
+        return None if self.pool.get(ino) is not None else self.service.cache.getattr(ino, boottime())
+
     async def getattr(self, ino: int) -> Attr:
         data = self.pool.get(ino)
         if data is not None:
             return await data.refresh()
         cache = self.service.cache
-        known = cache.getattr(ino, boottime())
+        known = self.getattr_cached(ino)
         if known is not None:
             return known
         status, result, stamp = await self.service.query_leased(ops.GetAttr(ino))
@@ -347,6 +352,14 @@ class Volume:
             raise FileSystemError(exc.status, exc.what) from exc
         handle.errors = self._report(handle)
 
+    def flush_nothing(self, handle: FileHandle) -> bool:
+        """As :meth:`flush`, at once, if there is nothing to write; else False."""
+        if handle.data.is_dirty:
+            return False
+        self._check(handle)
+        handle.errors = self._report(handle)
+        return True
+
     async def fsync(self, handle: FileHandle) -> None:
         self._check(handle)
         try:
@@ -365,6 +378,16 @@ class Volume:
         finally:
             if handle.generation == self.service.generation:
                 self.service.handle_closed(handle.data.ino)
+
+    def close_nothing(self, handle: FileHandle) -> bool:
+        """As :meth:`close_file`, at once, if there is nothing to write; else False."""
+        if handle.data.is_dirty:
+            return False
+        if self.files.remove(handle.number) is not None:
+            self.pool.let_go(handle.data)
+            if handle.generation == self.service.generation:
+                self.service.handle_closed(handle.data.ino)
+        return True
 
     # -- directories
 

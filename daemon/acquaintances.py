@@ -26,6 +26,10 @@ class Acquaintances:
             return f"incarnation {incarnation} of replica {peer} is superseded"
         return None
 
+    def is_disk_of(self, peer: int, uuid: bytes) -> bool:
+        """*peer* has been met, with this disk."""
+        return self._disks.get(peer) == uuid
+
     def introduce(self, peer: int, uuid: bytes, incarnation: int) -> None:
         """*peer* was accepted."""
         if peer not in self._disks:

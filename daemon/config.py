@@ -68,6 +68,8 @@ class ReplicaConfig:
     id: int
     address: str
     data: Path
+    joins: bool = False
+    """Added later: it is no part of the cluster's first view, and asks the others for the state when it is new."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +244,10 @@ def _storage(section: _Section) -> StorageConfig:
 
 def _replica(section: _Section) -> ReplicaConfig:
     made = ReplicaConfig(
-        section.number("id", 1, ids.REPLICA_ID_MAX, _REQUIRED), section.address("address"), section.directory("data")
+        section.number("id", 1, ids.REPLICA_ID_MAX, _REQUIRED),
+        section.address("address"),
+        section.directory("data"),
+        section.flag("joins", False),
     )
     section.end()
     return made
@@ -377,6 +382,8 @@ def render(config: Config) -> str:
         f"copies = {config.storage.copies}",
         "",
         "# Metadata replicas: each holds all metadata and serves clients. id: 1 to 255, never given to another disk.",
+        "# This is how the cluster began; who belongs to it now is part of its state (lockstep replica list). One that",
+        "# is added later (lockstep replica add) has joins = true.",
     ]
     for replica in config.replicas:
         out += [
@@ -384,6 +391,7 @@ def render(config: Config) -> str:
             f"id = {replica.id}",
             f"address = {_quoted(replica.address)}",
             f"data = {_quoted(_shown(replica.data, base))}",
+            *(["joins = true"] if replica.joins else []),
             "",
         ]
     out += [

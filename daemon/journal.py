@@ -65,6 +65,10 @@ class JournalCorrupt(Exception):
     """The journal cannot be used; the text names the file, the place and how to recover."""
 
 
+class JournalInUse(JournalCorrupt):
+    """Another process has the journal open: nothing is wrong with it."""
+
+
 class JournalFailed(Exception):
     """Writing or flushing failed: nothing that waited for it may be sent, the process has to stop."""
 
@@ -197,7 +201,7 @@ class Journal:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
             os.close(self._lock)
-            raise JournalCorrupt(f"{directory}: another process is using this journal") from exc
+            raise JournalInUse(f"{directory}: another process is using this journal") from exc
         try:
             self._open(list(first))
         except BaseException:
@@ -368,6 +372,8 @@ class Journal:
             stopping = False
             while not stopping:
                 item = self._next()
+                if self._busy_since is None:
+                    self._busy_since = time.monotonic()  # append()'s mark may have met the end of the batch before
                 batch: list[bytes] = []
                 ticket = 0
                 size = 0

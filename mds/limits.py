@@ -32,6 +32,10 @@ ORPHAN_ANSWERS: Final = 1024
 """Inodes in one OrphanAnswer."""
 RECLAIM_FILES: Final = 64
 """Removed files whose objects are deleted in one go."""
+LEAVE_S: Final = 3.0
+"""A replica that is to stop waits so long for a view without it: with a majority of the voters up it takes
+milliseconds."""
+LEAVE_LOOK_S: Final = 0.002
 SNAPSHOT_PART: Final = 1 << 20
 """Bytes of a snapshot in one frame."""
 SNAPSHOT_STALL_S: Final = 10.0

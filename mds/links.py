@@ -9,7 +9,7 @@ of the same peer and channel, whose frames are dropped from then on.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 import trio
@@ -18,7 +18,7 @@ from daemon.acquaintances import Acquaintances
 from wire.codec import encode
 from wire.errors import WireError
 from wire.group import Ack, Content, Data, Feed, SnapshotPart
-from wire.ids import PROTOCOL_VERSION
+from wire.ids import PROTOCOL_VERSION, REPLICA_ID_MAX
 from wire.messages import Hello, Role
 from wire.peer import Buffer, Connection, ConnectionLost, dial
 
@@ -77,11 +77,28 @@ class Links:
 
     # -- who may connect
 
-    def judge(self, hello: Hello, expected: set[int]) -> str | None:
-        """Why a connecting replica is refused, or None."""
-        if not hello.name.isdigit() or int(hello.name) not in expected or int(hello.name) == self.me:
+    def judge(self, hello: Hello, refusal: Callable[[int], str | None]) -> str | None:
+        """Why a connecting replica is refused, or None. *refusal*: why one of that number is, whoever it may be."""
+        if not hello.name.isdigit() or not 0 < int(hello.name) <= REPLICA_ID_MAX or int(hello.name) == self.me:
             return f"replica {hello.name!r} does not belong to this cluster"
-        return self._met.judge(int(hello.name), hello.uuid, hello.incarnation)
+        return refusal(int(hello.name)) or self._met.judge(int(hello.name), hello.uuid, hello.incarnation)
+
+    def judge_watchdog(self, hello: Hello) -> str | None:
+        """Why the one who says that a replica is dead is not believed, or None: it knows the disk of the dead."""
+        if not hello.name.isdigit() or not self._met.is_disk_of(int(hello.name), hello.uuid):
+            return f"a watchdog of {hello.name!r} that does not know its replica's disk"
+        return None
+
+    def drop(self, peer: int, why: str) -> None:
+        """Hang up on *peer*."""
+        for channel in CHANNELS:
+            conn = self._conns.get((peer, channel))
+            if conn is not None:
+                conn.close(why)
+
+    def linked(self, peers: Collection[int]) -> bool:
+        """The control link with one of *peers* stands."""
+        return any(channel == "control" and peer in peers for peer, channel in self._conns)
 
     # -- connections
 

@@ -11,6 +11,7 @@ executed at all keeps no reply: an entry or batch that is malformed, a session o
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -18,6 +19,7 @@ from typing import Any, Final
 
 from mds import schema, sessions
 from mds.namespace import layout
+from mds.namespace import roster as rosters
 from mds.namespace.inode import DIRECTORY_SIZE, S_IFDIR, Inode, Layout
 from mds.namespace.layout import Storage
 from mds.namespace.ops import (
@@ -36,10 +38,12 @@ from mds.namespace.ops import (
     targets,
     unlink,
 )
+from mds.namespace.ops import roster as roster_ops
 from mds.namespace.ops import sessions as session_ops
 from mds.namespace.ops import setattr as setattr_op
 from mds.namespace.ops import setxattr as setxattr_op
 from mds.namespace.queries import QUERIES, STORAGE_MAP, Handles
+from mds.namespace.roster import Roster
 from mds.namespace.scope import Scope
 from mds.sessions import Session
 from mds.store import Effects, Store, StoreCorrupt
@@ -47,6 +51,7 @@ from wire import ids, ops, targetops
 from wire.chains import StorageMap
 from wire.codec import decode, pack, unpack_untrusted
 from wire.errors import OK, FileSystemError, Status, WireError
+from wire.roster import ReplicaRemove, ReplicaSet, RosterRequest, WitnessRemove, WitnessSet
 
 DIGEST_MASK: Final = 2**64 - 1
 VIEW_ENTRY: Final = -1
@@ -87,6 +92,10 @@ _APPLY_INTERNAL: Final[dict[type, Callable[[Scope, Any], Any]]] = {
     targetops.TargetRemove: targets.remove,
     targetops.TargetReplace: targets.replace,
     ops.ReclaimDone: reclaim.apply,
+    ReplicaSet: roster_ops.set_replica,
+    ReplicaRemove: roster_ops.remove_replica,
+    WitnessSet: roster_ops.set_witness,
+    WitnessRemove: roster_ops.remove_witness,
 }
 """What replicas ask for themselves (session 0); from a client's session they are refused."""
 
@@ -97,6 +106,36 @@ _STORAGE: Final = (
 )  # fmt: skip
 """Requests that change the storage map."""
 _NOTHING: Final[frozenset[int]] = frozenset()
+
+
+def _parent(op: Any) -> frozenset[int]:
+    return frozenset((op.parent,))
+
+
+def _inode(op: Any) -> frozenset[int]:
+    return frozenset((op.ino,))
+
+
+def _nothing(op: Any) -> frozenset[int]:
+    return _NOTHING
+
+
+def _storage(op: Any) -> frozenset[int]:
+    return frozenset((STORAGE_MAP,))
+
+
+_TOUCHES: Final[dict[type, Callable[[Any], frozenset[int]]]] = {
+    **dict.fromkeys((ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink), _parent),
+    **dict.fromkeys((ops.SetAttr, ops.Commit, ops.Settle, ops.SetXattr, ops.RemoveXattr), _inode),
+    **dict.fromkeys(
+        (ops.SessionOpen, ops.SessionAttach, ops.SessionClose, ops.SessionExpire, ops.ReclaimDone), _nothing
+    ),
+    **dict.fromkeys(typing.get_args(RosterRequest), _nothing),
+    ops.Link: lambda op: frozenset((op.ino, op.parent)),
+    ops.OrphanAnswer: lambda op: frozenset(op.released + op.pinned),
+    **dict.fromkeys(_STORAGE, _storage),
+}
+"""See :meth:`StateMachine.touched`."""
 
 
 class _NoHandles:
@@ -146,6 +185,20 @@ class Bootstrap:
     root_uid: int = 0
     root_gid: int = 0
     root_mode: int = 0o755
+    replicas: rosters.Addresses = ()
+    witnesses: rosters.Addresses = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A batch executed ahead of its delivery (see :meth:`StateMachine.prepare`)."""
+
+    index: int
+    batch: bytes
+    outcomes: list[Outcome]
+    effects: Effects
+    counters: tuple[int, int, int, int, int]
+    """As they are after it."""
 
 
 class StateMachine:
@@ -162,12 +215,16 @@ class StateMachine:
         self._time = 0
         self._generation = 0
         self._epoch = 0
+        self._prepared: _Prepared | None = None
+        self.roster = Roster()
+        """Who belongs to the cluster: what is in the store, replaced as a whole when it changes."""
         raw = store.get(schema.META, schema.META_APPLIED)
         if raw is None:
             self._make_new(bootstrap)
             self._scope = Scope(store, Storage(store))
             self._scope.inodes = 1
             self._save()
+            self.roster = rosters.load(store)
             return
         self._scope = Scope(store, Storage(store))
         self._index, digest, self._time, self._scope.inodes, self._scope.sessions = unpack_untrusted(raw)
@@ -175,6 +232,7 @@ class StateMachine:
         raw = store.get(schema.META, schema.META_MEMBERS)
         if raw is not None:
             self._generation, self._epoch, self._scope.members = unpack_untrusted(raw)
+        self.roster = rosters.load(store)
 
     def _make_new(self, bootstrap: Bootstrap) -> None:
         """The root directory and an empty storage map."""
@@ -187,6 +245,7 @@ class StateMachine:
         store.put(schema.INODES, schema.u64(ids.ROOT_INO), root.encode())
         storage = (0, bootstrap.stripe_size, bootstrap.stripe_count, bootstrap.copies)
         store.put(schema.META, schema.META_STORAGE, pack(storage))
+        rosters.write_first(store, bootstrap.replicas, bootstrap.witnesses)
         self._count(0, BOOT_ENTRY, store.commit())
 
     # -- what stands
@@ -279,20 +338,51 @@ class StateMachine:
 
     # -- applying
 
-    def apply(self, index: int, origin: int, batch: bytes, decoded: list[Any] | None = None) -> list[Outcome]:
+    def apply(self, index: int, origin: int, batch: bytes, known: Decoded | None = None) -> list[Outcome]:
         """Apply the batch that *origin* multicast and that was delivered at *index*; outcomes in order of entries.
 
-        *decoded*: the entries' operations, where they are known already (None for one that is none).
+        *known*: what is in it, where that is known already.
         A batch that does not decode (a faulty replica sent it) is empty for everyone. Store the position and freeze
         only between batches.
         """
         assert index > self._index, f"batch {index} after {self._index}"
+        prepared, self._prepared = self._prepared, None
+        if prepared is not None and prepared.index == index and prepared.batch == batch:
+            self.store.redo(prepared.effects)
+            self._set_counters(prepared.counters)
+            return prepared.outcomes
+        return self._execute_batch(index, batch, known)
+
+    def _execute_batch(self, index: int, batch: bytes, known: Decoded | None) -> list[Outcome]:
         self._index = index
-        entries = entries_untrusted(batch)
-        known = [decode_entry(entry) for entry in entries] if decoded is None else decoded
-        outcomes = [self._apply_entry(index, k, entry, known[k]) for k, entry in enumerate(entries)]
+        entries, operations = known if known is not None else decode_batch(batch)
+        outcomes = [self._apply_entry(index, k, entry, operations[k]) for k, entry in enumerate(entries)]
         self._save()
         return outcomes
+
+    def prepare(self, index: int, batch: bytes, known: Decoded) -> None:
+        """Execute ahead what is likely to be delivered at *index*, without any effect: a member has nothing else to do
+        while the others write to disk what it has multicast.
+
+        :meth:`apply` takes the result over if that batch is delivered there. Then nothing has changed since: every
+        change moves history on. Only what clients ask is prepared; the storage map is not only in the store.
+        """
+        if self._prepared is not None and self._prepared.index == index and self._prepared.batch == batch:
+            return
+        if not all(_well_formed(entry) and entry[1] for entry in known[0]):
+            return
+        before = self._counters()
+        self.store.begin_trial()
+        outcomes = self._execute_batch(index, batch, known)
+        self._prepared = _Prepared(index, batch, outcomes, self.store.end_trial(), self._counters())
+        self._scope.undo()
+        self._set_counters(before)
+
+    def _counters(self) -> tuple[int, int, int, int, int]:
+        return self._index, self._digest, self._time, self._scope.inodes, self._scope.sessions
+
+    def _set_counters(self, counters: tuple[int, int, int, int, int]) -> None:
+        self._index, self._digest, self._time, self._scope.inodes, self._scope.sessions = counters
 
     def view_event(self, index: int, generation: int, epoch: int, members: tuple[int, ...]) -> None:
         """A new view stands in history after *index*: its members answer for handles on files unlinked from now on."""
@@ -314,13 +404,8 @@ class StateMachine:
     def _save(self) -> None:
         """The small things that change with every batch. They sum up effects and are not effects themselves."""
         scope = self._scope
-        self.store.begin()
-        self.store.put(
-            schema.META,
-            schema.META_APPLIED,
-            pack((self._index, self.digest, self._time, scope.inodes, scope.sessions)),
-        )
-        self.store.commit()
+        applied = pack((self._index, self.digest, self._time, scope.inodes, scope.sessions))
+        self.store.put_alone(schema.META, schema.META_APPLIED, applied)
 
     def _count(self, index: int, k: int, effects: Effects) -> None:
         """Add one entry's effects to the digest. A sum, so that it does not depend on the order of execution."""
@@ -351,6 +436,8 @@ class StateMachine:
         self._count(index, k, store.commit())
         if scope.storage_changed:
             scope.storage.load()
+        if scope.roster_changed:
+            self.roster = rosters.load(store)
         return Outcome(
             session, slot, number, status, body, session != 0, scope.opened, tuple(scope.orphaned), scope.session_gone
         )
@@ -404,19 +491,8 @@ class StateMachine:
 
         None where that depends on the state in which it is executed: then it is any of them.
         """
-        if isinstance(op, ops.Create | ops.Mkdir | ops.Mknod | ops.Symlink):
-            return frozenset((op.parent,))
-        if isinstance(op, ops.SetAttr | ops.Commit | ops.Settle | ops.SetXattr | ops.RemoveXattr):
-            return frozenset((op.ino,))
-        if isinstance(op, ops.Link):
-            return frozenset((op.ino, op.parent))
-        if isinstance(op, ops.OrphanAnswer):
-            return frozenset(op.released + op.pinned)
-        if isinstance(op, _STORAGE):
-            return frozenset((STORAGE_MAP,))
-        if isinstance(op, ops.SessionOpen | ops.SessionAttach | ops.SessionClose | ops.SessionExpire | ops.ReclaimDone):
-            return _NOTHING
-        return None  # Unlink, Rmdir, Rename: the inodes behind the names
+        tell = _TOUCHES.get(type(op))
+        return tell(op) if tell is not None else None  # Unlink, Rmdir, Rename: the inodes behind the names
 
     def validate(self) -> None:
         """For tests, after every step: what is held in memory agrees with the store. Raises AssertionError."""
@@ -428,8 +504,18 @@ class StateMachine:
         assert stored == (self._index, self.digest, self._time, scope.inodes, scope.sessions), "counters are stored"
         assert scope.inodes >= 1 and scope.sessions >= 0, "the root is never removed"
         assert Storage(store).map == scope.storage.map, "the storage map in memory is the stored one"
+        assert self.roster == rosters.load(store), "the roster in memory is the stored one"
         assert list(scope.members) == sorted(set(scope.members)), "members ascend"
         assert store.get(schema.INODES, schema.u64(ids.ROOT_INO)) is not None, "the root is never removed"
+
+
+Decoded = tuple[tuple[Any, ...], list[Any]]
+"""A batch: (its entries, their operations; None for one that is none)."""
+
+
+def decode_batch(batch: bytes) -> Decoded:
+    entries = entries_untrusted(batch)
+    return entries, [decode_entry(entry) for entry in entries]
 
 
 def decode_entry(entry: Any) -> Any:

@@ -72,3 +72,19 @@ class Pending:
             touched.update(inodes or ())
         assert touched == self._touched and all(count > 0 for count in self._touched.values())
         assert self._anything == sum(inodes is None for inodes in self._messages.values())
+
+
+def changed_later(touched: list[frozenset[int] | None]) -> tuple[int, dict[int, int]]:
+    """In one message, whose requests touch these inodes (None: any): the last request that takes names away (-1: none),
+    and the last one that touches each inode.
+
+    1. create(a) of one client and rename(b, a) of another come into one batch. 2. The batch is executed as a whole,
+    so when create is answered nothing is pending. 3. But what it answers is not true any more.
+    """
+    removes, last = -1, {}
+    for k, inodes in enumerate(touched):
+        if inodes is None:
+            removes = k
+        else:
+            last.update(dict.fromkeys(inodes, k))
+    return removes, last

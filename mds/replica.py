@@ -7,6 +7,7 @@ through the :class:`Shell` it passes.  The life of a request: :meth:`Replica.cli
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -14,10 +15,12 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from mds import limits
+from mds.borrowers import Borrowers
 from mds.caches import LEASE_US, Caches
 from mds.handles import Handles
-from mds.machine import Outcome, StateMachine, decode_entry, entries_untrusted
-from mds.pending import Key, Pending
+from mds.machine import Decoded, Outcome, StateMachine, decode_batch, decode_entry, entries_untrusted
+from mds.namespace.roster import Roster
+from mds.pending import Key, Pending, changed_later
 from vsync import effects as ev
 from vsync.effects import Delivered, Effects, Event, ViewEvent
 from vsync.machine import Machine
@@ -27,6 +30,8 @@ from wire import messages as msg
 from wire import ops, targetops
 from wire.codec import decode, encode, pack, unpack_untrusted
 from wire.errors import OK, Status, WireError
+from wire.group import LetGo
+from wire.roster import RosterRequest
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +43,11 @@ the attributes of all in it, and a lease on each would have to be recalled."""
 _MAKES = (ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink, ops.Link)
 """Requests whose answer tells a client of a name and its inode."""
 
+_ADMIN_REQUESTS = ops.TargetSet | RosterRequest | targetops.AdminRequest
 _CLIENT_REQUESTS = (
     ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink, ops.Link, ops.Unlink, ops.Rmdir, ops.Rename, ops.SetAttr,
     ops.SetXattr, ops.RemoveXattr, ops.Commit, ops.Settle,
 )  # fmt: skip
-
-_ADMIN_REQUESTS = (ops.TargetSet, targetops.TargetDrain, targetops.TargetRemove, targetops.TargetReplace)
 
 
 class ClientConnection(Protocol):
@@ -60,7 +64,7 @@ class Shell(Protocol):
     def append(self, ticket: int, records: list[Record]) -> bool: ...
     def link_send(self, peer: int, message: Any) -> None: ...
     def send_snapshot(self, peer: int) -> None: ...
-    def address_of(self, replica: int) -> str: ...
+    def membership_changed(self) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -104,6 +108,7 @@ class Replica:
         """Clients whose connection is gone while their cache lease may still run."""
         self.clients: dict[Client, None] = {}
         """Connected ones, in the order of their coming: what is sent to all of them goes out in that order."""
+        self.borrowers = Borrowers()
         self.heard: dict[int, int] = {}
         """Sessions attached here -> when their client was last heard."""
         self.answered = 0
@@ -114,14 +119,19 @@ class Replica:
         self._token = group.core.incarnation << 32
         """Never one of an earlier life: what that has sent may be delivered in this one."""
         self._parked: list[Parked] = []
-        self._ops: dict[Key, list[Any]] = {}
+        self._ops: dict[Key, Decoded] = {}
         self._fresh: dict[bytes, Any] = {}
         """Operations of queued requests, decoded when they came in, so that it is not done again when they go out."""
         self._events: deque[Event] = deque()
         self._history: deque[Delivered | ViewEvent] = deque()
         """Delivered and not applied; empty whenever :meth:`_run` has returned."""
+        self._logged: deque[tuple[Entry, int]] = deque()
+        """(message, ticket): in the log and not pending yet; empty whenever :meth:`_run` has returned."""
         self._running = False
         """A step is under way, or the state is being replaced, or a step has failed: no other begins."""
+        self._roster: Roster | None = None
+        """What the group was told last."""
+        self._lending = True
         self._on_disk = 0
         self._acknowledged = 0
         self._after: deque[tuple[int, list[tuple[int, Any]]]] = deque()
@@ -136,12 +146,13 @@ class Replica:
         they may have open is not released before they attach anywhere, or a session timeout is over."""
         for entry in group.core.history.undelivered():
             self._entered(entry, 0)
+        self._take_roster()
 
     # -- the group
 
     @property
     def active(self) -> bool:
-        return self.group.active_view is not None
+        return self.group.core.active is not None
 
     @property
     def at_rest(self) -> bool:
@@ -159,19 +170,33 @@ class Replica:
             return
         self._running = True
         # Not in a finally clause: what was delivered is half applied then, and nothing after it may be, or be answered.
-        while self._events or self._history or self._submit_batch():
+        while self._events or self._logged or self._history or self._submit_batch():
+            # What others wait for, acknowledgements, goes out before we look into messages and execute them.
             if self._events:
                 self._carry_out(self.group.step(self._events.popleft(), self.shell.now()))
+            elif self._logged:
+                self._entered(*self._logged.popleft())
             elif self._history:
-                # What others wait for, acknowledgements, goes out before we execute what is ours to execute.
                 item = self._history.popleft()
                 if isinstance(item, Delivered):
                     self._apply(item)
                 else:
                     self._new_view(item)
         self._running = False
+        if self._inactive_since is not None:
+            self._look_at_loans()
         if self._parked:
             self._unpark()
+        if len(self._ops) == 1:
+            self._prepare()
+
+    def _prepare(self) -> None:
+        """If all that is pending is one message of ours, it will be next in history: execute it while we wait."""
+        ((key, known),) = self._ops.items()
+        history = self.group.core.history
+        entry = history.head(*key[:2]) if key[:2] == (history.epoch, self.me) else None
+        if entry is not None:
+            self.state.prepare(history.index, entry.payload, known)
 
     def durable(self, ticket: int) -> None:
         """The journal has everything up to *ticket* on disk."""
@@ -196,10 +221,14 @@ class Replica:
         written = bool(out.records) and self.shell.append(out.ticket, out.records)
         for note in out.notes:
             log.info("%s", note)
-        for entry in out.dropped:
-            self._left(entry)
-        for entry in out.appended:
-            self._entered(entry, out.ticket)
+        if out.dropped:
+            while self._logged:
+                self._entered(*self._logged.popleft())
+            for entry in out.dropped:
+                self._left(entry)
+        self._logged.extend((entry, out.ticket) for entry in out.appended)
+        while self._logged and self.caches.any_held:  # if it contradicts one, a recall comes before the acknowledgement
+            self._entered(*self._logged.popleft())
         self._history.extend(out.history)
         if written:
             self.durable(out.ticket)
@@ -227,10 +256,9 @@ class Replica:
         items = entries_untrusted(entry.payload)
         fresh = self._fresh
         decoded = [fresh.pop(item[4], None) or decode_entry(item) if fresh else decode_entry(item) for item in items]
-        self._ops[key] = decoded
+        self._ops[key] = items, decoded
         known: set[int] | None = set()
-        for op in decoded:
-            one = self.state.touched(op) if op is not None else _NOTHING
+        for one in map(self._touched, decoded):
             if one is None or known is None:
                 known = None
             else:
@@ -239,6 +267,9 @@ class Replica:
         if self.caches.any_held:
             self._recall(items, decoded, touched, ticket)
         self.pending.add(key, touched)
+
+    def _touched(self, op: Any) -> frozenset[int] | None:
+        return self.state.touched(op) if op is not None else _NOTHING
 
     def _recall(self, items: tuple[Any, ...], decoded: list[Any], touched: frozenset[int] | None, ticket: int) -> None:
         """Call back the cache leases that the message contradicts, from all clients but those who sent its requests."""
@@ -267,7 +298,7 @@ class Replica:
         touched: set[int] = set()
         named: set[int] = set()
         for op in decoded:
-            one = self.state.touched(op) if op is not None else _NOTHING
+            one = self._touched(op)
             if one is None:
                 names = [(op.parent, op.name)]
                 if isinstance(op, ops.Rename):
@@ -299,15 +330,16 @@ class Replica:
     def _apply(self, item: Delivered) -> None:
         entry = item.entry
         key = entry[:3]
-        decoded = self._ops.pop(key, None)
-        if decoded is None:  # fed to a learner: it was not pending
-            decoded = [decode_entry(item) for item in entries_untrusted(entry.payload)]
-        outcomes = self.state.apply(item.index, entry.sender, entry.payload, decoded)
+        known = self._ops.pop(key, None)
+        if known is None:  # fed to a learner: it was not pending
+            known = decode_batch(entry.payload)
+        outcomes = self.state.apply(item.index, entry.sender, entry.payload, known)
+        decoded = known[1]
         self.pending.remove(key)
         for op, outcome in zip(decoded, outcomes, strict=False):
             if isinstance(op, ops.SessionAttach | ops.SessionOpen) and outcome.status == OK:
                 self._attached(op, outcome)
-        uncertain = self._changed_later(decoded) if len(decoded) > 1 else None
+        uncertain = changed_later([self._touched(op) for op in decoded]) if len(decoded) > 1 else None
         for k, outcome in enumerate(outcomes):
             if outcome.session:
                 waiter = self._waiting.pop((outcome.session, outcome.slot, outcome.number), None)
@@ -330,21 +362,15 @@ class Replica:
                     self.releases.add(ino)
             if outcome.session_gone:
                 self._moved_away(outcome.session_gone)
+        if self.state.roster is not self._roster:
+            self._take_roster()
 
-    def _changed_later(self, decoded: list[Any]) -> tuple[int, dict[int, int]]:
-        """In one message: the last request that takes names away (-1: none), and the last one that touches each inode.
-
-        1. create(a) of one client and rename(b, a) of another come into one batch. 2. The batch is executed as a whole,
-        so when create is answered nothing is pending. 3. But what it answers is not true any more.
-        """
-        removes, last = -1, {}
-        for k, op in enumerate(decoded):
-            touched = self.state.touched(op) if op is not None else _NOTHING
-            if touched is None:
-                removes = k
-            else:
-                last.update(dict.fromkeys(touched, k))
-        return removes, last
+    def _take_roster(self) -> None:
+        """The state says who belongs to the cluster: the group, and the process around, go by it."""
+        roster = self._roster = self.state.roster
+        if roster.replicas:
+            self._events.append(ev.Roster(roster.replica_ids, roster.voter_ids))
+            self.shell.membership_changed()
 
     def _lease_made(
         self, client: Client, op: Any, body: bytes, k: int, uncertain: tuple[int, dict[int, int]] | None
@@ -364,7 +390,7 @@ class Replica:
         return self._grant(client, inodes)
 
     def _grant(self, client: Client, inodes: frozenset[int]) -> bool:
-        granted = self.caches.grant(client, inodes, self.shell.now())
+        granted = self._lending and self.caches.grant(client, inodes, self.shell.now())
         if not granted:
             number = self.caches.empty(client)
             if number:
@@ -396,9 +422,11 @@ class Replica:
         view = item.view
         self.state.view_event(item.index, generation_of(view.epoch), view.epoch, view.members)
         self._unsure |= self._unknown_clients(started=False)
+        self.borrowers.forget(self.state.sessions())
         told = self._view_changed(view.epoch, view.members)
         for client in self.clients:
             client.send(told)
+        self.shell.membership_changed()
 
     def _unknown_clients(self, started: bool) -> set[int]:
         """Sessions attached to no member; when this replica has just *started*, also those attached to it."""
@@ -410,9 +438,10 @@ class Replica:
         }
 
     def _view_changed(self, epoch: int, members: tuple[int, ...]) -> msg.ViewChanged:
-        return msg.ViewChanged(
-            generation_of(epoch), epoch, tuple((m, self.shell.address_of(m)) for m in members)
-        )
+        roster = self.state.roster
+        addresses = ((m, roster.address_of(m)) for m in members)
+        told = tuple((m, address) for m, address in addresses if address is not None)
+        return msg.ViewChanged(generation_of(epoch), epoch, told, roster.replicas)
 
     # -- serving or not
 
@@ -432,6 +461,10 @@ class Replica:
 
     def _turn_away(self) -> None:
         """Left out of the view: every client goes on elsewhere, with what it has outstanding."""
+        newest = self.group.core.newest
+        told = self._view_changed(newest.epoch, newest.members)
+        for client in self.clients:
+            client.send(told)  # who has nothing outstanding would not find out before its next request
         self.caches.take_all()
         waiting, self._waiting = self._waiting, {}
         parked, self._parked = self._parked, []
@@ -560,6 +593,8 @@ class Replica:
             overtaken = known.key == m.key
             client.send(msg.Answer(m.call, Status.NOT_ATTACHED if overtaken else Status.SESSION_UNKNOWN, b""))
             return
+        if known is not None:
+            self.let_go(LetGo(m.session, m.attempt, m.kernel_ms), tell=True)
         for other in self.clients:
             if other.session == m.session and other is not client:
                 other.session = 0  # it is gone, unnoticed: what was for it is asked for again over this connection
@@ -570,6 +605,23 @@ class Replica:
         for at in range(0, len(pins), limits.ORPHAN_ANSWERS):
             self.internal(ops.OrphanAnswer(self.me, (), pins[at : at + limits.ORPHAN_ANSWERS]), lambda outcome: None)
         self._order(client, m.call, ops.SessionAttach(m.session, m.key, self.me, m.attempt), attach=True)
+
+    def let_go(self, m: LetGo, *, tell: bool = False) -> None:
+        """A client keeps nothing of what a replica lent it before; *tell*: the others, who do not know yet."""
+        if tell:
+            for peer in self.group.core.others:
+                self.shell.link_send(peer, m)
+        self.borrowers.let_go(m.session, m.attempt, self.shell.now() + m.ms * 1000)
+        self._look_at_loans()
+
+    def _look_at_loans(self) -> None:
+        """While no view is active: what the dead lent may be back (see mds.borrowers)."""
+        if self._running:
+            return  # looked at when the queue of events is empty
+        now = self.shell.now()
+        for peer, incarnation in self.group.awaits_return(now):
+            if self.borrowers.returned(peer, self.state.sessions(), itertools.chain(*self._ops.values()), now):
+                self.group_event(ev.Returned(peer, incarnation))
 
     def _admin(self, client: Client, call: int, op_bytes: bytes) -> None:
         try:
@@ -585,9 +637,21 @@ class Replica:
     def _keep_cache(self, client: Client, number: int) -> None:
         """Extend a client's cache lease, never beyond our own read lease."""
         now = self.shell.now()
-        until = min(self.group.read_until(), now + LEASE_US)
+        until = min(self.group.read_until(), now + LEASE_US) if self._lending and client.session else 0
         epoch = self.caches.renew(client, until)
         client.send(msg.CacheLease(number, epoch, max(0, until - now)))
+
+    def stop_lending(self) -> None:
+        """This replica is to stop: clients keep nothing any more of what it told them. See :attr:`all_returned`."""
+        self._lending = False
+        never = 1 << 62  # nothing that is to be acknowledged waits for it
+        for client, number, inodes in self.caches.recall(None, set(), never, self.shell.now()):
+            client.send(msg.Recall(number, inodes, ()))
+
+    @property
+    def all_returned(self) -> bool:
+        """No client relies on anything that it was lent here."""
+        return self.caches.held_back(self.shell.now()) is None
 
     def _close_handles(self, client: Client, handles: tuple[tuple[int, int], ...]) -> None:
         for ino, count in handles:
@@ -668,7 +732,6 @@ class Replica:
                 still.append(query)
         self._parked = still + self._parked
 
-
     # -- owed work
 
     def maintain(self, look_at_sessions: bool) -> None:
@@ -732,6 +795,8 @@ class Replica:
     def resume(self, state: StateMachine | None) -> None:
         """Go on, with another state if one is given."""
         if state is not None:
+            # What waits for an outcome here may have got it in what the snapshot replaces: it is asked for again.
+            self._turn_away()
             self.state = state
             self.handles = Handles()
             self.releases.clear()
@@ -741,6 +806,7 @@ class Replica:
             self._ops.clear()
             for entry in self.group.core.history.undelivered():
                 self._entered(entry, 0)
+            self._take_roster()
         self._running = False
         self.group_event(ev.Tick())
 

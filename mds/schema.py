@@ -22,6 +22,7 @@ SESSION_KEYS    key (16 bytes)               session u64. Derived from SESSIONS:
 REPLIES         session u64, slot u16        ``(number, status, opened, body)`` of the slot's last request
 TARGETS         target u16                   :class:`mds.namespace.layout.Target`, its fields in order
 CHAINS          chain u32                    ``(version, ((target, state), ...))``, see :mod:`wire.chains`
+ROSTER          voter u8                     ``(kind, address, by, time_ns)``; see :mod:`mds.namespace.roster`
 ==============  ===========================  =====================================================================
 
 META
@@ -30,6 +31,7 @@ META
                   and two counts derived from INODES and SESSIONS
     ``members``   ``(generation, epoch, (replica, ...))`` of the last view event
     ``storage``   ``(version, stripe_size, stripe_count, copies)`` of the storage map and the layout of new files
+    ``roster``    ``(version,)``: how often the roster was changed
     ``position``  raw: what the replica stores with the effects to know from where to replay; not looked into
 
 Invariants (:mod:`mds.check` tests them): every entry names an inode; an inode that is no directory is named by
@@ -42,7 +44,7 @@ from __future__ import annotations
 
 from typing import Final
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 4
 
 
 class Table:
@@ -72,10 +74,11 @@ SESSION_KEYS: Final = Table(10, "session_keys")
 REPLIES: Final = Table(11, "replies")
 TARGETS: Final = Table(12, "targets")
 CHAINS: Final = Table(13, "chains")
+ROSTER: Final = Table(14, "roster")
 
 TABLES: Final = (
     META, INODES, DIRENTS, COOKIES, SYMLINKS, XATTRS, ORPHANS, OWED, RECLAIM, SESSIONS, SESSION_KEYS, REPLIES, TARGETS,
-    CHAINS,
+    CHAINS, ROSTER,
 )  # fmt: skip
 assert [t.number for t in TABLES] == list(range(len(TABLES))), "a table's number is its place"
 
@@ -83,6 +86,7 @@ META_SCHEMA: Final = b"schema"
 META_APPLIED: Final = b"applied"
 META_MEMBERS: Final = b"members"
 META_STORAGE: Final = b"storage"
+META_ROSTER: Final = b"roster"
 META_POSITION: Final = b"position"
 
 NUMBER_BITS: Final = 12
@@ -133,6 +137,10 @@ def reply_key(session: int, slot: int) -> bytes:
 
 def target_key(target: int) -> bytes:
     return target.to_bytes(2, "big")
+
+
+def voter_key(voter: int) -> bytes:
+    return voter.to_bytes(1, "big")
 
 
 def chain_key(chain: int) -> bytes:

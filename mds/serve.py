@@ -9,30 +9,36 @@ import os
 import random
 import sys
 import time
+from dataclasses import asdict
 from typing import Any, Final
 
 import trio
 
 from daemon.acquaintances import Acquaintances
 from daemon.config import Config
-from daemon.journal import FLUSH_MAX_S, Journal, JournalCorrupt, JournalFailed, Watch
+from daemon.exits import EXIT_FAILED, EXIT_OK, EXIT_REMOVED, EXIT_RESTART, EXIT_UNUSABLE
+from daemon.guarded import Guard
+from daemon.journal import FLUSH_MAX_S, Journal, JournalCorrupt, JournalFailed, JournalInUse, Watch
 from daemon.process import run
 from mds import limits, snapshot
+from mds.beginning import beginning, is_new
 from mds.caches import LEASE_US
-from mds.links import CHANNELS, Links
-from mds.machine import Bootstrap, StateMachine
+from mds.links import Links
+from mds.machine import StateMachine
 from mds.reclaim import Reclaimer
 from mds.replica import Client, Replica
+from mds.roster import Follower, Known, Removed, body_of, first_contact
 from mds.store import Store, StoreCorrupt, StoreFailed
 from mds.tending import Tending
+from mds.verify import verify
 from vsync import effects as ev
 from vsync.machine import Machine
-from vsync.records import Decided, Flushed, Record
-from vsync.view import START, Position, describe_epoch, genesis
+from vsync.records import Record
+from vsync.view import START, Position, describe_epoch
 from wire import messages as msg
-from wire.codec import pack
+from wire.codec import pack, to_tuple
 from wire.errors import OK
-from wire.group import SnapshotPart
+from wire.group import LetGo, Obituary, SnapshotPart
 from wire.ids import PROTOCOL_VERSION
 from wire.peer import Buffer, Connection, ConnectionLost, Listener
 
@@ -56,24 +62,29 @@ def now_us() -> int:
 class Process:
     """Everything of one replica that lives as long as the process; also the Shell of its Replica."""
 
-    def __init__(self, config: Config, replica_id: int, token: trio.lowlevel.TrioToken) -> None:
+    def __init__(
+        self,
+        config: Config,
+        replica_id: int,
+        token: trio.lowlevel.TrioToken,
+        guard: Guard | None = None,
+        joined: Known | None = None,
+    ) -> None:
+        """*guard*: the pipe to the watchdog. *joined*: what a new replica was told of the cluster that it joins."""
         self.config = config
         self.me = replica_id
         self.base = config.replica(replica_id).data
         self.cluster = config.cluster.id
         self.token = token
-        self._addresses = {r.id: r.address for r in config.replicas}
-        replicas = tuple(sorted(self._addresses))
-        witnesses = {v.id: v.address for v in config.voters if v.witness}
-        self._witnesses = witnesses
         self.base.mkdir(parents=True, exist_ok=True)
         self.state_path = self.base / "state"
-        first: list[Record] = [Decided(genesis(replicas, tuple(witnesses))), Flushed(0)]
+        first, self._bootstrap = beginning(config, joined)
         self.journal = Journal(self.base / "journal", self.cluster, replica_id, first)
         snapshot.clear_leftovers(self.base, self.state_path)  # the journal's lock is held: nobody else is at work here
-        self._bootstrap = Bootstrap(config.storage.stripe_size, config.storage.stripe_count, config.storage.copies)
+        verify(self.state_path)
         state = StateMachine(Store.open(self.state_path), replica_id, self._bootstrap)
         position = Position.unpack_untrusted(state.position) if state.position is not None else START
+        replicas = tuple(sorted({*state.roster.replica_ids, replica_id}))
         group = Machine(
             replica_id, replicas, self.journal.durable, position,
             rng=random.Random(os.urandom(16)), now=now_us(), lent=LEASE_US,
@@ -89,7 +100,12 @@ class Process:
             up=lambda peer: self.replica.group_event(ev.LinkUp(peer)),
             down=lambda peer: self.replica.group_event(ev.LinkDown(peer)),
         )
+        self.guard = guard
+        if guard is not None:
+            guard.tell_identity(self.incarnation, self.journal.uuid)  # nobody has met this incarnation yet
+        self.follower = Follower(replica_id, self.cluster, self.links, guard, self._die)
         self.replica = Replica(replica_id, group, state, self)
+        self.membership_changed()
         self.reclaimer = Reclaimer(self.replica, self.cluster, self.journal.uuid)
         self.tending = Tending(self.replica, self.cluster, self.journal.uuid)
         self.fatal = trio.Event()
@@ -104,7 +120,8 @@ class Process:
         self._journal_waiters: list[tuple[int, trio.Event]] = []
         log.info(
             "replica %d, incarnation %d: state at index %d, log up to view %s",
-            replica_id, self.incarnation, position.index, describe_epoch(group.core.newest.epoch),
+            replica_id, self.incarnation, position.index,
+            describe_epoch(group.core.newest.epoch) if group.core.history.views else "none yet",
         )  # fmt: skip
 
     # -- Shell
@@ -125,8 +142,11 @@ class Process:
         assert self._nursery is not None
         self._nursery.start_soon(self._send_snapshot, peer)
 
-    def address_of(self, replica: int) -> str:
-        return self._addresses[replica]
+    def membership_changed(self) -> None:
+        replica = getattr(self, "replica", None)
+        if replica is not None:
+            newest = replica.group.core.newest
+            self.follower.update(replica.state.roster, (*newest.members, *newest.voters))
 
     # -- the journal's thread
 
@@ -162,13 +182,18 @@ class Process:
         if isinstance(message, SnapshotPart):
             self._snapshot_part(message, bulk)
             return
+        if isinstance(message, LetGo):
+            self.replica.let_go(message)
+            return
         self.replica.group_event(ev.Received(peer, message))
         self._wake_timer()
 
     def judge(self, hello: msg.Hello) -> str | None:
         """Who may connect here."""
         if hello.role == msg.Role.REPLICA:
-            return self.links.judge(hello, set(self._addresses))
+            return self.links.judge(hello, lambda replica: self.follower.refusal(replica, self.replica.active))
+        if hello.role == msg.Role.WATCHDOG:
+            return self.links.judge_watchdog(hello)
         if hello.role in (msg.Role.CLIENT, msg.Role.ADMIN):
             return None
         return f"a metadata replica has no use for a {hello.role}"
@@ -182,6 +207,9 @@ class Process:
             await self.links.accepted(conn, hello)
             return
         conn.where = f"{hello.role} {hello.name}"
+        if hello.role == msg.Role.WATCHDOG:
+            await self._hear_watchdog(conn, hello)
+            return
         client = Client(_Sender(conn), hello.name)
         self.replica.client_joined(client)
         try:
@@ -189,10 +217,55 @@ class Process:
                 message, _ = await conn.receive()
                 if isinstance(message, msg.StatusCall):
                     client.send(msg.Answer(message.call, OK, pack(self.status())))
+                elif isinstance(message, msg.RosterCall | msg.ControlCall) and hello.role == msg.Role.ADMIN:
+                    await self._administer(client, message)
                 else:
                     self.replica.client_message(client, message)
         finally:
             self.replica.client_left(client)
+
+    async def _hear_watchdog(self, conn: Connection, hello: msg.Hello) -> None:
+        """The watchdog of another replica says that it is dead."""
+        message, _ = await conn.receive()
+        if not isinstance(message, Obituary) or str(message.replica) != hello.name:
+            log.warning("%s sent %s, which is not its replica's obituary", conn.where, message)
+            return
+        log.info("incarnation %d of replica %d is dead, its watchdog says", message.incarnation, message.replica)
+        self.replica.group_event(ev.Died(message.replica, message.incarnation))
+        self._wake_timer()
+        conn.send(msg.Answer(0, OK, b""))
+
+    async def _administer(self, client: Client, message: msg.RosterCall | msg.ControlCall) -> None:
+        if isinstance(message, msg.RosterCall):
+            newest = to_tuple(self.replica.group.core.newest)
+            client.send(msg.Answer(message.call, OK, pack(body_of(self.replica.state.roster, newest))))
+            return
+        log.warning("%s says: %s", client.name, message.what)
+        if message.what == "force":
+            self.replica.group_event(ev.ForceView())
+            self._wake_timer()
+            client.send(msg.Answer(message.call, OK, pack(None)))
+            return
+        await self.leave()
+        client.send(msg.Answer(message.call, OK, pack(None)))
+        self._die(Asked(EXIT_RESTART if message.what == "restart" else EXIT_OK))
+
+    async def leave(self) -> None:
+        """Have a view decided without this replica, so that nobody has to find out that it is gone. Bounded."""
+        replica = self.replica
+        with trio.move_on_after(limits.LEAVE_S) as scope:
+            # What clients were lent comes back while this replica still serves: the others need not wait for it.
+            replica.stop_lending()
+            while not replica.all_returned:  # noqa: ASYNC110  (the cores are pure: they have no event to wait for)
+                await trio.sleep(limits.LEAVE_LOOK_S)
+            replica.group_event(ev.Leave())
+            self._wake_timer()
+            while not replica.group.may_stop:  # noqa: ASYNC110
+                await trio.sleep(limits.LEAVE_LOOK_S)  # the machine's own timers do the work
+        if scope.cancelled_caught:
+            log.warning("no view without this replica within %.0f s: the others will find out", limits.LEAVE_S)
+        else:
+            log.info("left out of the view")
 
     def status(self) -> dict[str, Any]:
         """What `lockstep status` shows of this replica."""
@@ -206,6 +279,8 @@ class Process:
             "epoch": newest.epoch,
             "members": list(newest.members),
             "voters": list(newest.voters),
+            "standing": asdict(replica.group.standing()),
+            "roster": replica.state.roster.to_tuple(),
             "index": core.history.index,
             "digest": replica.state.digest.hex(),
             "sessions": replica.state.session_count,
@@ -233,8 +308,8 @@ class Process:
                 until = max(until, now + ACTIVE_TICK_US)
             self._timer_until = until
             if until > now:
-                with trio.CancelScope() as self._timer_scope:
-                    await trio.sleep((until - now) / 1e6)
+                with trio.CancelScope(deadline=trio.current_time() + (until - now) / 1e6) as self._timer_scope:
+                    await trio.sleep_forever()
                 self._timer_scope = None
             else:
                 await trio.lowlevel.checkpoint()  # what has arrived is taken in before timers
@@ -243,10 +318,23 @@ class Process:
 
     def _wake_timer(self) -> None:
         """The deadline may have come nearer. By less than the shortest sleep it does not count: re-armed with every
-        message, the timer would never fire under load, and heartbeats and leases would end."""
-        nearer = self.replica.group.next_deadline() + ACTIVE_TICK_US
-        if self._timer_scope is not None and nearer < self._timer_until:
-            self._timer_scope.cancel()
+        message, the timer would never fire under load, and heartbeats and leases would end.
+
+        Or it has moved away. Then the timer sleeps on for a while, never beyond the deadline: to wake up for nothing
+        every few milliseconds costs as much as a message. (No further than the shortest sleep: the deadline that a
+        message has moved away the next one brings back.)
+        """
+        scope = self._timer_scope
+        if scope is None:
+            return
+        deadline = self.replica.group.next_deadline()
+        if deadline + ACTIVE_TICK_US < self._timer_until:
+            scope.cancel()
+            return
+        until = min(deadline, now_us() + ACTIVE_TICK_US)
+        if until > self._timer_until + ACTIVE_TICK_US // 2:
+            scope.deadline += (until - self._timer_until) / 1e6
+            self._timer_until = until
 
     async def maintenance(self) -> None:
         """Work owed, and a look at the disk's pulse."""
@@ -258,6 +346,8 @@ class Process:
             if watch.stuck(self.journal.busy_since):
                 log.critical("a flush of the journal has not come back for %.0f s: the disk is unusable", FLUSH_MAX_S)
                 os._exit(1)  # the stuck thread could not be joined
+            newest = self.replica.group.core.newest
+            self.follower.judge_ourselves(self.replica.state.roster, (*newest.members, *newest.voters))
             self.replica.maintain(look_at_sessions=count % limits.EXPIRY_EVERY == 0)
             await self.reclaimer.round()
 
@@ -347,7 +437,7 @@ class Process:
 
     # -- life
 
-    async def run(self, task_status: trio.TaskStatus[int]) -> None:
+    async def run(self, task_status: trio.TaskStatus[Process]) -> None:
         listener = Listener(self.config.replica(self.me).address)
         self.start_journal()
         try:
@@ -356,12 +446,10 @@ class Process:
                 nursery.start_soon(
                     listener.serve, nursery, self.cluster, self.judge, self.welcome, self.serve_connection
                 )
-                for peer, address in sorted(self._addresses.items()):
-                    if peer < self.me:
-                        for channel in CHANNELS:
-                            nursery.start_soon(self.links.keep, peer, address, channel, msg.Role.REPLICA)
-                for witness, address in sorted(self._witnesses.items()):
-                    nursery.start_soon(self.links.keep, witness, address, "control", msg.Role.REPLICA)
+                self.follower.start(nursery)
+                nursery.start_soon(self.follower.ask_when_lonely, self._lonely)
+                if self.guard is not None:
+                    nursery.start_soon(self.guard.beat)
                 nursery.start_soon(self.timer)
                 nursery.start_soon(self.committer)
                 nursery.start_soon(self.maintenance)
@@ -369,14 +457,18 @@ class Process:
                 gc.collect()
                 gc.freeze()  # what lives as long as the process is not looked at again
                 gc.set_threshold(*GC_THRESHOLD)
-                task_status.started(listener.port)
+                task_status.started(self)
                 await self.fatal.wait()
                 assert self.error is not None
                 raise self.error
         finally:
             listener.close()
-            if self.error is None:
+            if self.error is None or isinstance(self.error, Asked | Removed):
                 self._stop_cleanly()
+
+    def _lonely(self) -> bool:
+        """No other replica talks to us."""
+        return not self.replica.active and not self.links.linked(self.follower.replicas)
 
     def _stop_cleanly(self) -> None:
         """Write the state, so that the next start has nothing to replay. Blocking: everything else has ended."""
@@ -407,27 +499,74 @@ class _Sender:
             log.debug("%s: %s", self._conn.where, exc)
 
 
-async def serve(
-    config: Config, replica_id: int, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
-) -> None:
-    """Run metadata replica *replica_id* until cancelled. ``started`` gives the port.
+class Asked(Exception):
+    """An administrator asked this replica to stop."""
 
-    Raises JournalCorrupt, StoreCorrupt with what to do about it; OSError when the address is taken.
+    def __init__(self, code: int) -> None:
+        super().__init__(f"asked to stop (code {code})")
+        self.code = code
+
+
+def _said(group: BaseExceptionGroup[Exception], code: int) -> int:
+    """The reason is logged; *code* is how the process ends."""
+    for exc in leaves_of(group):
+        log.critical("%s", exc)
+    return code
+
+
+def leaves_of(group: BaseExceptionGroup[Exception]) -> list[Exception]:
+    """The exceptions in the group and in the groups in it."""
+    found: list[Exception] = []
+    for exc in group.exceptions:
+        found += leaves_of(exc) if isinstance(exc, BaseExceptionGroup) else [exc]
+    return found
+
+
+async def serve(
+    config: Config,
+    replica_id: int,
+    guard: Guard | None = None,
+    join: str | None = None,
+    *,
+    task_status: trio.TaskStatus[Process] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run metadata replica *replica_id* until cancelled. ``started`` gives its Process.
+
+    *join*: address of a replica of the cluster that this one, if it is new, joins.
+
+    Raises JournalCorrupt, StoreCorrupt with what to do about it; Removed; OSError when the address is taken.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    process = Process(config, replica_id, trio.lowlevel.current_trio_token())
+    me = config.replica(replica_id)
+    joined = None
+    if (me.joins or join is not None) and is_new(config, replica_id):
+        others = tuple(r.address for r in config.replicas if r.id != replica_id)
+        joined = await first_contact(replica_id, (join, *others) if join else others, config.cluster.id)
+    process = Process(config, replica_id, trio.lowlevel.current_trio_token(), guard, joined)
     await process.run(task_status)
 
 
-def main(config: Config, replica_id: int) -> int:
+def main(config: Config, replica_id: int, guard: Guard | None = None, join: str | None = None) -> int:
     """Run the daemon in the foreground; the result is the exit code."""
+    running: list[Process] = []
 
-    async def start() -> None:
+    async def start() -> int:
+        code = EXIT_OK
         try:
-            await serve(config, replica_id)
+            async with trio.open_nursery() as nursery:
+                running.append(await nursery.start(serve, config, replica_id, guard, join))
+        except* JournalInUse as group:
+            code = _said(group, EXIT_FAILED)
         except* (JournalCorrupt, StoreCorrupt, StoreFailed, JournalFailed) as group:
-            for exc in group.exceptions:
-                log.critical("%s", exc)
-            raise SystemExit(1) from None
+            code = _said(group, EXIT_UNUSABLE)
+        except* Removed as group:
+            code = _said(group, EXIT_REMOVED)
+        except* Asked as group:
+            code = next(exc.code for exc in leaves_of(group) if isinstance(exc, Asked))
+        return code
 
-    return run(start)
+    async def leave() -> None:
+        for process in running:
+            await process.leave()
+
+    return run(start, leave)

@@ -6,6 +6,8 @@ a worker thread), :meth:`Store.release` drops it and moves the read snapshot on.
 frozen one and the snapshot, in that order.  A crash loses whole layers from the end, never part of one: the state on
 disk is always that of one moment between two batches, and the log is replayed from the position stored with it.
 
+On disk each record carries a checksum, and the environment the sum of them (:mod:`mds.seal`).
+
 Threads: everything belongs to the event loop's thread but :meth:`Store.write` and :meth:`Store.copy_to`, which block.
 LMDB is used in its default durable mode; no flag that lets a power cut corrupt it is ever set.
 """
@@ -23,6 +25,7 @@ import lmdb
 from sortedcontainers import SortedList
 
 from mds.schema import META, META_SCHEMA, SCHEMA_VERSION, TABLES, Table
+from mds.seal import SUM_MASK, opened, part_of_sum, sealed
 from wire.codec import pack, unpack_untrusted
 from wire.errors import WireError
 
@@ -45,6 +48,10 @@ LEND_MAX_S: Final = 0.002
 assert SLICE > LEND_EVERY * 16, "a layer is written faster than the next one fills"
 KEY_MAX: Final = 8 + 255
 """Our longest key, an inode number and a name; LMDB takes 511 bytes."""
+
+SUMS: Final = b"sums"
+"""LMDB's table beside ours with one record: the sum of all seals."""
+SUM_KEY: Final = b"sum"
 
 Effects = list[tuple[int, bytes, bytes | None]]
 """What one request changed, in order: (table number, key, value or None for deleted)."""
@@ -201,13 +208,14 @@ class Store:
     def __init__(self, path: Path, env: Any, dbs: list[Any]) -> None:
         self.path = path
         self._env = env
-        self._dbs = dbs
+        *self._dbs, self._sums = dbs
         self._read = env.begin()
         self._current = Layer()
         self._tables = self._current.tables
         self._frozen: Layer | None = None
         self._undo: list[tuple[int, bytes, Any]] | None = None
         self._effects: Effects = []
+        self._trial: tuple[list[tuple[int, bytes, Any]], Effects] | None = None
         # Held around every use of the read snapshot: growing the map moves it, in the worker thread.
         self._map_lock = threading.Lock()
         # Held by a copy for as long as it runs: the map must not be moved under it.
@@ -222,14 +230,10 @@ class Store:
             path.mkdir(parents=True, exist_ok=True)
             data = path / "data.mdb"
             on_disk = data.stat().st_size if data.exists() else 0
-            env = lmdb.open(str(path), max_dbs=len(TABLES), map_size=max(map_size, 2 * on_disk), mode=0o600)
+            env = lmdb.open(str(path), max_dbs=len(TABLES) + 1, map_size=max(map_size, 2 * on_disk), mode=0o600)
             assert env.max_key_size() >= KEY_MAX, "the longest name fits into a key"
             if on_disk:
-                info = env.info()
-                need = (info["last_pgno"] + 1) * env.stat()["psize"]
-                if on_disk < need:
-                    # Reading beyond the end of a mapped file kills the process, so this is looked at first.
-                    raise StoreCorrupt(path, f"data.mdb is cut off: {on_disk} bytes of {need}")
+                _look_at_length(path, env, on_disk)
             dbs = cls._open_tables(path, env)
             if not on_disk:
                 _sync_directory(path)
@@ -247,17 +251,42 @@ class Store:
         new = env.stat()["entries"] == 0
         with env.begin(write=True) as txn:
             try:
-                dbs = [env.open_db(t.name.encode(), txn=txn, create=new) for t in TABLES]
+                names = [*(t.name.encode() for t in TABLES), SUMS]
+                dbs = [env.open_db(name, txn=txn, create=new) for name in names]
             except lmdb.NotFoundError as exc:
                 raise StoreCorrupt(path, "it holds an LMDB environment that is not a LockstepFS state") from exc
             if new:
-                txn.put(META_SCHEMA, pack((SCHEMA_VERSION,)), db=dbs[META.number])
+                first = sealed(META.number, META_SCHEMA, pack((SCHEMA_VERSION,)))
+                txn.put(META_SCHEMA, first, db=dbs[META.number])
+                txn.put(SUM_KEY, part_of_sum(first).to_bytes(8, "big"), db=dbs[-1])
                 return dbs
             raw = txn.get(META_SCHEMA, db=dbs[META.number])
-            version = unpack_untrusted(raw) if raw is not None else None
+            value = opened(META.number, META_SCHEMA, raw) if raw is not None else None
+            version = unpack_untrusted(value) if value is not None else None
             if version != (SCHEMA_VERSION,):
                 raise StoreCorrupt(path, f"its schema version is {version!r}, this program's is {SCHEMA_VERSION}")
         return dbs
+
+    @classmethod
+    def verify(cls, path: Path) -> None:
+        """Read everything in *path*. Raises :class:`StoreCorrupt` when it is not what was written there.
+
+        Damage may as well kill the process; :mod:`mds.verify` is for that.
+        """
+        data = path / "data.mdb"
+        if not data.exists() or not data.stat().st_size:
+            return
+        env = None
+        try:
+            env = lmdb.open(str(path), max_dbs=len(TABLES) + 1, readonly=True, lock=False)
+            _look_at_length(path, env, data.stat().st_size)
+            if env.stat()["entries"]:
+                with env.begin() as txn:
+                    _verify_tables(path, env, txn)
+        except (lmdb.Error, OSError) as exc:
+            raise _explained(path, "cannot be read", exc) from exc
+        finally:
+            _close(env)
 
     # -- reading
 
@@ -273,9 +302,16 @@ class Store:
                 return value  # type: ignore[return-value]
         try:
             with self._map_lock:
-                return self._read.get(key, None, self._dbs[n])  # type: ignore[no-any-return]
+                stored: bytes | None = self._read.get(key, None, self._dbs[n])
         except lmdb.Error as exc:
             raise _explained(self.path, "cannot be read", exc) from exc
+        return None if stored is None else self._opened(n, key, stored)
+
+    def _opened(self, n: int, key: bytes, stored: bytes) -> bytes:
+        value = opened(n, key, stored)
+        if value is None:
+            raise StoreCorrupt(self.path, f"the checksum of a record of {TABLES[n].name} is wrong")
+        return value
 
     def scan(self, table: Table, start: bytes, stop: bytes | None) -> Iterator[tuple[bytes, bytes]]:
         """Records with start <= key < stop (None: to the end) in order of key.
@@ -299,8 +335,8 @@ class Store:
                 with self._map_lock, self._read.cursor(db) as cursor:
                     more = cursor.set_range(start) if start else cursor.first()
                     if more:
-                        for item in cursor.iternext():
-                            chunk.append(item)
+                        for key, stored in cursor.iternext():
+                            chunk.append((key, self._opened(n, key, stored)))
                             if len(chunk) == size:
                                 break
             except lmdb.Error as exc:
@@ -315,6 +351,15 @@ class Store:
             size = SCAN_CHUNK
 
     # -- one request's transaction
+
+    def put_alone(self, table: Table, key: bytes, value: bytes) -> None:
+        """A transaction of one put that is nobody's effect."""
+        assert self._undo is None, "put within a transaction"
+        n = table.number
+        old = self._current.set(n, key, value)
+        if self._trial is not None:
+            self._trial[0].append((n, key, old))
+            self._trial[1].append((n, key, value))
 
     def begin(self) -> None:
         """Begin a transaction; what it puts is seen by reads at once."""
@@ -340,6 +385,9 @@ class Store:
     def commit(self) -> Effects:
         """End the transaction; returns what it changed."""
         assert self._undo is not None, "commit outside a transaction"
+        if self._trial is not None:
+            self._trial[0].extend(self._undo)
+            self._trial[1].extend(self._effects)
         self._undo = None
         return self._effects
 
@@ -350,6 +398,28 @@ class Store:
             self._current.unset(n, key, old)
         self._undo = None
         self._effects = []
+
+    def begin_trial(self) -> None:
+        """What is put from now on, in any number of transactions, is taken back by :meth:`end_trial`."""
+        assert self._undo is None and self._trial is None, "a trial stands outside of transactions"
+        self._trial = ([], [])
+
+    def end_trial(self) -> Effects:
+        """Take all of the trial back; returns what it changed, for :meth:`redo`."""
+        assert self._undo is None and self._trial is not None, "a trial stands outside of transactions"
+        undo, effects = self._trial
+        self._trial = None
+        for n, key, old in reversed(undo):
+            self._current.unset(n, key, old)
+        return effects
+
+    def redo(self, effects: Effects) -> None:
+        """Do what a trial did, on the same state."""
+        assert self._undo is None and self._trial is None, "redo within a transaction"
+        for n, key, value in effects:
+            self._current.set(n, key, value)
+        if self._loan.wanted:
+            self._loan.lend()
 
     # -- to disk
 
@@ -381,9 +451,11 @@ class Store:
         while True:
             try:
                 with self._env.begin(write=True) as txn, self._loan:
+                    total = int.from_bytes(txn.get(SUM_KEY, db=self._sums), "big")
                     for n, table in enumerate(layer.tables):
                         if table:
-                            _write_table(txn, self._dbs[n], table, self._loan)
+                            total += _write_table(txn, self._dbs[n], n, table, self._loan)
+                    txn.put(SUM_KEY, (total & SUM_MASK).to_bytes(8, "big"), db=self._sums)
                 return
             except (lmdb.MapFullError, lmdb.MapResizedError):
                 self._grow()  # the transaction is undone: again with more room
@@ -437,19 +509,54 @@ def _explained(path: Path, what: str, exc: Exception) -> StoreCorrupt | StoreFai
     return StoreFailed(path, f"{what}: {exc}")
 
 
-def _write_table(txn: Any, db: Any, table: dict[bytes, bytes | None], loan: _Loan) -> None:
-    """In order of key within each run, so that LMDB touches a page once or twice and not once per record."""
+def _write_table(txn: Any, db: Any, n: int, table: dict[bytes, bytes | None], loan: _Loan) -> int:
+    """In order of key within each run, so that LMDB touches a page once or twice and not once per record.
+
+    Returns what it adds to the sum of seals.
+    """
     keys = list(table)
+    change = 0
     for at in range(0, len(keys), SORT_RUN):
         run = sorted(keys[at : at + SORT_RUN])
         for first in range(0, len(run), SLICE):
             part = run[first : first + SLICE]
+            records = [(key, sealed(n, key, value)) for key in part if (value := table[key]) is not None]
             with txn.cursor(db) as cursor:
-                cursor.putmulti([(key, value) for key in part if (value := table[key]) is not None])
+                change -= sum(part_of_sum(stored) for _, stored in cursor.getmulti(part))
+                cursor.putmulti(records)
+            change += sum(part_of_sum(stored) for _, stored in records)
             for key in part:
                 if table[key] is None:
                     txn.delete(key, db=db)
             loan.slice_done()
+    return change
+
+
+def _look_at_length(path: Path, env: Any, on_disk: int) -> None:
+    """Reading beyond the end of a mapped file kills the process, so this is looked at first."""
+    need = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+    if on_disk < need:
+        raise StoreCorrupt(path, f"data.mdb is cut off: {on_disk} bytes of {need}")
+
+
+def _verify_tables(path: Path, env: Any, txn: Any) -> None:
+    """Raises :class:`StoreCorrupt`."""
+    total = 0
+    for n, table in enumerate(TABLES):
+        db = env.open_db(table.name.encode(), txn=txn, create=False)
+        left = txn.stat(db)["entries"]
+        with txn.cursor(db) as cursor:
+            for key, stored in cursor:
+                if left == 0 or opened(n, key, stored) is None:
+                    raise StoreCorrupt(path, f"the checksum of a record of {table.name} is wrong")
+                # A damaged branch of the tree leads a search astray to which the records in their row look well.
+                if txn.get(key, db=db) != stored:
+                    raise StoreCorrupt(path, f"a record of {table.name} is there and is not found")
+                total += part_of_sum(stored)
+                left -= 1  # a damaged tree may lead in a circle
+    found = txn.get(SUM_KEY, db=env.open_db(SUMS, txn=txn, create=False))
+    if found != (total & SUM_MASK).to_bytes(8, "big"):
+        raise StoreCorrupt(path, "its records are not all those that were written")
 
 
 def _key_of(item: tuple[bytes, bytes]) -> bytes:

@@ -114,7 +114,8 @@ async def _run(config: Config, target: Target, listener: Listener, task_status: 
 
 def main(config: Config, target_id: int) -> int:
     """Run the daemon until SIGTERM or SIGINT; the process's exit code."""
-    from daemon.process import EXIT_FAILED, run
+    from daemon.exits import EXIT_FAILED
+    from daemon.process import run
 
     refused: list[StoreRefused | JournalCorrupt] = []
 

@@ -15,7 +15,7 @@ from daemon.journal import FLUSH_MAX_S, Journal, JournalFailed, Watch
 from vsync.records import Decided, Flushed, Record
 from vsync.view import genesis
 from vsync.voter import Witness
-from wire.ids import PROTOCOL_VERSION
+from wire.ids import PROTOCOL_VERSION, REPLICA_ID_MAX
 from wire.messages import Hello, Role, Welcome
 from wire.peer import Connection, ConnectionLost
 
@@ -35,9 +35,8 @@ class WitnessHost:
     def __init__(self, config: Config, number: int, directory: Path) -> None:
         """Raises :class:`daemon.journal.JournalCorrupt`."""
         self.id = number
-        replicas = tuple(r.id for r in config.replicas)
+        replicas = tuple(r.id for r in config.replicas if not r.joins)
         witnesses = tuple(v.id for v in config.voters if v.witness)
-        self._replicas = set(replicas)
         first: list[Record] = [Decided(genesis(replicas, witnesses)), Flushed(0)]
         self.journal = Journal(directory, config.cluster.id, number, first)
         self._witness = Witness(self.journal.durable)
@@ -83,7 +82,9 @@ class WitnessHost:
 
     def judge(self, hello: Hello) -> str | None:
         """Why a connecting replica is refused, or None."""
-        if not hello.name.isdigit() or int(hello.name) not in self._replicas:
+        # Which replicas belong to the cluster is in the state that only they have; one that does not finds nobody else
+        # to make a view with.
+        if not hello.name.isdigit() or not 0 < int(hello.name) <= REPLICA_ID_MAX or int(hello.name) == self.id:
             return f"replica {hello.name!r} does not belong to this cluster"
         return self._met.judge(int(hello.name), hello.uuid, hello.incarnation)
 

@@ -68,11 +68,17 @@ class Change:
         if core.outside and (core.leaving or not core.may_be_member(core.me)):
             self._quiet_since = now  # out for good: the others need nothing from us
             return
-        if core.outside and any(
-            (said := core.detector.last(p)) is not None and said.active >= core.newest.epoch for p in core.others
-        ):
-            self._quiet_since = now  # a learner: those inside are at work, sealing would only disturb them
-            return
+        if core.outside:
+            said = {p: heard for p in core.others if (heard := core.detector.last(p)) is not None}
+            newest = core.newest
+            inside = [p for p, heard in said.items() if p in newest.members and heard.top >= newest.epoch]
+            if not inside or any(heard.active >= core.newest.epoch for heard in said.values()):
+                # Those inside are at work, or cannot be heard yet: 1. We were cut off, and learn from a witness that
+                # the others went on. 2. Our connections with them are still backing off, or bring what they said
+                # before. 3. Our Seal is the first thing that gets through, and stops them. Without one of them there
+                # is no base in any case.
+                self._quiet_since = now
+                return
         quiet = now - max(self._quiet_since, core.hold_until if not core.outside else 0)
         if quiet >= self._wait + core.rank() * limits.RANK_STEP:
             self._tries += 1

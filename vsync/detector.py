@@ -20,7 +20,9 @@ class Peer:
     silent: int = MAX_TICKS + 1
     """Own ticks since it was heard."""
     jitter: int = 0
-    """Longest recent silence that ended by itself (ticks), decaying: the timeout adapts to it."""
+    """Longest recent silence that ended by itself (ticks), fading: the timeout adapts to it."""
+    timely: int = 0
+    """Ticks in which it was heard since a tick was taken off that."""
     said: Heartbeat | None = None
     """Its last heartbeat."""
     broken: bool = False
@@ -56,8 +58,9 @@ class Detector:
     def heard(self, peer: int) -> None:
         """Something came from *peer*."""
         p = self.peers[peer]
-        if 1 < p.silent <= MAX_TICKS:
-            p.jitter = max(p.jitter, p.silent)
+        if 1 < p.silent <= MAX_TICKS and p.silent >= p.jitter:
+            p.jitter = p.silent
+            p.timely = 0
         p.silent = 0
         if p.linked:
             p.broken = False
@@ -74,7 +77,10 @@ class Detector:
         for p in self.peers.values():
             p.silent = min(p.silent + 1, MAX_TICKS + 1)
             if p.jitter and p.silent == 1:
-                p.jitter -= p.jitter // 16  # slow decay while it speaks in time
+                p.timely += 1
+                if p.timely >= limits.JITTER_FADE:
+                    p.timely = 0
+                    p.jitter -= 1
 
     def hears(self, peer: int) -> bool:
         """Not suspected: linked, and not silent for longer than its patience."""

@@ -103,6 +103,17 @@ class Died:
 
 
 @dataclass(frozen=True, slots=True)
+class Returned:
+    """Nothing is used any more of what *peer* lent in that *incarnation*, which is certified to be dead.
+
+    To be stepped while ``Machine.awaits_return`` names it: the log is complete then, so it is known to whom it lent.
+    """
+
+    peer: int
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
 class ForceView:
     """Last resort of an administrator who has made sure that no other replica runs: a view of this replica alone, of a
     new generation, decided here. What only others have is lost [10-group: forced view]."""
@@ -121,6 +132,7 @@ Event = (
     | Roster
     | Leave
     | Died
+    | Returned
     | ForceView
 )
 

@@ -37,6 +37,7 @@ class Flush:
             core.observe(view, now)
         if view.epoch > newest:
             self.flushed_by = set()
+            core.leases.new_view()
             self._flush_ticket = None
             self.fetching = False
             self._fetch_at = now
@@ -138,6 +139,14 @@ class Flush:
             return None
         # What we promised ourselves to those left out is in the view: we answered its seal, or we would not be in it.
         return max(core.hold_until, core.leases.owed_until(view.members))
+
+    def awaits_return(self, now: int) -> list[tuple[int, int]]:
+        """The dead whose loans the newest view waits for, once its flush is done here (and so the log complete)."""
+        core = self.core
+        view = core.newest
+        if core.outside or core.sealed > view.epoch or core.flushed_durable != view.epoch or core.active is not None:
+            return []
+        return core.leases.awaits_return(view.members, now)
 
     def activate(self, now: int) -> bool:
         """Activate the newest view if every member has flushed it and every hold has run out."""

@@ -81,6 +81,11 @@ class History:
         queue = queues.get(sender) if queues is not None else None
         return queue[0] if queue else None
 
+    def heads(self, epoch: int) -> list[Entry]:
+        """The first undelivered entry of each sender in *epoch* that has one."""
+        queues = self._queues.get(epoch)
+        return [queue[0] for queue in queues.values() if queue] if queues is not None else []
+
     def undelivered(self) -> list[Entry]:
         """Every entry in the log that is not delivered."""
         return [e for queues in self._queues.values() for queue in queues.values() for e in queue]

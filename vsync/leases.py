@@ -6,7 +6,9 @@ nothing left to wait for
 
 - when the holder has answered the seal of the view: a sealed replica reads nothing and lends nothing, until it is in
   a later view; how long its clients may go on it says itself (``SealReport.lent_ms``);
-- ``lent`` after a certificate that the incarnation is dead.
+- ``lent`` after a certificate that the incarnation is dead, or at once when besides all whom it lent to have let go
+  (``Returned``): only a replica that has flushed the view to come knows who they are, so it shortens its own wait with
+  that, and never what it reports or decides.
 
 A new view carries what is owed to those it leaves out, by incarnation, so a certificate that comes late still counts.
 """
@@ -40,6 +42,8 @@ class Leases:
         """(peer, incarnation) -> until: promises of others that a view obliges us to, and those of our earlier life."""
         self._dead: dict[int, tuple[int, int]] = {}
         """Peer -> (highest incarnation known to be dead, when what it lent has run out)."""
+        self._returned: set[tuple[int, int]] = set()
+        """(peer, incarnation) of the dead who have nothing out any more, as far as the newest view is concerned."""
 
     def activate(self) -> None:
         """A view became active: leases of the one before are nothing any more."""
@@ -94,8 +98,31 @@ class Leases:
 
     def owed_until(self, members: tuple[int, ...]) -> int:
         """Until when a view of *members* waits because of those it leaves out (its members have answered its seal)."""
-        ends = [self.bound(peer, inc, until) for (peer, inc), until in self._owed.items() if peer not in members]
+        ends = [
+            self.bound(peer, inc, until)
+            for (peer, inc), until in self._owed.items()
+            if peer not in members and (peer, inc) not in self._returned
+        ]
         return max(ends, default=0)
+
+    def awaits_return(self, members: tuple[int, ...], now: int) -> list[tuple[int, int]]:
+        """(peer, incarnation) of the dead for whom a view of *members* waits only because of what they lent."""
+        return [
+            (peer, inc)
+            for (peer, inc), until in self._owed.items()
+            if peer not in members
+            and (peer, inc) not in self._returned
+            and inc <= self._dead.get(peer, (-1, 0))[0]
+            and self.bound(peer, inc, until) > now
+        ]
+
+    def returned(self, peer: int, incarnation: int) -> None:
+        """See :class:`vsync.effects.Returned`."""
+        self._returned.add((peer, incarnation))
+
+    def new_view(self) -> None:
+        """Another view is to come: what was returned was so by the log of the one before."""
+        self._returned.clear()
 
     # -- leases held
 

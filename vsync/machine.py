@@ -127,6 +127,10 @@ class Machine:
         further = (generation_of(there.epoch), there.index) > (generation_of(here.epoch), here.index)
         return self.transfer.learning and further
 
+    def awaits_return(self, now: int) -> list[tuple[int, int]]:
+        """(peer, incarnation) of the dead for whom the newest view waits because of what they lent: see Returned."""
+        return self.flush.awaits_return(now)
+
     def next_deadline(self) -> int:
         """When to step Tick, at the latest."""
         deadlines = [self._next_tick, self.change.deadline, self.flush.waits_until(), self._tell_at]
@@ -174,6 +178,10 @@ class Machine:
                 self._leave(now)
             case ev.Died(peer, incarnation):
                 self._died(peer, incarnation, now)
+            case ev.Returned(peer, incarnation):
+                if (peer, incarnation) in self.awaits_return(now):  # else it has been waited for meanwhile
+                    core.leases.returned(peer, incarnation)
+                    core.note(f"nothing is used any more of what replica {peer} lent")
             case ev.ForceView():
                 self._force(now)
         self._loop_back(now)
@@ -191,7 +199,7 @@ class Machine:
     def _loop_back(self, now: int) -> None:
         """What the parts sent to this replica itself is received at once."""
         out = self.core.out
-        while True:
+        while out.send:
             own = [m for peer, m in out.send if peer == self.core.me]
             if not own:
                 return

@@ -149,17 +149,11 @@ class Order:
 
     def deliver(self, out: Effects) -> None:
         """Deliver, in order, everything that may be delivered by now."""
-        head = self.history.head
         while True:
-            first: Entry | None = None
-            for member in self.members:
-                entry = head(self.epoch, member)
-                if entry is not None and (
-                    first is None or entry.clock < first.clock or (entry.clock == first.clock and member < first.sender)
-                ):
-                    first = entry
-            if first is None:
+            heads = self.history.heads(self.epoch)
+            if not heads:
                 return
+            first = heads[0] if len(heads) == 1 else min(heads, key=_place)
             j = self.at[first.sender]
             if self.level is not Level.SAFE:
                 if not self._agreed(first):
@@ -196,3 +190,8 @@ class Order:
             for k in range(len(self.members)):
                 assert max(self.durable[k][j], self.stable[j]) >= self.delivered[j], "delivered what all have durable"
         assert self.known[self.mine] == self.clock
+
+
+def _place(entry: Entry) -> tuple[int, int]:
+    """What orders messages."""
+    return entry.clock, entry.sender

@@ -14,7 +14,7 @@ import types
 import typing
 from collections.abc import Callable
 from operator import attrgetter
-from typing import Any, ClassVar, Protocol, TypeVar, dataclass_transform
+from typing import Any, ClassVar, Final, Protocol, TypeVar, dataclass_transform
 
 import msgpack
 
@@ -32,9 +32,8 @@ class Message(Protocol):
 _packer = msgpack.Packer(use_bin_type=True, autoreset=True)
 
 
-def pack(value: object) -> bytes:
-    """*value* (ints, bytes, str, bool, None, lists or tuples, dicts of these) as msgpack."""
-    return typing.cast(bytes, _packer.pack(value))
+pack: Final[Callable[[object], bytes]] = _packer.pack
+"""Its argument (ints, bytes, str, bool, None, lists or tuples, dicts of these) as msgpack."""
 
 
 def unpack_untrusted(data: bytes | bytearray | memoryview) -> Any:
@@ -98,6 +97,7 @@ class _Plan:
         self.kinds = [_kinds_of(hints[n]) for n in self.fields]
         """Per field the classes its value may have; none: any."""
         self.fits = _compiled(self.fields, self.kinds)
+        _quicken(cls, self.fields)
         if not self.fields:
             self.getter: Callable[[Any], Any] = lambda m: ()
         elif len(self.fields) == 1:
@@ -105,6 +105,17 @@ class _Plan:
             self.getter = lambda m: (one(m),)
         else:
             self.getter = attrgetter(*self.fields)
+
+
+def _quicken(cls: type, fields: list[str]) -> None:
+    """Give *cls* a constructor that does the same in half the time: that of a frozen dataclass finds each slot anew,
+    by name, and several messages are made for every request."""
+    names = {f"set_{name}": getattr(cls, name).__set__ for name in fields}
+    given = vars(cls)["__init__"].__defaults__
+    body = "; ".join(f"set_{name}(self, {name})" for name in fields) or "pass"
+    exec(f"def __init__({', '.join(['self', *fields])}): {body}", names)
+    names["__init__"].__defaults__ = given
+    cls.__init__ = names["__init__"]  # type: ignore[misc]
 
 
 def _plan_of(cls: type) -> _Plan:

@@ -19,6 +19,9 @@ class Role(StrEnum):
     ADMIN = "admin"
     MDS = "mds"
     """A metadata replica as a client of a storage target (reclaiming objects)."""
+    WATCHDOG = "watchdog"
+    """The parent of a metadata replica, when that has died: it sends one wire.group.Obituary, answered by Answer with
+    call 0, and closes. ``uuid`` is that of the replica's journal, ``incarnation`` the one that has died."""
 
 
 ROLES: Final = frozenset(Role)
@@ -165,6 +168,7 @@ class AttachSession:
 
     The answer means: every declared inode that is an orphan is pinned by this replica.  ``attempt`` rises with every
     connection of the client: a message that was overtaken by a later one, at whichever replica, is void (NOT_ATTACHED).
+    The client has dropped what its cache was lent before; its kernel may use entries for ``kernel_ms`` more.
     """
 
     call: int
@@ -173,12 +177,15 @@ class AttachSession:
     attempt: int
     handles: tuple[tuple[int, int], ...]
     """((inode, number of open handles), ...)"""
+    kernel_ms: int = 0
 
     def invalid(self) -> str | None:
         if len(self.key) != 16 or not 0 < self.session < 2**63:
             return "session or key"
         if not 0 < self.attempt < 2**63:
             return f"attempt {self.attempt}"
+        if not 0 <= self.kernel_ms < 60_000:
+            return f"{self.kernel_ms} ms in the kernel"
         return _bad_handles(self.handles)
 
 
@@ -291,11 +298,13 @@ class ViewChanged:
     generation: int
     epoch: int
     members: tuple[tuple[int, str], ...]
+    replicas: tuple[tuple[int, str], ...] = ()
+    """All that belong to the cluster, members or not: whoever is not among them was removed (empty: not told)."""
 
     def invalid(self) -> str | None:
-        for item in self.members:
+        for item in self.members + self.replicas:
             if type(item) is not tuple or len(item) != 2 or type(item[0]) is not int or type(item[1]) is not str:
-                return "a member that is not (id, address)"
+                return "a replica that is not (id, address)"
         return None if self.generation >= 0 and self.epoch >= 0 else "generation or epoch"
 
 
@@ -311,9 +320,9 @@ class StatusCall:
 
 @message(15)
 class AdminCall:
-    """The admin tool asks a replica to order *op*, an encoded wire.ops request that belongs to no session
-    (TargetSet). Only on a connection with role admin. Answered by Answer like a request; sent again to any
-    replica when its outcome is unknown, so *op* must be idempotent.
+    """The admin tool asks a replica to order *op*, an encoded wire.ops request that belongs to no session (TargetSet,
+    and changes of the roster). Only on a connection with role admin. Answered by Answer like a request; sent again to
+    any replica when its outcome is unknown, so *op* must be idempotent.
     """
 
     call: int
@@ -321,6 +330,40 @@ class AdminCall:
 
     def invalid(self) -> str | None:
         return None if 0 <= self.call < 2**63 else "call"
+
+
+@message(28)
+class RosterCall:
+    """The admin tool, or a replica that starts for the first time, asks who belongs to the cluster. Only with role
+    admin.
+
+    Answer body: ``(roster, view)``: mds.namespace.roster.Roster and the newest decided view the replica knows, each as
+    a tuple.  What it knows: another replica may know better.
+    """
+
+    call: int
+
+    def invalid(self) -> str | None:
+        return None if 0 <= self.call < 2**63 else "call"
+
+
+CONTROLS: Final = ("leave", "restart", "force")
+
+
+@message(29)
+class ControlCall:
+    """The admin tool tells this very replica to do something. Only on a connection with role admin. Answer body: None.
+
+    ``leave``: be left out of the view, answer, and stop for good; ``restart``: the same, and start again; ``force``:
+    begin a new generation as its only member and voter, because the others will never come back (10-group: forced
+    view).
+    """
+
+    call: int
+    what: str
+
+    def invalid(self) -> str | None:
+        return None if 0 <= self.call < 2**63 and self.what in CONTROLS else "call or what"
 
 
 # --- anyone <-> storage target --------------------------------------------------------------------

@@ -124,6 +124,9 @@ class ChainLeave:
         return _bad_target(self.target) or _bad_chain(self.chain, self.version)
 
 
+AdminRequest = TargetDrain | TargetRemove | TargetReplace
+
+
 def _bad_target(target: int) -> str | None:
     return None if 0 < target <= ids.TARGET_ID_MAX else f"target {target}"
 

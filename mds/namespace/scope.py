@@ -23,6 +23,7 @@ class Scope:
         "now",
         "opened",
         "orphaned",
+        "roster_changed",
         "session_gone",
         "sessions",
         "storage",
@@ -48,6 +49,7 @@ class Scope:
         self.orphaned: list[int] = []
         self.session_gone = 0
         self.storage_changed = False
+        self.roster_changed = False
         self._inodes_before = self.inodes
         self._sessions_before = self.sessions
 
@@ -59,6 +61,7 @@ class Scope:
         self.orphaned = []
         self.session_gone = 0
         self.storage_changed = False
+        self.roster_changed = False
 
     def find(self, ino: int) -> Inode | None:
         record = self.store.get(schema.INODES, ino.to_bytes(8, "big"))

@@ -66,6 +66,7 @@ def main() -> int:
 
     if asked.stubborn:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         trio.run(serve)
         return 0
     return process.run(serve)

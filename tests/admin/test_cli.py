@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from admin import cli, local
+from admin import cli, local, replica_cli
 from admin.local import LocalCluster
 from tests.admin.test_local import stub
 
@@ -105,6 +105,9 @@ def test_every_command_explains_itself(run: object) -> None:
         text = run(name, "--help").output
         assert "Exit codes:" in text, name
     assert "Example" in listed.output
+    for name in replica_cli.replica.commands:
+        text = run("replica", name, "--help").output
+        assert "Exit codes:" in text and "Example" in text, name
 
 
 def test_the_daemon_command_is_the_one_that_up_uses() -> None:

@@ -86,7 +86,7 @@ def test_a_missing_target_or_witness_is_a_problem() -> None:
     assert cluster({}, {1: None}).problems == ["ossd-1 does not answer: no answer"]
     assert cluster({}, {2: {"witness": None}}).problems == ["ossd-2 hosts witness None, configured is 5"]
     status = cluster({k: {"voters": (1, 2, 3)} for k in (1, 2, 3)})
-    assert status.problems == ["voters are 1, 2, 3, configured are 1, 2, 3, 4, 5"]
+    assert status.problems == ["voters are 1, 2, 3, they should be 1, 2, 3, 4, 5"]
 
 
 def test_json_has_the_promised_keys_and_plain_values() -> None:

@@ -19,17 +19,15 @@ SILENCE_MAX_S: Final = 30.0
 """A load whose operations take longer than this together hangs."""
 
 
-class Worker:
-    """One load; :meth:`until` follows its progress, :meth:`finish` ends it and checks every promise."""
+class Running:
+    """A load as a process; :meth:`more` follows its progress, :meth:`finish` ends it."""
 
-    def __init__(self, live: Live, directory: Path, seed: int) -> None:
+    def __init__(self, directory: Path, argv: list[str]) -> None:
         self.directory = directory
-        self.journal = live.run.directory / f"journal-{directory.name}-{seed}.json"
         self.operations = 0
         self.errors: list[str] = []
         self.longest_ms = 0
         self._rest = b""
-        argv = python_module("tests.faults.load", "work", str(directory), str(self.journal), str(seed))
         self._child = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=child_environment(), bufsize=0
         )
@@ -71,6 +69,20 @@ class Worker:
         assert self.errors == []
         assert code == 0
 
+    def end(self) -> None:
+        self._child.kill()
+        self._child.wait()
+
+
+class Worker(Running):
+    """A load on a mount; :meth:`check` checks every promise it was given."""
+
+    def __init__(self, live: Live, directory: Path, seed: int) -> None:
+        self.journal = live.run.directory / f"journal-{directory.name}-{seed}.json"
+        super().__init__(
+            directory, python_module("tests.faults.load", "work", str(directory), str(self.journal), str(seed))
+        )
+
     def check(self, directory: Path) -> int:
         """Compare what lies in *directory* (through any mount) with what was answered; how much was checked."""
         argv = python_module("tests.faults.load", "check", str(directory), str(self.journal))
@@ -81,9 +93,13 @@ class Worker:
         assert done.returncode == 0
         return int(found["checked"])
 
-    def end(self) -> None:
-        self._child.kill()
-        self._child.wait()
+
+class Caller(Running):
+    """A load through the client library, which prefers *replica*; it checks what it finds itself."""
+
+    def __init__(self, live: Live, name: str, replica: int) -> None:
+        config = str(live.cluster.config.path)
+        super().__init__(Path(name), python_module("tests.faults.api_load", config, name, str(replica)))
 
 
 Start = Callable[[Path], Worker]

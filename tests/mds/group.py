@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from mds.caches import LEASE_US
 from mds.check import check
-from mds.machine import Bootstrap, Outcome, StateMachine
+from mds.machine import Bootstrap, Decoded, Outcome, StateMachine
 from mds.replica import Client, Replica
 from mds.schema import META, META_POSITION
 from mds.store import Store
@@ -35,6 +35,7 @@ from wire import messages as msg
 from wire import ops
 from wire.codec import decode, encode, unpack_untrusted
 from wire.errors import OK, SERVICE_BASE, Status
+from wire.group import LetGo
 
 TOP: Final = harness.TOP
 ROOT: Final = harness.ROOT
@@ -100,12 +101,12 @@ class Line:
         if self.up and self.node.life == self.life:
             self.node.take(lambda: self.node.replica.client_message(self.client, message))
 
-    def cut(self, noticed_after: int = 0) -> None:
-        """The connection breaks; the client knows soon, the replica after *noticed_after*."""
+    def cut(self, noticed_after: int = 0, lost_after: int = 0) -> None:
+        """The connection breaks; the client knows soon after *lost_after*, the replica after *noticed_after*."""
         if not self.up:
             return
         self.up = False
-        self.world.clock.after(self.world.rng.randrange(1, 5 * MS), self.user.lost, self)
+        self.world.clock.after(lost_after + self.world.rng.randrange(1, 5 * MS), self.user.lost, self)
         self.world.clock.after(noticed_after, self._noticed)
 
     def _noticed(self) -> None:
@@ -171,8 +172,8 @@ class Node:
         state = StateMachine(self.store, self.me, self.world.bootstrap)
         apply = state.apply
 
-        def noted(index: int, origin: int, batch: bytes, decoded: list[Any] | None = None) -> list[Outcome]:
-            outcomes = apply(index, origin, batch, decoded)
+        def noted(index: int, origin: int, batch: bytes, known: Decoded | None = None) -> list[Outcome]:
+            outcomes = apply(index, origin, batch, known)
             self.world.applied(index, outcomes)
             return outcomes
 
@@ -201,7 +202,7 @@ class Node:
         self._waiters.clear()
         lines, self.lines = self.lines, []
         for line in lines:
-            line.cut()
+            line.cut(lost_after=self.world.rng.randrange(self.world.notice) if self.world.notice else 0)
         self.world.network.process_died(self.me)
 
     def take(self, happen: Callable[[], None]) -> None:
@@ -243,8 +244,8 @@ class Node:
         took = world.rng.randrange(MS, 50 * MS)
         world.clock.after(took, self._snapshot_sent, self.life, peer, connection, path, views)
 
-    def address_of(self, replica: int) -> str:
-        return f"replica-{replica}"
+    def membership_changed(self) -> None:
+        """Links are the network's, here."""
 
     def _snapshot_sent(self, life: int, peer: int, connection: int, path: Path, views: tuple[Any, ...]) -> None:
         if connection and self.world.network.number(self.me, peer) == connection:
@@ -261,6 +262,9 @@ class Node:
             self._waiters.pop(0)[1]()
 
     def handle(self, peer: int, what: Any) -> None:
+        if isinstance(what, LetGo):
+            self.take(lambda: self.replica.let_go(what))
+            return
         event = what if isinstance(what, ev.LinkUp | ev.LinkDown) else ev.Received(peer, what)
         self.take(lambda: self.replica.group_event(event))
 
@@ -636,11 +640,15 @@ class Group:
         self.seed = seed
         self.rng = Random(seed)
         self.clock = Scheduler()
-        self.bootstrap = Bootstrap(root_mode=0o777)
         self.commit_pace = 400 * MS
         self.fast_disks = bool(seed % 2)
         self.replica_ids = tuple(range(1, replicas + 1))
         witness_ids = tuple(range(101, 101 + witnesses))
+        self.bootstrap = Bootstrap(
+            root_mode=0o777,
+            replicas=tuple((r, f"replica-{r}") for r in self.replica_ids),
+            witnesses=tuple((w, f"witness-{w}") for w in witness_ids),
+        )
         self.first: list[Record] = [Decided(genesis(self.replica_ids, witness_ids)), Flushed(0)]
         self.network = Network(
             self.clock, self.rng, pairs_of(self.replica_ids, witness_ids), self._ready, self._input
@@ -650,6 +658,8 @@ class Group:
         self.witnesses = {w: WitnessNode(w, self) for w in witness_ids}
         self.users: list[User] = []
         self.client_cuts: set[tuple[int, int]] = set()
+        self.notice = 0
+        """A client notices at most so long after it that the process of its replica is gone."""
         self.executed: dict[tuple[int, int, int], int] = {}
         """(session, slot, number) -> the one index at which it was executed, at every replica."""
         self.processes: list[Node | WitnessNode] = [*self.nodes.values(), *self.witnesses.values()]
@@ -709,6 +719,14 @@ class Group:
 
     def kill(self, replica: int) -> None:
         self.nodes[replica].kill()
+
+    def certify(self, replica: int) -> None:
+        """Its watchdog tells everyone who can be told that the process which was killed last is dead."""
+        node = self.nodes[replica]
+        died = ev.Died(replica, node.replica.group.core.incarnation)
+        for other in self.nodes.values():
+            if other is not node:
+                other.take(lambda other=other: other.replica.group_event(died))  # type: ignore[misc]
 
     def restart(self, replica: int) -> None:
         if not self.nodes[replica].running:

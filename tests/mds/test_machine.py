@@ -11,7 +11,7 @@ import pytest
 
 from mds import schema
 from mds.check import check
-from mds.machine import StateMachine
+from mds.machine import StateMachine, decode_batch
 from mds.store import Store
 from tests.mds.harness import ALICE, BOB, KEY, ROOT, TOP, World, contents
 from wire import ops
@@ -106,6 +106,33 @@ def flush(store: Store) -> None:
     if layer is not None:
         store.write(layer)
         store.release(layer)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_prepared_leaves_no_trace(tmp_path: Path, seed: int) -> None:
+    """One machine executes ahead what comes next, or what is overtaken by something else; the other one never does."""
+    history = random_history(seed, 120)
+    rng = random.Random(seed)
+    stores = [Store.open(tmp_path / name) for name in ("prepared", "plain")]
+    machines = [StateMachine(store, me) for me, store in enumerate(stores, 1)]
+    used = 0
+    for index, what in history:
+        guess = what if rng.random() < 0.7 else history[rng.randrange(len(history))][1]
+        if isinstance(guess, bytes):
+            digest = machines[0].digest
+            machines[0].prepare(index, guess, decode_batch(guess))
+            assert machines[0].digest == digest and machines[0].index < index
+            machines[0].validate()
+            used += guess == what and all(entry[1] for entry in decode_batch(guess)[0] if len(entry) == 5)
+        if rng.random() < 0.2:
+            flush(stores[0])
+        assert feed(machines[0], index, what) == feed(machines[1], index, what)
+        machines[0].validate()
+        assert machines[0].digest == machines[1].digest
+    assert used > 10
+    assert contents(stores[0]) == contents(stores[1])
+    for store in stores:
+        store.close()
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -236,8 +263,9 @@ def test_touched(world: World, op: Any, inos: frozenset[int] | None) -> None:
 def test_every_request_and_query_is_implemented(world: World) -> None:
     from mds.machine import _APPLY_ALL
     from mds.namespace.queries import QUERIES
+    from wire.roster import RosterRequest
 
-    assert set(_APPLY_ALL) == set(ops.Request.__args__)
+    assert set(_APPLY_ALL) == {*ops.Request.__args__, *RosterRequest.__args__}
     assert set(QUERIES) == set(ops.Query.__args__)
 
 

@@ -12,7 +12,21 @@ import pytest
 
 from mds import limits
 from mds.caches import LEASE_US
-from tests.mds.group import LOOK_EVERY, MAINTENANCE, ROOT, TOP, Call, Group, User, create, lookup, mkdir, names, unlink
+from tests.mds.group import (
+    LOOK_EVERY,
+    MAINTENANCE,
+    ROOT,
+    TOP,
+    Call,
+    Group,
+    Node,
+    User,
+    create,
+    lookup,
+    mkdir,
+    names,
+    unlink,
+)
 from tests.sim.clock import MS, SECOND
 from vsync import effects as ev
 from vsync import limits as group_limits
@@ -1122,7 +1136,10 @@ class Crowd:
         kinds = ("kill", "restart", "restart", "cut", "isolate", "heal", "heal", "client", "stall", "slow disk")
         match rng.choice((*kinds, "pause")):
             case "kill" if len(up) > 1:
-                rng.choice(up).kill()
+                victim = rng.choice(up)
+                victim.kill()
+                if rng.random() < 0.7:
+                    group.clock.after(rng.randrange(100 * MS), self._certify, victim, victim.life)
             case "restart" if down:
                 rng.choice(down).start()
             case "cut":
@@ -1141,6 +1158,10 @@ class Crowd:
                 line.stalled = True
             case "slow disk":
                 rng.choice(up).disk.slow = rng.choice((0, 1))
+
+    def _certify(self, victim: Node, life: int) -> None:
+        if not victim.running and victim.life == life:
+            self.group.certify(victim.me)
 
     def check(self) -> int:
         """All that was answered can be explained. Returns how many answers that were."""
@@ -1181,6 +1202,7 @@ def test_whatever_happens_the_service_is_one_file_system(
         monkeypatch.setattr(group_limits, "JOIN_CLOSE", 4)
     with service(seed, witnesses=seed % 2) as group:
         crowd = Crowd(group, clients=5)
+        group.notice = group.rng.choice((0, 50 * MS, SECOND))
         group.run(300 * MS)
         for _ in range(8):
             crowd.fault()

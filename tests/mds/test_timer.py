@@ -8,25 +8,41 @@ import pytest
 
 from mds.serve import ACTIVE_TICK_US, Process
 
+END = 1_000_000
 
-def wake(nearer_us: int) -> bool:
-    """Whether a message that brings the deadline *nearer_us* before the timer's end wakes the timer."""
+
+def moved(monkeypatch: pytest.MonkeyPatch, nearer_us: int, now: int = END - ACTIVE_TICK_US) -> tuple[bool, int]:
+    """(whether the timer is woken, by how much it sleeps longer) when a message brings the deadline *nearer_us* before
+    the timer's end."""
     process = Process.__new__(Process)  # its sockets and files have no part in this
-    process._timer_until = 1_000_000
+    process._timer_until = END
     woken: list[bool] = []
-    process._timer_scope = SimpleNamespace(cancel=lambda: woken.append(True))  # type: ignore[assignment]
-    group = SimpleNamespace(next_deadline=lambda: 1_000_000 - nearer_us)
+    scope = SimpleNamespace(cancel=lambda: woken.append(True), deadline=1.0)
+    process._timer_scope = scope  # type: ignore[assignment]
+    group = SimpleNamespace(next_deadline=lambda: END - nearer_us)
     process.replica = SimpleNamespace(group=group)  # type: ignore[assignment]
+    monkeypatch.setattr("mds.serve.now_us", lambda: now)
     process._wake_timer()
-    return bool(woken)
+    longer = process._timer_until - END
+    assert round((scope.deadline - 1.0) * 1e6) == longer
+    return bool(woken), longer
 
 
 @pytest.mark.parametrize("nearer_us", [0, 1, ACTIVE_TICK_US])
-def test_a_deadline_within_the_shortest_sleep_does_not_re_arm_it(nearer_us: int) -> None:
+def test_a_deadline_within_the_shortest_sleep_does_not_re_arm_it(
+    monkeypatch: pytest.MonkeyPatch, nearer_us: int
+) -> None:
     """1. A client creates a file every 2 ms. 2. Each message sets a deadline 3 ms ahead. 3. Re-armed each time, the
     timer never fires: no heartbeats, read leases lapse, queries wait."""
-    assert not wake(nearer_us)
+    assert moved(monkeypatch, nearer_us) == (False, 0)
 
 
-def test_a_deadline_much_nearer_wakes_it() -> None:
-    assert wake(ACTIVE_TICK_US + 1)
+def test_a_deadline_much_nearer_wakes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert moved(monkeypatch, ACTIVE_TICK_US + 1) == (True, 0)
+
+
+def test_a_deadline_that_has_moved_away_lets_it_sleep_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client creates files without a pause: what is due 3 ms after the last one is not looked for every 3 ms."""
+    assert moved(monkeypatch, -50_000, END - 1) == (False, ACTIVE_TICK_US - 1)
+    assert moved(monkeypatch, -2_000, END - 1) == (False, 2_000), "never beyond the deadline"
+    assert moved(monkeypatch, -50_000, END - ACTIVE_TICK_US) == (False, 0), "not at every message"

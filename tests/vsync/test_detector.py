@@ -46,6 +46,19 @@ def test_patience_grows_with_jitter_up_to_a_bound() -> None:
     assert not detector.hears(2)
 
 
+def test_a_silence_that_is_over_is_forgotten() -> None:
+    """It was stopped for 0.7 s. Half a minute later it is suspected as soon as anybody."""
+    detector = hearing(2)
+    for _ in range(14):
+        detector.tick()
+    detector.heard(2)
+    assert detector.peers[2].patience == MAX_TICKS
+    for _ in range(14 * limits.JITTER_FADE):
+        detector.tick()
+        detector.heard(2)
+    assert detector.peers[2].patience == MIN_TICKS
+
+
 def test_a_broken_link_is_silence_at_once_until_the_peer_speaks_again() -> None:
     detector = hearing(2)
     detector.link_down(2)

@@ -296,3 +296,27 @@ def test_a_power_cut_of_all_is_over_when_all_are_back() -> None:
     [*_, last] = town.views_decided()
     assert (last.hold_ms, last.owed) == (0, ())
     assert town.payloads == [b"x"]
+
+
+# -- back from being cut off
+
+
+def test_who_comes_back_and_hears_no_member_yet_seals_nobody() -> None:
+    """1. Replica 1 is cut off, 2 goes on with the witness. 2. The witness is reached again and tells of the view; the
+    connection with 2 is still backing off. 3. Were 1 to start a change, its Seal would be the first thing to reach 2
+    with the connection, and stop it."""
+    town = Town(2, witnesses=(3,))
+    town.cut(1, 2)
+    town.cut(1, 3)
+    town.until(lambda: town.active(2))
+    town.cuts.discard(frozenset((1, 3)))
+    town._link(1)
+    town.until(lambda: town.machines[1].core.newest.members == (2,))
+    began, alone = town.now, town.machines[2].core.newest.epoch
+    while town.now < began + 5_000 * MS:
+        town.run(5)
+        assert town.machines[1].core.sealed == alone, "it asks for no seal, not even its own"
+    assert town.active(2)
+    town.heal()
+    town.until(lambda: town.active(1, 2))
+    assert town.machines[1].core.newest.epoch == alone + 1, "the next view is the one that takes it in"

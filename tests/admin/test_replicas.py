@@ -1,0 +1,80 @@
+"""admin.replicas: what is said to be missing while a change of the replicas is under way, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from admin.replicas import ReplicaError, free_id, missing_to_add, missing_to_remove, roster_of
+from admin.status import ClusterStatus, DaemonStatus
+from daemon.config import ClusterConfig, Config, ReplicaConfig
+from mds.namespace.roster import Roster
+
+ROSTER = Roster(3, ((1, "h:1"), (2, "h:2"), (4, "h:4")), ((5, "h:5"),), ((3, "h:3", "root@h", 10**18),))
+CONFIG = Config(
+    Path("/c/lockstep.toml"), ClusterConfig("blue", bytes(range(16))),
+    tuple(ReplicaConfig(k, f"h:{k}", Path(f"/c/{k}")) for k in (1, 2, 3)), (),
+)  # fmt: skip
+
+
+def status(voters: tuple[int, ...] = (1, 2, 4, 5), members: tuple[int, ...] = (1, 2, 4), **four: Any) -> ClusterStatus:
+    """Replica 4 was added, replica 3 removed; replica 4 says *four* instead of what the others say (None: nothing)."""
+    said = {
+        "state": "active", "epoch": 9, "generation": 0, "members": members, "voters": voters, "index": 500,
+        "roster": ROSTER.to_tuple(), "standing": {"stored": (1, 2, 4), "settled": True, "tolerates": 1},
+    }  # fmt: skip
+    rows = []
+    for number, address in ROSTER.replicas:
+        answer = {**said, **four} if number == 4 else said
+        silent = answer.get("silent")
+        configured = ReplicaConfig(number, address, Path())
+        rows.append(DaemonStatus(configured, None if silent else answer, bytes(16), "refused" if silent else ""))
+    return ClusterStatus(CONFIG, tuple(rows), ())
+
+
+def test_nothing_is_missing_when_it_is_a_member_and_a_voter_and_that_is_stored() -> None:
+    assert missing_to_add(status(), 4) == ""
+    assert missing_to_remove(status(), 3) == ""
+
+
+def test_what_a_new_replica_waits_for_is_named_in_its_order() -> None:
+    assert "does not answer at h:4 (refused); is it started?" in missing_to_add(status(silent=True), 4)
+    learning = status(members=(1, 2), voters=(1, 2, 5), state="learner", index=380)
+    assert missing_to_add(learning, 4) == "replica 4 is learning: 120 batches behind"
+    assert "replica 4 is not a voter yet" in missing_to_add(status(voters=(1, 2, 5)), 4)
+    few = {"standing": {"stored": (1, 2), "settled": False, "tolerates": 0}}
+    assert "on the disks of voters 1, 2 only" in missing_to_add(status(epoch=10, **few), 4)
+    assert missing_to_add(status(), 7) == "replica 7 is not in the roster"
+
+
+def test_what_a_removal_waits_for() -> None:
+    assert missing_to_remove(status(), 4) == "replica 4 is in the roster still"
+    assert missing_to_remove(status(members=(1, 2, 3)), 3) == "replica 3 is a member of the view still"
+    assert "replica 3 is a voter still" in missing_to_remove(status(voters=(1, 2, 3, 5)), 3)
+
+
+def test_others_that_are_on_their_way_are_not_waited_for() -> None:
+    """Two replicas are added at once, one of them is not started yet: the other is complete all the same."""
+    more = Roster(4, (*ROSTER.replicas, (6, "h:6")), ROSTER.witnesses, ROSTER.removed)
+    changed = status(epoch=10, roster=more.to_tuple())
+    assert changed.expected_voters == (1, 2, 4, 5, 6)
+    assert missing_to_add(changed, 4) == ""
+
+
+def test_a_number_is_never_given_twice() -> None:
+    assert free_id(ROSTER, CONFIG) == 6
+    assert free_id(Roster(0, ((255, "h:1"),)), CONFIG) == 4, "none above: one that was never used"
+
+
+def test_without_a_serving_replica_nothing_is_changed() -> None:
+    with pytest.raises(ReplicaError, match="no replica of the cluster serves"):
+        roster_of(ClusterStatus(CONFIG, (), ()))
+
+
+def test_the_configuration_tells_how_it_began_and_the_roster_who_is_there() -> None:
+    found = status()
+    assert found.tolerated == 1
+    assert found.expected_voters == (1, 2, 4, 5)
+    assert found.problems == []
