@@ -125,6 +125,7 @@ class ChainLeave:
 
 
 AdminRequest = TargetDrain | TargetRemove | TargetReplace
+TargetRequest = TargetUp | TargetDown | ChainSynced | ChainMove | ChainLeave | AdminRequest
 
 
 def _bad_target(target: int) -> str | None:
