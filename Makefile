@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SEEDS ?= 100
+MUTANTS ?=
 FAULTS ?= 200
 SEED ?=
 SOAK_HOURS ?= 8
@@ -18,7 +19,7 @@ help:
 	@echo "make demo    see a metadata replica die under a running copy"
 	@echo "make test    all tests (at most $(TEST_TIMEOUT_S) s)"
 	@echo "make check   lint and types"
-	@echo "make sim     simulated clusters, SEEDS=$(SEEDS) schedules of faults"
+	@echo "make sim     simulated clusters, SEEDS=$(SEEDS) schedules of faults; MUTANTS=1: hunt deliberate protocol bugs"
 	@echo "make faults  FAULTS=$(FAULTS) faults on real replicas under load, SEED=... to repeat a run; best as root"
 	@echo "make faults-data  writers and readers that check every byte while storage targets die, FAULTS_DATA=$(FAULTS_DATA) times"
 	@echo "make bench   mdtest on a local cluster; figures go to bench/results"
@@ -37,7 +38,7 @@ check: $(VENV)/installed-dev
 
 sim: $(VENV)/installed-dev
 	@if test ! -e tests/sim/__main__.py; then echo "make sim: there is no simulator yet" >&2; exit 1; fi
-	$(BIN)/python -m tests.sim --seeds $(SEEDS)
+	$(BIN)/python -m tests.sim $(if $(MUTANTS),--mutants,--seeds $(SEEDS))
 
 # Both end with "N passed, 0 failed". Logs of a run that fails are kept in FAULT_LOGS.
 faults: $(VENV)/installed-dev

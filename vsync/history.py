@@ -24,7 +24,7 @@ class History:
 
     def __init__(self, views: dict[int, View], entries: Iterable[Entry], position: Position) -> None:
         self.views = dict(views)
-        self.epoch = position.epoch
+        self.epoch = self._began = position.epoch
         self.delivered: dict[int, int] = dict(position.delivered)
         self.index = position.index
         self.hash = position.hash
@@ -307,8 +307,8 @@ class History:
     def validate(self) -> None:
         """Assert what always holds."""
         # A state may be committed before the journal's record of the last view in it is on disk; after a restart
-        # such a replica is told the view again.
-        assert self.epoch in self.views or self.epoch == START.epoch or self.epoch > self.newest.epoch
+        # such a replica is told the view again, perhaps after a newer one.
+        assert self.epoch in self.views or self.epoch in (START.epoch, self._began) or self.epoch > self.newest.epoch
         assert self._items_first + len(self._items) == self.index, "items kept end at the index"
         for epoch, queues in self._queues.items():
             assert epoch >= self.epoch or not any(queues.values()), "nothing undelivered in an epoch gone by"

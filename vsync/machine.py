@@ -266,6 +266,10 @@ class Machine:
                 self.change.on_report(peer, m, now)
             case Views():
                 self._learn(m.views, now)
+                if core.outside:
+                    # We may be a voter still, removed from the roster with others: like a witness we say that we are
+                    # there and know the view, or the next step of the voters never finds its majority.
+                    core.after(peer, Stored(core.newest.epoch))
             case Prepare() | Accept() if m.epoch <= core.newest.epoch:
                 core.tell_views(peer, m.epoch)  # who knows the view does not vote on it again, see vsync.membership
             case Prepare():

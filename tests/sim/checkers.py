@@ -6,8 +6,11 @@ The checkers know the promises (docs: group layer), not how a replica keeps them
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from hashlib import blake2b
+from typing import Any, Protocol
 
+from tests.sim.linear import Operation, illegal
+from tests.sim.state import Outcome
 from vsync.effects import Delivered, ViewEvent
 from vsync.records import AcceptedValue, Decided, Entry, Record
 from vsync.view import Position
@@ -34,14 +37,30 @@ class Checkers:
         self.history: list[Entry | View] = []
         """What anybody delivered, by index."""
         self._hashes: dict[int, bytes] = {}
-        self._payloads: set[bytes] = set()
         self.views: dict[int, View] = {}
         """Decided views."""
         self.last_active = 0
         """Epoch of the last view whose event anybody delivered."""
-        self._answers: dict[bytes, int] = {}
-        self._last_answer: dict[int | None, int] = {}
+        self._outcomes: dict[int, list[Outcome]] = {}
+        self._executed: dict[tuple[int, int], int] = {}
+        """(client, number) -> index of the item that executed it."""
+        self._since_view: dict[int, tuple[int, list[tuple[int, int, int]]] | None] = {}
+        """Replica -> (epoch of the last view event it delivered, what it delivered since); None: cannot be told."""
+        self._between: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
+        """(view, next view) -> what whoever went from one to the other delivered in between."""
+        self._answered: dict[tuple[int, int], int] = {}
+        self._newest: dict[int, int] = {}
+        """Key -> index of the last item about it that was answered to a client."""
+        self._asked: dict[int, int] = {}
+        """Query -> what ``_newest`` said of its key when its client asked."""
+        self.operations: list[Operation] = []
         self.reads = 0
+        self._digest = blake2b(digest_size=8)
+
+    @property
+    def digest(self) -> str:
+        """Names the course of the run: the same seed gives the same one, on any machine."""
+        return self._digest.hexdigest()
 
     # -- promises 1, 3, 4, 5
 
@@ -52,6 +71,9 @@ class Checkers:
                 known = self.views.setdefault(record.view.epoch, record.view)
                 if known != record.view:
                     raise Violation(f"two views decided: {known} and {record.view}")
+                before = self.views.get(record.view.epoch - 1)
+                if before is not None and len(set(before.voters) ^ set(record.view.voters)) > 1:
+                    raise Violation(f"more than one voter changes from {before} to {record.view}")
             elif isinstance(record, AcceptedValue) and record.view.epoch != record.epoch:
                 raise Violation(f"register {record.epoch} holds the view of {record.view.epoch}")
 
@@ -60,6 +82,7 @@ class Checkers:
         fresh: list[tuple[int, Entry]] = []
         for item in items:
             what = item.entry if isinstance(item, Delivered) else item.view
+            self._together(by.me, what)
             if item.index < len(self.history):
                 before = self.history[item.index]
                 if before != what:
@@ -69,11 +92,9 @@ class Checkers:
                 raise Violation(f"replica {by.me} delivers item {item.index}, history ends at {len(self.history)}")
             self.history.append(what)
             if isinstance(what, Entry):
-                if what.payload in self._payloads:
-                    raise Violation(f"replica {by.me}: item {item.index} is {what}, delivered before")
-                self._payloads.add(what.payload)
                 fresh.append((item.index, what))
             else:
+                self._digest.update(b"view %d " % what.epoch)
                 self.last_active = max(self.last_active, what.epoch)
         views = [item.view for item in items if isinstance(item, ViewEvent)]
         for index, entry in fresh:
@@ -83,45 +104,94 @@ class Checkers:
                 if not self._replica(member).has(entry, index):
                     raise Violation(f"replica {by.me} delivers {entry}, item {index}, not safe at {member}")
 
+    def _together(self, who: int, what: Entry | View) -> None:
+        """Virtual synchrony: who goes from one view to the next together delivered the same in between."""
+        since = self._since_view.get(who)
+        if isinstance(what, Entry):
+            if since is not None:
+                since[1].append(what[:3])
+            return
+        if since is not None:
+            before = self._between.setdefault((since[0], what.epoch), since[1])
+            if before != since[1]:
+                raise Violation(
+                    f"replica {who} went from view {since[0]} to {what.epoch} with {since[1]}, another with {before}"
+                )
+        self._since_view[who] = (what.epoch, [])
+
+    def snapshot(self, by: Holder) -> None:
+        """Replica *by* got another's state, or begins anew: what it delivered itself since the last view is unknown."""
+        self._since_view[by.me] = None
+
     def same_hash(self, at: Position) -> None:
         """Equal index, equal history hash."""
         if self._hashes.setdefault(at.index, at.hash) != at.hash:
             raise Violation(f"two history hashes at index {at.index}")
 
-    # -- promise 6
+    def applied(self, by: int, index: int, outcomes: list[Outcome]) -> None:
+        """Replica *by* executed item *index*: it comes to the same everywhere, and no request is executed twice."""
+        before = self._outcomes.get(index)
+        if before is not None:
+            if before != outcomes:
+                raise Violation(f"replica {by}: item {index} comes to {outcomes}, at another replica to {before}")
+            return
+        self._outcomes[index] = outcomes
+        for o in outcomes:
+            self._digest.update(b"%d %d %d " % (o.client, o.number, index))
+            if o.executed and self._executed.setdefault((o.client, o.number), index) != index:
+                first = self._executed[o.client, o.number]
+                raise Violation(f"request {o.number} of client {o.client} executed twice, as items {first} and {index}")
 
-    def answered(self, item: Delivered) -> None:
-        """The replica that was asked for this item answers its client."""
-        payload = item.entry.payload
-        self._answers[payload] = item.index
-        for key in (payload[-1], None):
-            self._last_answer[key] = max(item.index, self._last_answer.get(key, -1))
+    # -- promise 6, and no answered request lost
 
-    def newest_answer(self, key: int | None) -> int:
-        """Index of the last item about *key* (None: any) that was answered so far."""
-        return self._last_answer.get(key, -1)
+    def answering(self, client: int, number: int, index: int) -> None:
+        """A replica answers a client's request from item *index*."""
+        if (client, number) not in self._executed:
+            raise Violation(f"request {number} of client {client} is answered and was never executed")
+        self._answered[client, number] = self._executed[client, number]
 
-    def read(self, by: int, key: int | None, began: int, index: int) -> None:
-        """Replica *by* answers a query about *key* from a state of *index* items.
+    def answered(self, client: int, number: int, key: int) -> None:
+        """The client has its answer: every query that begins from now on has to show the request's effect."""
+        index = self._executed.get((client, number))
+        if index is None:
+            raise Violation(f"client {client} has an answer to its request {number}, which was never executed")
+        self._newest[key] = max(index, self._newest.get(key, -1))
 
-        *began*: :meth:`newest_answer` when the query began.
-        """
+    def asked(self, query: int, key: int) -> None:
+        """A client asks for *key*."""
+        self._asked[query] = self._newest.get(key, -1)
+
+    def read(self, by: int, query: int, key: int, index: int) -> None:
+        """Replica *by* answers *query* from a state of *index* items."""
         self.reads += 1
+        began = self._asked[query]
         if began >= index:
-            raise Violation(f"stale read at replica {by}: state of {index} items misses item {began}, answered before")
-
-    # -- promise 2
+            raise Violation(
+                f"stale read of key {key} at replica {by}: state of {index} items misses item {began}, answered before"
+            )
 
     @property
     def answers(self) -> int:
-        return len(self._answers)
+        return len(self._answered)
 
-    def is_answered(self, payload: bytes) -> bool:
-        return payload in self._answers
+    # -- at the end
 
     def finish(self) -> None:
-        """Every answered request is in history where it was answered."""
-        for payload, index in self._answers.items():
-            item = self.history[index]
-            if not isinstance(item, Entry) or item.payload != payload:
-                raise Violation(f"{payload!r} was answered as item {index}, which is {item}")
+        """Every answered request is in history, once; the clients saw one register each."""
+        executed: dict[tuple[int, int], int] = {}
+        for index in sorted(self._outcomes):
+            for o in self._outcomes[index]:
+                if o.executed:
+                    executed[o.client, o.number] = index
+        for name, index in self._answered.items():
+            if executed.get(name) != index or not isinstance(self.history[index], Entry):
+                raise Violation(f"request {name} was answered as item {index} and is not there")
+        stuck = illegal(self.operations)
+        if stuck is not None:
+            shown = "\n  ".join(map(str, stuck[-30:]))
+            raise Violation(f"not linearizable, key {stuck[0].key}:\n  {shown}")
+
+
+def difference(a: Any, b: Any) -> str:
+    """What differs between two runs of one seed."""
+    return f"{a.digest} {len(a.history)} items, {b.digest} {len(b.history)} items"

@@ -9,8 +9,9 @@ from typing import Any, Final
 
 MS: Final = 1000
 SECOND: Final = 1_000_000
-DRIFT_PPM: Final = 20_000
-"""A clock runs at most this much too fast or too slow: well inside the leases' margin, far beyond a real one."""
+DRIFT_PPM: Final = 40_000
+"""A clock runs at most this much too fast or too slow: two of them just inside the leases' margin, far beyond a real
+one.  A process that is paused, or a machine that is suspended, finds that its clock went on (CLOCK_BOOTTIME)."""
 
 
 class Scheduler:
@@ -37,9 +38,11 @@ class Scheduler:
 class SkewedClock:
     """What one machine's clock shows: an offset, and a rate a little off."""
 
-    def __init__(self, rng: Random, skewed: bool) -> None:
+    def __init__(self, rng: Random, drift_ppm: int) -> None:
+        assert drift_ppm <= DRIFT_PPM
         self._offset = rng.randrange(1, 100 * SECOND)
-        self._ppm = rng.randrange(-DRIFT_PPM, DRIFT_PPM + 1) if skewed else 0
+        # The extremes matter most.
+        self._ppm = rng.choice((-drift_ppm, drift_ppm, rng.randrange(-drift_ppm, drift_ppm + 1)))
 
     def local(self, true: int) -> int:
         """This clock's time at true time *true*."""

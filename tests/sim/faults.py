@@ -1,161 +1,258 @@
-"""What goes wrong in a simulated cluster, and when: crashes, pauses, cuts, breaks, slow disks, power cuts."""
+"""Carries out a schedule of faults on a simulated cluster."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from random import Random
-from typing import Protocol
+from typing import Any, Protocol
 
+from tests.sim.clients import Client, Lines
 from tests.sim.clock import MS, Scheduler
 from tests.sim.network import Network, Pair
-from tests.sim.processes import Process, Replica
-
-KINDS = (
-    "crash", "pause", "cut", "one-way cut", "isolate", "break", "lose data", "slow disk", "hiccups", "power cut",
-    "mid-change", "duels",
-)  # fmt: skip
+from tests.sim.processes import Process
+from tests.sim.replica import Replica
+from tests.sim.schedule import Fault
+from tests.sim.stories import STORIES, Moment, Story
+from vsync.effects import ChangeView, Effects, ViewEvent
+from vsync.records import Decided, Flushed, Sealed
+from wire.group import Accept, Seal, SealReport
 
 
 class Town(Protocol):
     """The cluster, as far as faults act on it."""
 
+    seed: int
     clock: Scheduler
-    rng: Random
     network: Network
+    lines: Lines
     processes: dict[int, Process]
     replicas: dict[int, Replica]
+    clients: list[Client]
+
+    @property
+    def working(self) -> tuple[int, ...]: ...
 
     def restart(self, who: int) -> None: ...
 
-    def crash(self, who: int) -> None: ...
+    def crash(self, who: int, certified: bool = False) -> None: ...
+
+    def may_lose(self, who: int) -> bool: ...
+
+    def lose_disk(self, who: int) -> None: ...
+
+    def administer(self, what: str, rng: Random) -> None: ...
+
+    def leave(self, who: int, down: int) -> None: ...
 
     def trace(self, who: int, *what: object) -> None: ...
 
 
-class Faults:
-    """Random faults until :meth:`stop`; how many of which kind is drawn once per run."""
+Waiter = tuple[Moment, Callable[[int | None], None]]
 
-    def __init__(self, town: Town) -> None:
-        rng = town.rng
+
+class Faults:
+    """The faults of one run, until :meth:`stop`."""
+
+    def __init__(self, town: Town, schedule: Sequence[Fault]) -> None:
         self._town = town
         self._stopped = False
-        self._pace = rng.choice((40, 100, 250, 600)) * MS
-        # A few kinds only in most runs: each deserves runs in which it is not drowned by the others.
-        kinds = [k for k in KINDS if rng.random() < 0.45] or [rng.choice(KINDS)]
-        self._kinds = [k for k in kinds for _ in range(1 if k == "power cut" else rng.choice((2, 4, 8)))]
-        self._down = rng.choice((30, 100, 300, 1000)) * MS
-        """About how long a process stays down or paused."""
-        self._cut = rng.choice((60, 200, 700, 2000)) * MS
-        if "mid-change" in kinds:
-            self._kinds = [k for k in self._kinds if k != "mid-change"]
-            self._watch()
-        if "duels" in kinds:
-            self._kinds = [k for k in self._kinds if k != "duels"]
-            self._duel()
-        if self._kinds:
-            town.clock.after(rng.randrange(1500 * MS), self._next)
+        self._waiters: list[Waiter] = []
+        self.replicas = town.replicas
+        for fault in schedule:
+            town.clock.after(fault.at - town.clock.now, self._happen, fault)
 
     def stop(self) -> None:
         self._stopped = True
+        self._waiters.clear()
 
-    def _next(self) -> None:
-        self._town.clock.after(self._town.rng.randrange(self._pace // 8, 2 * self._pace), self._happen)
+    # -- moments
 
-    def _happen(self) -> None:
+    def stepped(self, replica: Replica, out: Effects) -> None:
+        """A replica made a step: was it what somebody waits for? What follows happens after the step."""
+        for waiter in list(self._waiters):
+            moment, go_on = waiter
+            if (not moment.who or replica.me in moment.who) and _is(moment.what, replica, out):
+                self._waiters.remove(waiter)
+                self._town.clock.after(0, go_on, replica.me)
+
+    def _wait(self, moment: Moment, go_on: Callable[[int | None], None]) -> None:
+        waiter = (moment, go_on)
+        self._waiters.append(waiter)
+        self._town.clock.after(moment.within, self._gave_up, waiter)
+
+    def _gave_up(self, waiter: Waiter) -> None:
+        if waiter in self._waiters:
+            self._waiters.remove(waiter)
+            waiter[1](None)
+
+    def _tell(self, story: Story, value: Any = None) -> None:
         if self._stopped:
             return
-        self._next()
-        town, rng = self._town, self._town.rng
-        kind = rng.choice(self._kinds)
-        everyone = sorted(town.processes)
-        who = rng.choice(everyone)
-        process = town.processes[who]
-        match kind:
+        try:
+            what = story.send(value)
+        except StopIteration:
+            return
+        if isinstance(what, Moment):
+            self._wait(what, partial(self._tell, story))
+        else:
+            self._town.clock.after(what, self._tell, story)
+
+    # -- what stories do
+
+    @property
+    def working(self) -> tuple[int, ...]:
+        return self._town.working
+
+    def crash(self, who: int, certified: bool = False) -> None:
+        if self._town.processes[who].running:
+            self._town.crash(who, certified)
+
+    def restart(self, who: int) -> None:
+        self._town.restart(who)
+
+    def cut(self, a: int, b: int, sharp: bool, unnoticed_by: int = 0) -> None:
+        """Nothing gets through between *a* and *b*; *sharp*: their connection breaks at once, else it only stalls."""
+        self._town.trace(0, f"{a} and {b} are cut from each other")
+        self._town.network.cut(a, b, breaks=False)
+        self._town.network.cut(b, a, breaks=False)
+        if sharp:
+            self._town.network.break_connection(a, b, fast=True, unnoticed_by=unnoticed_by)
+
+    def pause(self, who: int, length: int) -> None:
+        self._pause(who, length)
+
+    def mend(self, a: int, b: int) -> None:
+        self._town.trace(0, f"{a} and {b} reach each other")
+        self._town.network.heal({(a, b), (b, a)})
+
+    def reset(self, a: int, b: int) -> None:
+        self._town.network.break_connection(a, b, fast=True)
+
+    def connect(self, a: int, b: int) -> None:
+        self._town.network.connect(a, b)
+
+    def lose_data(self, a: int, b: int) -> None:
+        self._town.network.lose_data(a, b)
+
+    def slow(self, who: int, level: int) -> None:
+        self._town.processes[who].disk.slow = level
+
+    # -- what happens
+
+    def _happen(self, fault: Fault) -> None:
+        if self._stopped:
+            return
+        town = self._town
+        town.trace(0, fault)
+        rng = Random(f"{town.seed} fault {fault.number}")
+        story = STORIES.get(fault.kind)
+        if story is not None:
+            if fault.args[0] in town.working:
+                self._tell(story(self, rng, fault.args[0]))
+            return
+        match fault.kind, fault.args:
+            case "crash", (who, down, certified):
+                self._crash(who, down, certified)
+            case "pause", (who, length):
+                self._pause(who, length)
+            case "power cut", downs:
+                self._power_cut(downs)
+            case "cut", (a, b, length):
+                self._cut({(a, b), (b, a)}, length)
+            case "one-way cut", (a, b, length):
+                self._cut({(a, b)}, length)
+            case "break", (a, b, _):
+                town.network.break_connection(a, b, fast=rng.random() < 0.3)
+            case "lose data", (a, b, _):
+                town.network.lose_data(a, b)
+            case "isolate", (who, length):
+                self._cut({pair for x in town.processes if x != who for pair in ((x, who), (who, x))}, length)
+            case "clients cut", (who, length):
+                town.lines.cut.add(who)
+                town.clock.after(length, town.lines.cut.discard, who)
+            case "slow disk", (who, level, length):
+                town.processes[who].disk.slow = level
+                town.clock.after(length, self.slow, who, 0)
+            case "hang", (who, length):
+                town.processes[who].disk.hangs_until = town.clock.now + length
+            case "fail", (who,):
+                if town.may_lose(who) and town.processes[who].running:
+                    town.processes[who].disk.fails = True
+            case "swap disk", (who,):
+                if town.may_lose(who):
+                    town.lose_disk(who)
+            case "lose state", (who,):
+                if town.may_lose(who):
+                    self._crash(who, rng.randrange(5 * MS, 200 * MS), False)
+                    town.replicas[who].lose_state()
+            case "hiccups", (share, length):
+                town.network.hiccup = share
+                town.clock.after(length, self._no_hiccups)
+            case "duel", some:
+                for who, delay in some:
+                    town.clock.after(delay, town.replicas[who].take, "event", ChangeView("for no reason"))
+            case "when", (what, skip, then, victim, length):
+                self._tell(self._when(rng, what, skip, then, victim, length))
+            case "client dies", ():
+                rng.choice(town.clients).die()
+            case "administer", (what,):
+                town.administer(what, rng)
+            case "leave", (who, down):
+                town.leave(who, down)
+            case _:
+                raise AssertionError(f"no such fault: {fault}")
+
+    def _when(self, rng: Random, what: str, skip: int, then: str, victim: str, length: int) -> Story:
+        """At the moment *what*, after *skip* others like it, something happens to who makes it, or to another."""
+        who = None
+        for _ in range(skip + 1):
+            who = yield Moment(what, (), 3000 * MS)
+        if who is None:
+            return
+        yield rng.randrange(0, rng.choice((1, 300, 5 * MS)) + 1)
+        others = [p for p in sorted(self._town.processes) if p != who]
+        if victim == "another" and others:
+            who = rng.choice(others)
+            others = [p for p in sorted(self._town.processes) if p != who]
+        self._town.trace(0, f"when one {what}: {then} {who}")
+        match then:
             case "crash":
-                if process.running:
-                    town.crash(who)
-                    town.clock.after(self._some(self._down), town.restart, who)
-            case "power cut":
-                town.trace(0, "power cut")
-                for each in everyone:
-                    if town.processes[each].running:
-                        town.crash(each)
-                        town.clock.after(self._some(self._down), town.restart, each)
+                self._crash(who, length, rng.random() < 0.5)
             case "pause":
-                if process.running and not process.paused:
-                    town.trace(who, "paused")
-                    process.paused = True
-                    town.clock.after(self._some(self._down), self._wake, who)
-            case "cut" | "one-way cut" | "break" | "lose data":
-                if len(everyone) > 1:
-                    a, b = rng.sample(everyone, 2)
-                    self._between(kind, a, b)
+                self._pause(who, length)
             case "isolate":
-                self._start_cut({pair for x in everyone if x != who for pair in ((x, who), (who, x))})
-            case "slow disk":
-                process.disk.slow = rng.choice((1, 1, 2))
-                town.trace(who, "slow disk", process.disk.slow)
-                town.clock.after(self._some(self._cut), self._faster, who)
-            case "hiccups":
-                town.network.hiccup = rng.choice((0.0, 0.02, 0.3))
+                self._cut({pair for x in others for pair in ((x, who), (who, x))}, length)
+            case "power cut":
+                self._power_cut([rng.randrange(length // 2, length + 2) for _ in self._town.processes])
+            case "cut" | "break" if others:
+                other = rng.choice(others)
+                if then == "cut":
+                    self._cut({(who, other), (other, who)}, length)
+                else:
+                    self._town.network.break_connection(who, other, fast=True)
 
-    def _watch(self) -> None:
-        """Now and then something happens to a replica that is just changing the view."""
-        if self._stopped:
-            return
-        town, rng = self._town, self._town.rng
-        town.clock.after(rng.randrange(2 * MS, 10 * MS), self._watch)
-        for who, process in sorted(town.processes.items()):
-            if process.changing and rng.random() < 0.04:
-                match rng.choice(("crash", "crash", "pause", "cut", "isolate", "break")):
-                    case "crash":
-                        town.crash(who)
-                        town.clock.after(self._some(self._down), town.restart, who)
-                    case "pause":
-                        process.paused = True
-                        town.clock.after(self._some(self._down), self._wake, who)
-                    case "isolate":
-                        self._start_cut({pair for x in town.processes if x != who for pair in ((x, who), (who, x))})
-                    case kind:
-                        others = [x for x in sorted(town.processes) if x != who]
-                        if others:
-                            self._between(kind, who, rng.choice(others))
+    def _crash(self, who: int, down: int, certified: bool) -> None:
+        if self._town.processes[who].running:
+            self._town.crash(who, certified)
+            self._town.clock.after(down, self._town.restart, who)
 
-    def _duel(self) -> None:
-        """Any replica starts a view change, for no reason and while others do."""
-        if self._stopped:
-            return
-        town, rng = self._town, self._town.rng
-        town.clock.after(rng.randrange(self._pace // 4, 2 * self._pace), self._duel)
-        for who in rng.sample(sorted(town.replicas), min(len(town.replicas), rng.choice((1, 1, 2)))):
-            town.clock.after(rng.randrange(20 * MS), town.replicas[who].take, "change")
+    def _power_cut(self, downs: Sequence[int]) -> None:
+        for who, down in zip(sorted(self._town.processes), downs, strict=False):
+            self._crash(who, down, False)
 
-    def _some(self, about: int) -> int:
-        return self._town.rng.randrange(about // 8, 2 * about)
+    def _pause(self, who: int, length: int) -> None:
+        process = self._town.processes[who]
+        if process.running and not process.paused:
+            process.paused = True
+            self._town.clock.after(length, self._wake, who)
 
-    def _between(self, kind: str, a: int, b: int) -> None:
+    def _cut(self, cuts: set[Pair], length: int) -> None:
         network = self._town.network
-        if kind == "cut":
-            self._start_cut({(a, b), (b, a)})
-        elif kind == "one-way cut":
-            self._start_cut({(a, b)})
-        elif (min(a, b), max(a, b)) in network.pairs:
-            self._town.trace(a, kind, b)
-            if kind == "break":
-                network.break_connection(a, b)
-            else:
-                network.lose_data(a, b)
-
-    def _start_cut(self, cuts: set[Pair]) -> None:
-        network = self._town.network
-        cuts = {(a, b) for a, b in cuts if (min(a, b), max(a, b)) in network.pairs}
-        self._town.trace(0, "cut", sorted(cuts))
-        for a, b in sorted(cuts):
+        those = {(a, b) for a, b in cuts if (min(a, b), max(a, b)) in network.pairs}
+        for a, b in sorted(those):
             network.cut(a, b)
-        self._town.clock.after(self._some(self._cut), self._heal, cuts)
-
-    def _heal(self, cuts: set[Pair]) -> None:
-        self._town.trace(0, "heal", sorted(cuts))
-        self._town.network.heal(cuts)
+        self._town.clock.after(length, network.heal, those)
 
     def _wake(self, who: int) -> None:
         process = self._town.processes[who]
@@ -163,5 +260,25 @@ class Faults:
             self._town.trace(who, "awake")
             process.wake()
 
-    def _faster(self, who: int) -> None:
-        self._town.processes[who].disk.slow = 0
+    def _no_hiccups(self) -> None:
+        self._town.network.hiccup = 0.0
+
+
+def _is(what: str, replica: Replica, out: Effects) -> bool:
+    """Whether this step of *replica* was the moment called *what*."""
+    match what:
+        case "starts":
+            return any(isinstance(m, Seal) for _, m in out.send) and replica.machine.change.attempt is not None
+        case "seals":
+            return any(isinstance(r, Sealed) for r in out.records)
+        case "reports":
+            return any(isinstance(m, SealReport) for peer, m in [*out.after, *out.send] if peer != replica.me)
+        case "proposes":
+            return any(isinstance(m, Accept) for _, m in out.send)
+        case "learns":
+            return any(isinstance(r, Decided) for r in out.records)
+        case "flushes":
+            return any(isinstance(r, Flushed) for r in out.records)
+        case "activates":
+            return replica.machine.active_view is not None and any(isinstance(i, ViewEvent) for i in out.history)
+    raise AssertionError(f"no moment is called {what}")

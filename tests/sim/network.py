@@ -30,7 +30,8 @@ Pair = tuple[int, int]
 class Network:
     """All connections.
 
-    *ready(p)* tells whether process p can shake hands; *deliver(p, peer, what)* hands it its input.
+    *ready(p)* tells whether process p can shake hands; *agree(a, b)* whether two that can accept each other;
+    *deliver(p, peer, what)* hands it its input.
     """
 
     def __init__(
@@ -39,11 +40,13 @@ class Network:
         rng: Random,
         pairs: list[Pair],
         ready: Callable[[int], bool],
+        agree: Callable[[int, int], bool],
         deliver: Callable[[int, int, Any], None],
     ) -> None:
         self._clock = clock
         self._rng = rng
         self._ready = ready
+        self._agree = agree
         self._deliver = deliver
         self.pairs = pairs
         self._number = dict.fromkeys(pairs, 0)
@@ -53,6 +56,8 @@ class Network:
             (a, b, channel): deque() for a, b in self._thinks_up for channel in (CONTROL, DATA, BULK)
         }
         self._moving: set[tuple[int, int, int]] = set()
+        self.lost = 0
+        """Messages that were under way when their connection broke."""
         self.cuts: set[Pair] = set()
         """Directions in which nothing gets through."""
         self.delay = 300
@@ -110,10 +115,15 @@ class Network:
         for a, b in self.pairs:
             self._connect(a, b)
 
+    def connect(self, a: int, b: int) -> None:
+        """Connect these two now, if they can."""
+        self._connect(min(a, b), max(a, b))
+
     def _connect(self, a: int, b: int) -> None:
         if self._up[a, b]:
             return
-        if not (self._ready(a) and self._ready(b)) or (a, b) in self.cuts or (b, a) in self.cuts:
+        shaken = self._ready(a) and self._ready(b) and (a, b) not in self.cuts and (b, a) not in self.cuts
+        if not shaken or not self._agree(a, b):
             self._clock.after(self._rng.randrange(30 * MS, 100 * MS), self._connect, a, b)
             return
         self._up[a, b] = True
@@ -124,17 +134,23 @@ class Network:
             self._thinks_up[end, peer] = True
             self._deliver(end, peer, LinkUp(peer))
 
-    def break_connection(self, a: int, b: int) -> None:
-        """What was under way between *a* and *b* is lost; each notices in its own time, then they try again."""
+    def break_connection(self, a: int, b: int, fast: bool = False, unnoticed_by: int = 0) -> None:
+        """What was under way between *a* and *b* is lost; each notices in its own time, then they try again.
+
+        *fast*: a reset, noticed and mended within a few milliseconds.  *unnoticed_by*: that end goes on for a while as
+        if nothing had happened."""
         a, b = min(a, b), max(a, b)
-        if not self._up[a, b]:
-            return
+        if not self._up.get((a, b), False):
+            return  # down already; or two witnesses, who have nothing to say to each other
         self._up[a, b] = False
+        noticed, mended = (2 * MS, (1 * MS, 5 * MS)) if fast else (150 * MS, (20 * MS, 200 * MS))
         for x, y in ((a, b), (b, a)):
             for channel in (CONTROL, DATA, BULK):
+                self.lost += len(self._queues[x, y, channel])
                 self._queues[x, y, channel].clear()
-            self._clock.after(self._rng.randrange(1, 150 * MS), self._notice, x, y, self._number[a, b])
-        self._clock.after(self._rng.randrange(20 * MS, 200 * MS), self._connect, a, b)
+            late = 2000 * MS if x == unnoticed_by else 0
+            self._clock.after(late + self._rng.randrange(1, noticed), self._notice, x, y, self._number[a, b])
+        self._clock.after(self._rng.randrange(*mended), self._connect, a, b)
 
     def _notice(self, end: int, peer: int, number: int) -> None:
         pair = (min(end, peer), max(end, peer))
@@ -144,8 +160,10 @@ class Network:
 
     def lose_data(self, a: int, b: int) -> None:
         """The data connection broke and came back at once: what was under way on it is lost, in both directions."""
-        self._queues[a, b, DATA].clear()
-        self._queues[b, a, DATA].clear()
+        for x, y in ((a, b), (b, a)):
+            if (x, y, DATA) in self._queues:  # two witnesses have nothing to say to each other
+                self.lost += len(self._queues[x, y, DATA])
+                self._queues[x, y, DATA].clear()
 
     def process_died(self, who: int) -> None:
         """Its connections break; the dead notice nothing."""
@@ -156,11 +174,12 @@ class Network:
 
     # -- cuts
 
-    def cut(self, a: int, b: int) -> None:
-        """Nothing gets from *a* to *b* from now on; after a while the connection breaks."""
+    def cut(self, a: int, b: int, breaks: bool = True) -> None:
+        """Nothing gets from *a* to *b* from now on; after a while the connection *breaks* (or never: a slow path)."""
         self.cuts.add((a, b))
         pair = (min(a, b), max(a, b))
-        self._clock.after(self._rng.randrange(200 * MS, 2000 * MS), self._keepalive, a, b, self._number[pair])
+        if breaks:
+            self._clock.after(self._rng.randrange(200 * MS, 2000 * MS), self._keepalive, a, b, self._number[pair])
 
     def _keepalive(self, a: int, b: int, number: int) -> None:
         if (a, b) in self.cuts and self.number(a, b) == number:
