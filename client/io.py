@@ -490,6 +490,7 @@ class FileData:
         data = await self._pool.targets.call(
             chain,
             lambda call, version: ObjectRead(call, key, chain, version, trims, extent.object_offset, extent.length),
+            read=True,
         )
         if len(data) > extent.length:
             raise FileSystemError(errno.EIO, f"{len(data)} bytes for a read of {extent.length}")

@@ -97,6 +97,7 @@ class Volume:
             self._pool = FilePool(nursery, self.service, self._targets)
             nursery.start_soon(self._pool.run)
             nursery.start_soon(self._tell_accesses_often)
+            nursery.start_soon(self._targets.watch)
             task_status.started()
             await self.service.ended.wait()
             self._targets.close()

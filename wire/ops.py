@@ -418,9 +418,9 @@ class OrphanAnswer:
 
 @message(50)
 class TargetSet:
-    """Storage map change: target *target* serves at *address* (a new target gets a chain of its own).
+    """Storage map change: target *target*, with the disk *uuid*, is reached at *address*.
 
-    Result: chain table version. Idempotent.
+    A new target heads new chains and serves from its first TargetUp on. Result: storage map version. Idempotent.
     """
 
     target: int
@@ -570,7 +570,10 @@ class StatFs:
 
 @message(89)
 class StorageMap:
-    """Result: ``(version, ((target, address, state), ...), ((chain, version, (target, ...)), ...))``."""
+    """Result: ``(version, ((target, address, state, run), ...), ((chain, version, ((target, state), ...)), ...))``.
+
+    A chain's members stand in the order in which writes pass through them. States: wire.chains.
+    """
 
     def invalid(self) -> str | None:
         return None
