@@ -183,19 +183,27 @@ class Cluster:
     config: Config
     replica: OneReplica
     nursery: trio.Nursery
-    stop_targets: list[trio.CancelScope]
+    targets: list[tuple[trio.CancelScope, trio.Event]]
+    """What stops each target that was started, and its end."""
+
+    async def stop_target(self) -> None:
+        """Stop the target that was started last; it has let go of its disk when this returns."""
+        scope, ended = self.targets.pop()
+        scope.cancel()
+        await ended.wait()
 
     async def start_target(self, number: int) -> int:
         """Start storage target *number*; its port."""
         started: list[int] = []
 
         async def run(task_status: trio.TaskStatus[None]) -> None:
+            ended = trio.Event()
             with trio.CancelScope() as scope:
-                self.stop_targets.append(scope)
-
+                self.targets.append((scope, ended))
                 async with trio.open_nursery() as nursery:
                     started.append(await nursery.start(ossd.serve, self.config, number))
                     task_status.started()
+            ended.set()
 
         await self.nursery.start(run)
         # On a port of its own each time, as a daemon that has moved would be.
