@@ -27,7 +27,7 @@ from vsync.machine import Machine
 from vsync.records import Entry, Record
 from vsync.view import generation_of
 from wire import messages as msg
-from wire import ops
+from wire import ops, targetops
 from wire.codec import decode, encode, pack, unpack_untrusted
 from wire.errors import OK, Status, WireError
 from wire.group import LetGo
@@ -43,10 +43,10 @@ the attributes of all in it, and a lease on each would have to be recalled."""
 _MAKES = (ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink, ops.Link)
 """Requests whose answer tells a client of a name and its inode."""
 
-_ADMIN_REQUESTS = ops.TargetSet | RosterRequest
+_ADMIN_REQUESTS = ops.TargetSet | RosterRequest | targetops.AdminRequest
 _CLIENT_REQUESTS = (
     ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink, ops.Link, ops.Unlink, ops.Rmdir, ops.Rename, ops.SetAttr,
-    ops.SetXattr, ops.RemoveXattr, ops.Commit, ops.Settle,
+    ops.SetXattr, ops.RemoveXattr, ops.Commit, ops.Settle, ops.Accessed,
 )  # fmt: skip
 
 
