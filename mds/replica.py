@@ -26,7 +26,7 @@ from vsync.effects import Delivered, Effects, Event, ViewEvent
 from vsync.machine import Machine
 from vsync.records import Entry, Record
 from vsync.view import generation_of
-from wire import ids, ops
+from wire import ids, ops, targetops
 from wire import messages as msg
 from wire.codec import decode, encode, pack, unpack_untrusted
 from wire.errors import OK, Status, WireError
@@ -43,10 +43,10 @@ the attributes of all in it, and a lease on each would have to be recalled."""
 _MAKES = (ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink, ops.Link)
 """Requests whose answer tells a client of a name and its inode."""
 
-_ADMIN_REQUESTS = ops.TargetSet | RosterRequest
+_ADMIN_REQUESTS = ops.TargetSet | RosterRequest | targetops.AdminRequest
 _CLIENT_REQUESTS = (
     ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink, ops.Link, ops.Unlink, ops.Rmdir, ops.Rename, ops.SetAttr,
-    ops.SetXattr, ops.RemoveXattr, ops.Commit, ops.Settle,
+    ops.SetXattr, ops.RemoveXattr, ops.Commit, ops.Settle, ops.Accessed,
 )  # fmt: skip
 
 
@@ -142,7 +142,7 @@ class Replica:
         self.releases: set[int] = set()
         """Orphans nobody here has open: the answer we owe goes out with the next maintenance round."""
         self._coming: dict[int, int] = {}
-        """Session -> attempt of its latest attachment here that is not ordered yet: its handles are declared already."""
+        """Session -> attempt of its latest attachment here that is not ordered yet: its handles are declared."""
         self._unsure = self._unknown_clients(started=True)
         """Sessions whose handles no member may know: their replica left the view, or this one was started again. What
         they may have open is not released before they attach anywhere, or a session timeout is over."""

@@ -460,7 +460,8 @@ def test_an_unlinked_file_stays_when_two_replicas_of_its_user_die_in_a_row(servi
         holder.leave()
         holder.connect(2)
         at_three = group.nodes[3].replica
-        group.until(lambda: any(isinstance(op, ops.SessionAttach) for _, known in at_three._ops.values() for op in known))
+        logged = at_three._ops
+        group.until(lambda: any(isinstance(op, ops.SessionAttach) for known in logged.values() for op in known[1]))
         group.kill(2)
         holder.leave()
         holder.connect(3)
