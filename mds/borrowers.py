@@ -38,6 +38,10 @@ class Borrowers:
 
         *sessions*: of the state; *logged*: the operations in the log that are not applied to it.
         """
+        # 1. A client leaves a replica that lives, says that its kernel goes on for a moment, and is attached elsewhere.
+        # 2. Then the replica dies. Nobody is attached to it, but what it lent is in use for that moment still.
+        if any(now < since for _, since in self._let_go.values()):
+            return False
         attached = {number: session.attempt for number, session in sessions if session.replica == dead}
         for op in logged:
             if isinstance(op, ops.SessionOpen) and op.replica == dead:
@@ -45,8 +49,7 @@ class Borrowers:
             if isinstance(op, ops.SessionAttach) and op.replica == dead:
                 attached[op.session] = max(op.attempt, attached.get(op.session, 0))
         for number, attempt in attached.items():
-            later, since = self._let_go.get(number, (0, 0))
-            if later <= attempt or now < since:
+            if self._let_go.get(number, (0, 0))[0] <= attempt:
                 return False
         return True
 
