@@ -48,10 +48,7 @@ class Borrowers:
                 return False  # its number is not known before it is applied
             if isinstance(op, ops.SessionAttach) and op.replica == dead:
                 attached[op.session] = max(op.attempt, attached.get(op.session, 0))
-        for number, attempt in attached.items():
-            if self._let_go.get(number, (0, 0))[0] <= attempt:
-                return False
-        return True
+        return all(self._let_go.get(number, (0, 0))[0] > attempt for number, attempt in attached.items())
 
     def forget(self, sessions: Iterable[tuple[int, Session]]) -> None:
         """A view is active: what was said by attempts that are ordered is of no more use."""
