@@ -26,8 +26,8 @@ from vsync.effects import Delivered, Effects, Event, ViewEvent
 from vsync.machine import Machine
 from vsync.records import Entry, Record
 from vsync.view import generation_of
+from wire import ids, ops, targetops
 from wire import messages as msg
-from wire import ops, targetops
 from wire.codec import decode, encode, pack, unpack_untrusted
 from wire.errors import OK, Status, WireError
 from wire.group import LetGo
@@ -141,6 +141,8 @@ class Replica:
         """When the present stretch of being active began: clients had no chance to be heard before."""
         self.releases: set[int] = set()
         """Orphans nobody here has open: the answer we owe goes out with the next maintenance round."""
+        self._coming: dict[int, int] = {}
+        """Session -> attempt of its latest attachment here that is not ordered yet: its handles are declared."""
         self._unsure = self._unknown_clients(started=True)
         """Sessions whose handles no member may know: their replica left the view, or this one was started again. What
         they may have open is not released before they attach anywhere, or a session timeout is over."""
@@ -361,7 +363,7 @@ class Replica:
                 if not self.handles.is_open(ino):
                     self.releases.add(ino)
             if outcome.session_gone:
-                self._moved_away(outcome.session_gone)
+                self._moved_away(outcome.session_gone, ids.U64_MAX)
         if self.state.roster is not self._roster:
             self._take_roster()
 
@@ -401,7 +403,7 @@ class Replica:
         """The session is attached to a replica from now on, and that one counts its handles."""
         session = op.session if isinstance(op, ops.SessionAttach) else unpack_untrusted(outcome.body)
         if op.replica != self.me:
-            self._moved_away(session)
+            self._moved_away(session, op.attempt)
             return
         self.heard[session] = self.shell.now()
         if outcome.slot == self.me and outcome.number in self._internal:
@@ -409,11 +411,13 @@ class Replica:
         else:
             self._unsure.add(session)  # to this replica in an earlier life: what was open then is not known here
 
-    def _moved_away(self, session: int) -> None:
-        """The session has ended or is attached to another replica: its handles are counted there, if at all."""
+    def _moved_away(self, session: int, attempt: int) -> None:
+        """The session has ended, or is attached to another replica: its handles are counted there, if at all. But not
+        if a later attempt is on its way here: what that one has declared counts, or nobody would know of it."""
         self._unsure.discard(session)
         self.heard.pop(session, None)
-        self.releases.update(self.handles.forget(session))
+        if self._coming.get(session, 0) <= attempt:
+            self.releases.update(self.handles.forget(session))
         for client in self.clients:
             if client.session == session:
                 client.session = 0
@@ -575,8 +579,10 @@ class Replica:
             if attach and outcome.status == OK and not client.gone:
                 client.session = op.session if isinstance(op, ops.SessionAttach) else unpack_untrusted(outcome.body)
                 self.heard[client.session] = self.shell.now()
-            elif isinstance(op, ops.SessionAttach) and outcome.status != OK and not self._is_here(op.session):
-                self.releases.update(self.handles.forget(op.session))  # they were declared in vain
+            if isinstance(op, ops.SessionAttach) and self._coming.get(op.session) == op.attempt:
+                del self._coming[op.session]
+                if outcome.status != OK and not self._is_here(op.session):
+                    self.releases.update(self.handles.forget(op.session))  # they were declared in vain
             client.send(msg.Answer(call, outcome.status, outcome.body))
 
         self.internal(op, done)
@@ -589,8 +595,9 @@ class Replica:
         if self._refused(client, m.call):
             return
         known = self.state.session(m.session)
-        if known is not None and (known.key != m.key or known.attempt >= m.attempt):
-            overtaken = known.key == m.key
+        overtaken = known is None or known.key == m.key
+        ordered = known.attempt if known is not None else 0
+        if not overtaken or max(ordered, self._coming.get(m.session, 0)) >= m.attempt:
             client.send(msg.Answer(m.call, Status.NOT_ATTACHED if overtaken else Status.SESSION_UNKNOWN, b""))
             return
         if known is not None:
@@ -598,6 +605,7 @@ class Replica:
         for other in self.clients:
             if other.session == m.session and other is not client:
                 other.session = 0  # it is gone, unnoticed: what was for it is asked for again over this connection
+        self._coming[m.session] = m.attempt
         # 1. From now on an unlink applied here finds the handles. 2. Orphans among them are pinned before the
         # attachment is ordered: the replica the session came from lets go of them only after that.
         self.releases.update(self.handles.declare(m.session, m.handles))

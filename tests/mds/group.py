@@ -24,7 +24,7 @@ from mds.schema import META, META_POSITION
 from mds.store import Store
 from tests.mds import harness
 from tests.sim.clock import MS, SECOND, Scheduler
-from tests.sim.disk import Disk
+from tests.sim.disk import After, Disk
 from tests.sim.network import Network, pairs_of
 from vsync import effects as ev
 from vsync.machine import Machine
@@ -116,14 +116,16 @@ class Line:
             node.take(lambda: node.replica.client_left(self.client))
 
 
+def _never(why: str) -> None:
+    """No disk fails here."""
+    raise AssertionError(why)
+
+
 class Journal(Disk):
     """A disk that is sometimes so fast that what is appended is on it at once."""
 
-    def append_now(self, records: list[Record]) -> bool:
-        if self._waiting or self._flushing or self._rng.random() < 0.5:
-            return False
-        self._write(records)
-        return True
+    def append_now(self, records: list[Record], after: After) -> bool:
+        return not self._flushing and self._rng.random() >= 0.5 and super().append_now(records, after)
 
 
 class Node:
@@ -134,7 +136,7 @@ class Node:
         self.world = world
         self.base = world.path / f"replica-{me}"
         self.base.mkdir()
-        self.disk = Journal(world.clock, world.rng, list(world.first), self._flushed)
+        self.disk = Journal(world.clock, world.rng, list(world.first), self._flushed, _never)
         self.offset = world.rng.randrange(1, 1000 * SECOND)
         self.running = False
         self.paused = False
@@ -226,7 +228,7 @@ class Node:
         return START_NS + 1000 * self.now()
 
     def append(self, ticket: int, records: list[Record]) -> bool:
-        if self.world.fast_disks and not self._waiters and self.disk.append_now(records):
+        if self.world.fast_disks and not self._waiters and self.disk.append_now(records, []):
             return True
         self.disk.append(ticket, records, [])
         return False
@@ -345,7 +347,7 @@ class WitnessNode:
     def __init__(self, me: int, world: Group) -> None:
         self.me = me
         self.world = world
-        self.disk = Disk(world.clock, world.rng, [], self._flushed)
+        self.disk = Disk(world.clock, world.rng, [], self._flushed, _never)
         self.running = False
 
     def start(self) -> None:
@@ -651,7 +653,7 @@ class Group:
         )
         self.first: list[Record] = [Decided(genesis(self.replica_ids, witness_ids)), Flushed(0)]
         self.network = Network(
-            self.clock, self.rng, pairs_of(self.replica_ids, witness_ids), self._ready, self._input
+            self.clock, self.rng, pairs_of(self.replica_ids, witness_ids), self._ready, lambda a, b: True, self._input
         )
         self.network.delay = self.rng.choice((200, 400, 2000))
         self.nodes = {r: Node(r, self) for r in self.replica_ids}
