@@ -19,12 +19,13 @@ from typing import Any, Final
 from mds.caches import LEASE_US
 from mds.check import check
 from mds.machine import Bootstrap, Decoded, Outcome, StateMachine
-from mds.replica import Client, Replica
+from mds.replica import Replica
 from mds.schema import META, META_POSITION
+from mds.shell import Client
 from mds.store import Store
 from tests.mds import harness
 from tests.sim.clock import MS, SECOND, Scheduler
-from tests.sim.disk import Disk
+from tests.sim.disk import After, Disk
 from tests.sim.network import Network, pairs_of
 from vsync import effects as ev
 from vsync.machine import Machine
@@ -83,7 +84,7 @@ class Line:
         clock.after(at - clock.now, happen, message)
 
     def send(self, message: Any) -> None:
-        """The replica to its client (mds.replica.ClientConnection)."""
+        """The replica to its client (mds.shell.ClientConnection)."""
         if self.up:
             self.world.saying(self.user, self.node, message)
             self._after_delay(0, self._to_client, through_bytes(message))
@@ -116,10 +117,14 @@ class Line:
             node.take(lambda: node.replica.client_left(self.client))
 
 
+def disk_died(why: str) -> None:
+    raise AssertionError(f"no disk fails here: {why}")
+
+
 class Journal(Disk):
     """A disk that is sometimes so fast that what is appended is on it at once."""
 
-    def append_now(self, records: list[Record]) -> bool:
+    def append_now(self, records: list[Record], after: After) -> bool:
         if self._waiting or self._flushing or self._rng.random() < 0.5:
             return False
         self._write(records)
@@ -134,7 +139,7 @@ class Node:
         self.world = world
         self.base = world.path / f"replica-{me}"
         self.base.mkdir()
-        self.disk = Journal(world.clock, world.rng, list(world.first), self._flushed)
+        self.disk = Journal(world.clock, world.rng, list(world.first), self._flushed, disk_died)
         self.offset = world.rng.randrange(1, 1000 * SECOND)
         self.running = False
         self.paused = False
@@ -226,7 +231,7 @@ class Node:
         return START_NS + 1000 * self.now()
 
     def append(self, ticket: int, records: list[Record]) -> bool:
-        if self.world.fast_disks and not self._waiters and self.disk.append_now(records):
+        if self.world.fast_disks and not self._waiters and self.disk.append_now(records, []):
             return True
         self.disk.append(ticket, records, [])
         return False
@@ -345,7 +350,7 @@ class WitnessNode:
     def __init__(self, me: int, world: Group) -> None:
         self.me = me
         self.world = world
-        self.disk = Disk(world.clock, world.rng, [], self._flushed)
+        self.disk = Disk(world.clock, world.rng, [], self._flushed, disk_died)
         self.running = False
 
     def start(self) -> None:
@@ -650,9 +655,8 @@ class Group:
             witnesses=tuple((w, f"witness-{w}") for w in witness_ids),
         )
         self.first: list[Record] = [Decided(genesis(self.replica_ids, witness_ids)), Flushed(0)]
-        self.network = Network(
-            self.clock, self.rng, pairs_of(self.replica_ids, witness_ids), self._ready, self._input
-        )
+        pairs = pairs_of(self.replica_ids, witness_ids)
+        self.network = Network(self.clock, self.rng, pairs, self._ready, lambda a, b: True, self._input)
         self.network.delay = self.rng.choice((200, 400, 2000))
         self.nodes = {r: Node(r, self) for r in self.replica_ids}
         self.witnesses = {w: WitnessNode(w, self) for w in witness_ids}
