@@ -4,22 +4,28 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SEEDS ?= 100
+STEPS ?= 20000
+CYCLES ?= 10000
+ENTRIES ?= 50000
 MUTANTS ?=
 FAULTS ?= 200
 SEED ?=
 SOAK_HOURS ?= 8
 FAULT_LOGS ?= fault-logs
+FAULTS_DATA ?= 100
 TEST_TIMEOUT_S ?= 900
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test check sim faults bench soak system clean distclean
+.PHONY: help demo test check sim model faults faults-data bench soak system clean distclean
 
 help:
 	@echo "make demo    see a metadata replica die under a running copy"
 	@echo "make test    all tests (at most $(TEST_TIMEOUT_S) s)"
 	@echo "make check   lint and types"
 	@echo "make sim     simulated clusters, SEEDS=$(SEEDS) schedules of faults; MUTANTS=1: hunt deliberate protocol bugs"
+	@echo "make model   mounts against a local directory: STEPS=$(STEPS) random system calls; and large numbers of files"
 	@echo "make faults  FAULTS=$(FAULTS) faults on real replicas under load, SEED=... to repeat a run; best as root"
+	@echo "make faults-data  writers and readers that check every byte while storage targets die, FAULTS_DATA=$(FAULTS_DATA) times"
 	@echo "make bench   mdtest on a local cluster; figures go to bench/results"
 	@echo "make soak    the same, run after run, for SOAK_HOURS=$(SOAK_HOURS)"
 	@echo "make clean   remove caches; make distclean: the virtual environment as well"
@@ -38,9 +44,17 @@ sim: $(VENV)/installed-dev
 	@if test ! -e tests/sim/__main__.py; then echo "make sim: there is no simulator yet" >&2; exit 1; fi
 	$(BIN)/python -m tests.sim $(if $(MUTANTS),--mutants,--seeds $(SEEDS))
 
+model: $(VENV)/installed-dev
+	$(BIN)/python -m tests.model --steps $(STEPS)
+	$(BIN)/python -m tests.model.unlinked --cycles $(CYCLES)
+	$(BIN)/python -m tests.model.listing --entries $(ENTRIES)
+
 # Both end with "N passed, 0 failed". Logs of a run that fails are kept in FAULT_LOGS.
 faults: $(VENV)/installed-dev
 	$(BIN)/python -m tests.faults --faults $(FAULTS) $(if $(SEED),--seed $(SEED)) --keep $(FAULT_LOGS)
+
+faults-data: $(VENV)/installed-dev
+	$(BIN)/python -m tests.faults.data --faults $(FAULTS_DATA)
 
 bench: $(VENV)/installed
 	$(BIN)/python -m bench.on_local_cluster

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -15,17 +13,15 @@ import click
 import trio
 from rich.console import Console
 
-from admin import mounts
-from admin.ask import ASK_TIMEOUT_S, AskError, register_targets
+from admin import mounts, target_commands
+from admin.ask import ASK_TIMEOUT_S, register_targets
 from admin.local import REPLICAS_MAX, TARGETS_MAX, ClusterError, LocalCluster, become_watchdog, find_config
 from admin.mounts import MountError
-from admin.processes import ProcessError
 from admin.replica_cli import replica
+from admin.reporting import reported as _reported
 from admin.status import fetch_blocking, show
 from daemon import logs
-from daemon.config import CONFIG_NAME, ConfigError
-from daemon.exits import EXIT_CONFIG, EXIT_FAILED
-from wire.errors import FileSystemError
+from daemon.config import CONFIG_NAME
 
 DEFAULT_DIRECTORY: Final = Path("lockstep-cluster")
 """In the working directory, so that a cluster's data lies where its user sees it and is not forgotten."""
@@ -51,22 +47,6 @@ def _version() -> str:
         return metadata.version("lockstepfs")
     except metadata.PackageNotFoundError:
         return "(not installed)"
-
-
-@contextlib.contextmanager
-def _reported() -> Iterator[None]:
-    """Expected failures become one line on standard error and an exit code; anything else is a bug and is shown."""
-    try:
-        yield
-    except ConfigError as exc:
-        print(f"lockstep: {exc}", file=sys.stderr)
-        sys.exit(EXIT_CONFIG)
-    except (ClusterError, MountError, AskError, ProcessError, FileSystemError) as exc:
-        print(f"lockstep: {exc}", file=sys.stderr)
-        sys.exit(EXIT_FAILED)
-    except OSError as exc:
-        print(f"lockstep: {exc.strerror}: {exc.filename}" if exc.filename else f"lockstep: {exc}", file=sys.stderr)
-        sys.exit(EXIT_FAILED)
 
 
 @click.group(
@@ -220,7 +200,10 @@ def mount(
       ro, rw           read-only, read-write (default)
       allow_other      let other users than the mounting one in (needs user_allow_other in
                        /etc/fuse.conf unless root mounts)
-      nosuid, nodev, noexec, noatime, ...  as for any mount
+      default_permissions  let the kernel check permissions as well: FIFOs and sockets are opened
+                       without asking the file system (implied by dev; costs a request for
+                       each step of a path)
+      suid, dev, noexec, noatime, ...  as for any mount; nosuid and nodev are the default
     """
     with _reported():
         config = find_config(spec)
@@ -333,6 +316,8 @@ def register(spec: Path, timeout_s: float) -> None:
         print(f"registered: {', '.join(f'target {t.id} at {t.address}' for t in config.targets) or 'no targets'}")
 
 
+for _command in target_commands.COMMANDS:
+    main.add_command(_command)
 main.add_command(replica)
 
 

@@ -12,7 +12,9 @@ import logging
 import os
 import stat
 import time
+import weakref
 from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import pyfuse3
@@ -25,7 +27,7 @@ from client.credentials import Credentials
 from client.kernel_turn import TURN
 from client.namecache import ABSENT
 from client.service import errno_of
-from client.volume import Volume
+from client.volume import CAPABILITY, Volume
 from wire import ids, ops
 from wire.errors import FileSystemError
 
@@ -38,6 +40,7 @@ BLOCK: Final = 128 << 10
 """st_blksize: what cp, cat and stdio take as a good size for their buffers."""
 NOW_NS: Final = 20_000
 SOON_NS: Final = 50_000_000
+PROTECTED_HARDLINKS: Final = Path("/proc/sys/fs/protected_hardlinks")
 _SIGKILL_BIT: Final = 1 << 8
 _PF_EXITING: Final = 0x4
 _DOTS: Final = 2
@@ -132,6 +135,9 @@ class LockstepOperations(pyfuse3.Operations):
         self._policy = policy
         self._root = root
         self._credentials = Credentials()
+        self._protected_hardlinks = _protected_hardlinks()
+        self._xattr_asked: weakref.WeakKeyDictionary[trio.lowlevel.Task, tuple[Any, bool]] = weakref.WeakKeyDictionary()
+        """By worker: context and outcome of its last getxattr, see setxattr."""
 
     # -- translation
 
@@ -157,8 +163,8 @@ class LockstepOperations(pyfuse3.Operations):
         return entry
 
     def _given(self, attr: Attr) -> pyfuse3.EntryAttributes:
-        """An entry that the kernel counts as a lookup."""
-        self._volume.lookups.given(attr.ino)
+        """An entry that the kernel counts as a lookup. We do not: inode numbers are the service's and need no table
+        here, and a count for each would be memory that grows with the largest directory listed."""
         return self._entry(attr)
 
     def _info(self, number: int, flags: int) -> pyfuse3.FileInfo:
@@ -172,8 +178,7 @@ class LockstepOperations(pyfuse3.Operations):
         self.initialised.set()
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
-        # Not an _operation: it must not raise whatever happens, and it waits for nothing.
-        self._volume.lookups.forget(inode_list)
+        """Nothing is kept per inode, see :meth:`_given`. Not an _operation: it must not raise whatever happens."""
 
     def stacktrace(self) -> None:
         log.warning("stack traces are asked for by an attribute; %d operations are in work", len(self.running))
@@ -277,6 +282,8 @@ class LockstepOperations(pyfuse3.Operations):
     @_operation
     async def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: Any) -> pyfuse3.EntryAttributes:
         cred = self._credentials.of(ctx)
+        if cred.uid and self._protected_hardlinks and not await self._volume.may_link(cred, self._ino(inode)):
+            raise pyfuse3.FUSEError(errno.EPERM)
         return self._given(await self._volume.link(cred, self._ino(inode), self._ino(new_parent_inode), new_name))
 
     # -- files
@@ -354,7 +361,6 @@ class LockstepOperations(pyfuse3.Operations):
                 handle.buffer.popleft()
                 handle.position = cookie
                 at = cookie + _DOTS
-                volume.lookups.given(attr.ino)
 
     async def _dot(self, ino: int, name: bytes) -> Attr:
         volume = self._volume
@@ -395,12 +401,21 @@ class LockstepOperations(pyfuse3.Operations):
 
     @_operation
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: Any) -> None:
-        # pyfuse3 keeps XATTR_CREATE and XATTR_REPLACE to itself and asks getxattr first.
-        await self._volume.setxattr(self._credentials.of(ctx), self._ino(inode), name, value)
+        # pyfuse3 keeps XATTR_CREATE and XATTR_REPLACE to itself: with either it asks getxattr first, in the same
+        # context. What it was told then must still be so at the service, or of two that create both would succeed.
+        asked, there = self._xattr_asked.pop(trio.lowlevel.current_task(), (None, False))
+        flags = 0 if asked is not ctx else ops.XATTR_REPLACE if there else ops.XATTR_CREATE
+        await self._volume.setxattr(self._credentials.of(ctx), self._ino(inode), name, value, flags)
 
     @_operation
     async def getxattr(self, inode: int, name: bytes, ctx: Any) -> bytes:
-        return await self._volume.getxattr(self._credentials.of(ctx), self._ino(inode), name)
+        if name == CAPABILITY:  # asked before every write
+            return await self._volume.getxattr(self._credentials.of(ctx), self._ino(inode), name)
+        asked = self._xattr_asked
+        asked[trio.lowlevel.current_task()] = (ctx, False)
+        value = await self._volume.getxattr(self._credentials.of(ctx), self._ino(inode), name)
+        asked[trio.lowlevel.current_task()] = (ctx, True)
+        return value
 
     @_operation
     async def listxattr(self, inode: int, ctx: Any) -> list[bytes]:
@@ -437,6 +452,17 @@ class LockstepOperations(pyfuse3.Operations):
             return 0
         handle = self._volume.files.find(args[0]) or self._volume.directories.find(args[0])
         return handle.pid if handle is not None else 0
+
+
+def _protected_hardlinks() -> bool:
+    """proc_sys_fs(5): whether this host lets users link only what is theirs or what they may read and write.
+
+    The kernel asks for that permission where a FUSE file system does not hear of it, and takes it for granted.
+    """
+    try:
+        return PROTECTED_HARDLINKS.read_text(encoding="ascii").strip() != "0"
+    except FileNotFoundError:
+        return False
 
 
 def _valid_bits(attr: Any, fields: Any) -> tuple[int, bool]:

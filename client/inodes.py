@@ -1,10 +1,9 @@
-"""What the kernel holds of us: lookup counts of inodes, open file handles, open directories."""
+"""What the kernel holds of us: open file handles and open directories. Of inodes it looked up we keep nothing."""
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -15,36 +14,6 @@ from wire.errors import OK
 from wire.ops import Cred
 
 T = TypeVar("T")
-
-
-class LookupCounts:
-    """Per inode, how often the kernel was given it; it returns that with forget.
-
-    Nothing is kept per inode but the count: inode numbers are the service's and need no table here. The counts
-    tell what the kernel may still ask about, which is what leases will need.
-    """
-
-    def __init__(self) -> None:
-        self._counts: dict[int, int] = {}
-
-    def given(self, ino: int) -> None:
-        self._counts[ino] = self._counts.get(ino, 0) + 1
-
-    def forget(self, items: Iterable[tuple[int, int]]) -> None:
-        """The kernel's forget: ((inode, count), ...). Tolerates counts we do not know: it must not fail."""
-        counts = self._counts
-        for ino, count in items:
-            left = counts.get(ino, 0) - count
-            if left > 0:
-                counts[ino] = left
-            else:
-                counts.pop(ino, None)
-
-    def __len__(self) -> int:
-        return len(self._counts)
-
-    def __contains__(self, ino: int) -> bool:
-        return ino in self._counts
 
 
 @dataclass(eq=False, slots=True)
@@ -61,6 +30,8 @@ class FileHandle:
     errors: int
     """Write errors of the file that this handle has been told of."""
     ahead: ReadAhead
+    privileged: bool
+    """Root opened it. What is written counts as written by who opened, as with NFS; Linux asks who writes."""
 
     @property
     def append(self) -> bool:

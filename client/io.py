@@ -148,6 +148,8 @@ class FileData:
         """One past the last byte written and not committed, at the targets or on the way."""
         self._mtime_ns = 0
         self._writes = 0
+        self._privileged = True
+        """Nobody but root has written what is not committed."""
         self._uncommitted = False
         self._uncommitted_since = 0.0
         self._attr_moves = 0
@@ -230,7 +232,7 @@ class FileData:
             raise FileSystemError(errno.ENOSPC, "the cluster has no storage target")
         return self.attr.layout
 
-    async def write(self, offset: int, data: Buffer, *, append: bool = False) -> int:
+    async def write(self, offset: int, data: Buffer, *, append: bool = False, privileged: bool = False) -> int:
         """Take *data* at *offset* (or at the end); on its way when this returns. Bytes taken.
 
         *data* must not change afterwards. Raises :class:`FileSystemError` for what can be told at once.
@@ -266,6 +268,7 @@ class FileData:
         self._end = max(self._end, end)
         self._mtime_ns = time.time_ns()
         self._writes += 1
+        self._privileged = self._privileged and privileged
         self.version += 1
         if not self._uncommitted:
             self._uncommitted = True
@@ -359,7 +362,7 @@ class FileData:
     async def _commit(self) -> None:
         writes, end = self._writes, self._written_end
         try:
-            attr = attr_untrusted(await self._pool.service.request(Commit(self.ino, end, self._mtime_ns)))
+            attr = attr_untrusted(await self._pool.service.request(self._commit_of(end)))
         except FileSystemError as exc:
             if exc.status != errno.ETIMEDOUT:  # not "nobody answers" but "no": asking again would not help
                 self._settled(writes)
@@ -373,10 +376,14 @@ class FileData:
         if mine:
             self.version = version  # our own writes: whoever wrote has moved the version already
 
+    def _commit_of(self, end: int) -> Commit:
+        return Commit(self.ino, end, self._mtime_ns, self._privileged)
+
     def _settled(self, writes: int) -> None:
         """What was written before count *writes* is over with."""
         if writes == self._writes:
             self._uncommitted = False
+            self._privileged = True
             self._end = self._written_end = 0
         else:
             self._uncommitted_since = trio.current_time()
@@ -483,6 +490,7 @@ class FileData:
         data = await self._pool.targets.call(
             chain,
             lambda call, version: ObjectRead(call, key, chain, version, trims, extent.object_offset, extent.length),
+            read=True,
         )
         if len(data) > extent.length:
             raise FileSystemError(errno.EIO, f"{len(data)} bytes for a read of {extent.length}")

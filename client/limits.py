@@ -59,10 +59,16 @@ TARGET_PING_S: Final = 1.0
 """Between pings to a target that owes us an answer."""
 TARGET_SILENCE_S: Final = 10.0
 """No frame from a target for so long while it owes an answer: dial it again. Longer than for a replica: a
-target may be in the midst of a large fsync, and there is no second copy to turn to."""
+target may be in the midst of a large fsync. One that is marked offline is left at once."""
 TARGET_INFLIGHT_MAX: Final = 16 << 20
 """Bytes of unanswered writes per target; what is unanswered is sent again after a reconnect, so this also
 bounds the burst (below wire.peer.OUTBOUND_MAX)."""
+TARGET_LOOK_S: Final = 0.3
+"""A target that says nothing for so long while it owes an answer: the storage map is looked at."""
+TARGET_TOLD_S: Final = 1.0
+"""A call that finds nobody to carry it out for so long is logged."""
+CHAIN_PAUSE_MAX_S: Final = 0.1
+"""Between attempts at a chain that nobody serves at the moment: a keeper needs some tenths of a second."""
 STAT_TIMEOUT_S: Final = 2.0
 """statfs leaves out a target that does not tell its space by then."""
 STAT_CACHE_S: Final = 1.0
@@ -88,9 +94,14 @@ READ_AHEAD_MAX: Final = 4 << 20
 """Bytes read ahead of a sequential reader: first window, doubled up to the largest."""
 READ_AHEAD_AGE_S: Final = 1.0
 """Data read ahead is not used when it is older: another mount may have written meanwhile."""
+ACCESSES_AGE_S: Final = 1.0
+"""That files were read from (atime) is told to the service this often, all in one request."""
+ACCESSES_MAX: Final = 16384
+"""Files whose atime waits to be told; more within ACCESSES_AGE_S keep theirs."""
 TRIM_RETRIES: Final = 8
 """Times a truncation is tried again after TRUNCATIONS_UNSETTLED (others may truncate at the same time)."""
 
+assert OVERLOADED_FIRST_S <= CHAIN_PAUSE_MAX_S
 assert GATHER_MAX <= EXTENT_MAX <= FILE_INFLIGHT_MAX <= TARGET_INFLIGHT_MAX <= MOUNT_DIRTY_MAX
 assert READ_AHEAD_FIRST <= READ_AHEAD_MAX
 

@@ -67,16 +67,20 @@ class ClusterConfig(Protocol):
 
 
 def volume_of(
-    config: ClusterConfig, name: str, options: MountOptions, prefer: int | None = None, *, page_cache: bool = False
+    config: ClusterConfig, name: str, options: MountOptions, prefer: int | None = None, *, mounted: bool = False
 ) -> Volume:
-    """The file system that *config* describes, as *options* want it; *name* is told to the servers."""
+    """The file system that *config* describes, as *options* want it; *name* is told to the servers.
+
+    *mounted*: a kernel is above us.
+    """
     return Volume(
         config.cluster.id,
         tuple((replica.id, replica.address) for replica in config.replicas),
         name,
         prefer=prefer if prefer is not None else options.prefer_replica,
         soft_after=options.soft_after,
-        page_cache=page_cache,
+        page_cache=mounted and options.attr_s == 0,
+        atime=mounted and not options.kernel & {"noatime", "ro"},
     )
 
 
@@ -96,7 +100,7 @@ async def mount(
     options = options or MountOptions()
     where = _checked_mountpoint(mountpoint)
     policy = CachePolicy(options.entry_s, options.attr_s, options.direct_io)
-    volume = volume_of(config, where, options, prefer_replica, page_cache=options.attr_s == 0)
+    volume = volume_of(config, where, options, prefer_replica, mounted=True)
     async with trio.open_nursery() as nursery:
         failure: MountFailed | None = None
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -174,7 +178,9 @@ def _mount(
     operations: LockstepOperations, where: str, cluster: str, options: MountOptions, policy: CachePolicy
 ) -> None:
     kernel = set(options.kernel) | {f"fsname=lockstep:{_plain(cluster)}", "subtype=lockstep"}
-    if policy.default_permissions:
+    if policy.default_permissions or "dev" in options.kernel:
+        # The kernel opens devices (FIFOs and sockets too) without asking us. Where it lets devices be devices,
+        # it has to check.
         kernel.add("default_permissions")
     try:
         pyfuse3.init(operations, where, kernel)

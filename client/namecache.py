@@ -279,4 +279,6 @@ def _touches(op: Any) -> tuple[tuple[int, ...], tuple[tuple[int, bytes], ...]]:
     if isinstance(op, ops.Rename):
         parents = (op.parent,) if op.parent == op.new_parent else (op.parent, op.new_parent)
         return parents, ((op.parent, op.name), (op.new_parent, op.new_name))
+    if isinstance(op, ops.Accessed):
+        return tuple(ino for ino, _time in op.files), ()
     return (op.ino,), ()

@@ -8,7 +8,7 @@ from typing import Final
 
 KERNEL_OPTIONS: Final = frozenset((
     "ro", "rw", "suid", "nosuid", "dev", "nodev", "exec", "noexec", "atime", "noatime", "diratime", "nodiratime",
-    "relatime", "norelatime", "sync", "async", "dirsync", "allow_other", "allow_root",
+    "relatime", "norelatime", "sync", "async", "dirsync", "allow_other", "allow_root", "default_permissions",
 ))  # fmt: skip
 """Passed on as they are."""
 IGNORED_OPTIONS: Final = frozenset(("_netdev", "auto", "noauto", "user", "nouser", "users", "defaults", "nofail"))

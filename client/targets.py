@@ -1,8 +1,9 @@
 """Connections to storage targets: dialled on demand, one per target, calls multiplexed by their number.
 
-Every call here is idempotent (ObjectWrite, Read, Truncate, Sync, Delete, TargetStat), so after a reconnect
-what is unanswered is simply sent again, in its order.  Data has one copy for now: a target that is gone is
-waited for (hard), or its calls end in ETIMEDOUT (soft).
+Changes go to the head of the file's chain, reads to any target that serves it. Every call here is idempotent
+(ObjectWrite, Read, Truncate, Sync, TargetStat): when a target does not answer, the storage map is asked whom to turn to
+now, and the call is made again there. Where nobody else has the data the target is waited for (hard), or its calls end
+in ETIMEDOUT (soft).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import outcome
 import trio
 
 from client import limits
+from wire.chains import OFFLINE, Members, map_untrusted, path, readers
 from wire.codec import encode
 from wire.errors import OK, FileSystemError, Status, WireError, describe
 from wire.ids import PROTOCOL_VERSION
@@ -37,14 +39,14 @@ class _Pending:
     task: trio.lowlevel.Task | None = None
 
 
+class Unanswered(Exception):
+    """A target does not answer; whether it has done what was asked is not known."""
+
+
 class TargetLink:
     """The connection to one target and the calls it owes us."""
 
-    def __init__(
-        self, nursery: trio.Nursery, target: int, address: str, hello: Hello, look_again: Callable[[], Awaitable[None]]
-    ) -> None:
-        """*look_again* fetches the storage map: a target that does not answer may have moved."""
-        self._look_again = look_again
+    def __init__(self, nursery: trio.Nursery, target: int, address: str, hello: Hello) -> None:
         self.target = target
         self.address = address
         self._hello = hello
@@ -52,6 +54,10 @@ class TargetLink:
         """call number -> what is not answered, in the order it was first sent."""
         self._next = 1
         self._conn: Connection | None = None
+        self.offline = False
+        """What the map said of it last; it may be reached all the same."""
+        self._ever = False
+        """It has been dialled."""
         self._wanted = trio.Event()
         self._room = trio.Event()
         """Set, and replaced, whenever bytes in flight have become fewer."""
@@ -61,7 +67,10 @@ class TargetLink:
         nursery.start_soon(self._run)
 
     async def call(self, make: Callable[[int], Any], bulk: Bulk = b"", size: int = 0) -> tuple[Answer, Buffer]:
-        """Send the message *make(call)* with *bulk* (*size* bytes) and wait for its answer, across reconnects."""
+        """Send the message *make(call)* with *bulk* (*size* bytes) and wait for its answer.
+
+        Raises :class:`Unanswered`.
+        """
         if size:
             while self._inflight and self._inflight + size > limits.TARGET_INFLIGHT_MAX:
                 await self._room.wait()
@@ -76,11 +85,13 @@ class TargetLink:
             try:
                 self._conn.send_meta(pending.meta, bulk)
             except ConnectionLost as exc:
-                log.debug("target %d: %s; sent again after the reconnect", self.target, exc)
+                log.debug("target %d: %s", self.target, exc)
         self._wanted.set()
 
         def abort(_raise_cancel: Any) -> trio.lowlevel.Abort:
             del self._pending[number]
+            if not self._pending:
+                self._asked_at = None
             return trio.lowlevel.Abort.SUCCEEDED
 
         try:
@@ -102,20 +113,41 @@ class TargetLink:
                 await self._wanted.wait()
             try:
                 conn = await dial(self.address, self._hello)
+                self._ever = True
             except ConnectionLost as exc:
+                self._ever = True
                 if down_since is None:
                     down_since = trio.current_time()
-                    log.warning("target %d does not answer, its calls wait: %s", self.target, exc)
+                    log.warning("target %d does not answer: %s", self.target, exc)
+                self.give_up(f"target {self.target} does not answer")
                 await trio.sleep(pause)  # the pause before the next attempt, nothing is waited for by it
                 pause = min(pause * 2, limits.TARGET_BACKOFF_MAX_S)
-                with trio.move_on_after(limits.TARGET_BACKOFF_MAX_S):
-                    await self._look_again()
                 continue
             pause = limits.TARGET_BACKOFF_FIRST_S
             if down_since is not None:
                 log.warning("target %d is back after %.1f s", self.target, trio.current_time() - down_since)
                 down_since = None
             await self._serve(conn)
+            self.give_up("the connection broke")
+
+    def give_up(self, why: str) -> None:
+        """Nothing that is outstanding is answered here any more: each caller looks whom to turn to."""
+        pending, self._pending = self._pending, {}
+        self._asked_at = None
+        for one in pending.values():
+            if one.task is not None:
+                trio.lowlevel.reschedule(one.task, outcome.Error(Unanswered(why)))
+
+    def cut(self) -> None:
+        """The map says that this target is offline: a connection that hangs is of no use."""
+        if self._conn is not None:
+            self._conn.close("it is offline")
+        self.give_up("it is offline")
+
+    @property
+    def waits_since(self) -> float | None:
+        """Since when calls have been outstanding without any sign from the target."""
+        return None if self._asked_at is None else max(self._asked_at, self._heard_at)
 
     async def _serve(self, conn: Connection) -> None:
         async with trio.open_nursery() as nursery:
@@ -167,6 +199,15 @@ class TargetLink:
             except ConnectionLost:
                 return  # the receiver has found out, too
 
+    @property
+    def down(self) -> bool:
+        """It was dialled last in vain, or the connection broke since."""
+        return self._conn is None and self._ever
+
+    @property
+    def outstanding(self) -> int:
+        return len(self._pending)
+
     def close(self) -> None:
         if self._conn is not None:
             self._conn.close("client ends")
@@ -187,51 +228,79 @@ class Targets:
         self._source = source
         self._soft_after = soft_after
         self._links: dict[int, TargetLink] = {}
-        self._chains: dict[int, tuple[int, tuple[int, ...]]] = {}
+        self._chains: dict[int, tuple[int, Members]] = {}
+        self._turn = 0
         self._version = -1
         self._asking: trio.Event | None = None
         self._fetched = 0
         self._stat_at = float("-inf")
         self._stat = (0, 0)
 
-    async def call(self, chain: int, make: Callable[[int, int], Any], bulk: Bulk = b"", size: int = 0) -> Buffer:
-        """The message *make(call, chain version)* to the chain's target; what comes back as bulk data.
+    async def call(
+        self, chain: int, make: Callable[[int, int], Any], bulk: Bulk = b"", size: int = 0, *, read: bool = False
+    ) -> Buffer:
+        """The message *make(call, chain version)* to the chain's head, or (*read*) to any target that may answer it;
+        what comes back as bulk data.
 
         Raises :class:`FileSystemError`. Soft mode: ETIMEDOUT, the call may have been carried out.
         """
         if self._soft_after is None:
-            return await self._call(chain, make, bulk, size)
+            return await self._call(chain, make, bulk, size, read)
         with trio.move_on_after(self._soft_after):
-            return await self._call(chain, make, bulk, size)
+            return await self._call(chain, make, bulk, size, read)
         raise FileSystemError(errno.ETIMEDOUT, f"chain {chain}")
 
-    async def _call(self, chain: int, make: Callable[[int, int], Any], bulk: Bulk, size: int) -> Buffer:
+    async def _call(
+        self, chain: int, make: Callable[[int, int], Any], bulk: Bulk, size: int, read: bool
+    ) -> Buffer:
         pause = limits.OVERLOADED_FIRST_S
+        bad: set[int] = set()
+        since = trio.current_time()
+        told = False
         while True:
-            version, link = await self._link_of(chain)
-            answer, data = await link.call(lambda call: make(call, version), bulk, size)  # noqa: B023 - called at once
-            status = answer.status
+            version, link = await self._link_of(chain, read, bad)
+            try:
+                answer, data = await link.call(lambda call: make(call, version), bulk, size)  # noqa: B023 - at once
+            except Unanswered as exc:
+                log.debug("chain %d: %s", chain, exc)
+                status = int(Status.NOT_SERVING)
+            else:
+                status = answer.status
             if status == OK:
+                if told:
+                    log.warning("chain %d goes on after %.1f s", chain, trio.current_time() - since)
                 return data
-            if status == Status.STALE_CHAIN:
-                await self._refresh()
-            elif status not in (Status.OVERLOADED, Status.NOT_SERVING):
+            if status == Status.CORRUPT and read:
+                bad.add(link.target)  # it could not mend it: another copy may be good
+                if bad >= set(readers(self._chains[chain][1])):
+                    raise FileSystemError(status, f"chain {chain}: no good copy")
+                continue
+            if status not in (Status.STALE_CHAIN, Status.OVERLOADED, Status.NOT_SERVING):
                 raise FileSystemError(status, f"target {link.target}")
-            log.info("target %d: %s; again in %.2f s", link.target, describe(status), pause)
+            if not told and trio.current_time() - since > limits.TARGET_TOLD_S:
+                told = True
+                log.warning("chain %d: target %d: %s; its calls wait", chain, link.target, describe(status))
             await trio.sleep(pause)  # the protocol's pause: nothing was done there
-            pause = min(pause * 2, limits.OVERLOADED_MAX_S)
+            pause = min(pause * 2, limits.CHAIN_PAUSE_MAX_S)
+            if status != Status.OVERLOADED:
+                await self._refresh()
 
-    async def _link_of(self, chain: int) -> tuple[int, TargetLink]:
-        entry = self._chains.get(chain)
-        if entry is None:
+    async def _link_of(self, chain: int, read: bool, bad: set[int]) -> tuple[int, TargetLink]:
+        if chain not in self._chains:
             await self._refresh()
-            entry = self._chains.get(chain)
-            if entry is None:
+            if chain not in self._chains:
                 raise FileSystemError(errno.EIO, f"chain {chain} is not in the storage map")
-        version, targets = entry
-        if not targets or targets[0] not in self._links:
+        version, members = self._chains[chain]
+        order = readers(members) if read else path(members)
+        links = [self._links[t] for t in order if t in self._links and t not in bad]
+        if not links:
             raise FileSystemError(errno.EIO, f"chain {chain} has no target")
-        return version, self._links[targets[0]]
+        if read and len(links) > 1:
+            self._turn += 1
+            at = self._turn % len(links)
+            # Those that answer before those that were lost; of these the one with the least outstanding.
+            return version, min(links[at:] + links[:at], key=lambda link: (link.down, link.outstanding))
+        return version, links[0]
 
     async def _refresh(self) -> None:
         """Fetch the storage map; callers that come while it is being fetched share the answer."""
@@ -242,28 +311,40 @@ class Targets:
                 return  # else whoever asked was cancelled: it is our turn
         self._asking = done = trio.Event()
         try:
-            version, targets, chains = await self._source()
+            version, targets, chains = map_untrusted(await self._source())
             self._fetched += 1
+        except ValueError as exc:
+            raise FileSystemError(errno.EPROTO, str(exc)) from exc
         finally:
             self._asking = None
             done.set()
         if version < self._version:
             return  # answered by a replica that lags
         self._version = version
-        for number, address, _state in targets:
+        for number, address, state, _ in targets:
             link = self._links.get(number)
             if link is None:
-                self._links[number] = TargetLink(self._nursery, number, address, self._hello, self._look_again)
+                self._links[number] = TargetLink(self._nursery, number, address, self._hello)
             elif link.address != address:
                 log.info("target %d moved from %s to %s", number, link.address, address)
                 link.address = address  # dialled there from the next connection on
+            if link is not None and state == OFFLINE and not link.offline:
+                link.cut()
+            if link is not None:
+                link.offline = state == OFFLINE
         self._chains = {chain: (its_version, members) for chain, its_version, members in chains}
 
-    async def _look_again(self) -> None:
-        try:
-            await self._refresh()
-        except FileSystemError as exc:
-            log.info("storage map: %s", exc)
+    async def watch(self) -> None:
+        """Look at the map when a target says nothing: calls to one that is marked offline are made elsewhere."""
+        while True:
+            await trio.sleep(limits.TARGET_LOOK_S)
+            before = trio.current_time() - limits.TARGET_LOOK_S
+            if all(link.waits_since is None or link.waits_since > before for link in self._links.values()):
+                continue
+            try:
+                await self._refresh()
+            except FileSystemError as exc:
+                log.info("storage map: %s", exc)
 
     async def space(self, stat: Callable[[int], Any], decode: Callable[[bytes], Any]) -> tuple[int, int]:
         """(total bytes, free bytes) of all targets that answer; asked at most once in STAT_CACHE_S."""
@@ -274,7 +355,11 @@ class Targets:
         sums = [0, 0]
 
         async def ask(link: TargetLink) -> None:
-            answer, _ = await link.call(stat)
+            try:
+                answer, _ = await link.call(stat)
+            except Unanswered as exc:
+                log.debug("space: %s", exc)
+                return
             if answer.status == OK:
                 total, free, _objects = decode(answer.body)
                 sums[0] += total

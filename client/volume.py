@@ -11,17 +11,19 @@ import logging
 import os
 import socket
 import stat
+import time
 from dataclasses import dataclass
 from typing import Any, Final
 
 import trio
 
 from client import limits
+from client.accesses import Accesses
 from client.attributes import Attr, attr_untrusted
 from client.credentials import ROOT
 from client.gather import Buffer
-from client.inodes import DirectoryHandle, FileHandle, HandleTable, LookupCounts
-from client.io import FilePool, WriteFailed
+from client.inodes import DirectoryHandle, FileHandle, HandleTable
+from client.io import FileData, FilePool, WriteFailed
 from client.namecache import ABSENT
 from client.readahead import ReadAhead
 from client.service import MetadataClient, boottime
@@ -59,21 +61,25 @@ class Volume:
         prefer: int | None = None,
         soft_after: float | None = None,
         page_cache: bool = False,
+        atime: bool = False,
     ) -> None:
         """*cluster*: its id; *replicas*: ((id, address), ...); *name*: what logs of servers call us.
 
         *soft_after*: seconds until an operation that nobody answers ends in ETIMEDOUT (None: hard).
         *page_cache*: a kernel that asks for attributes before it reads is above us.
+        *atime*: reading moves it (relatime). What the kernel reads from its own cache is not noticed.
         """
         who = f"{socket.gethostname()}:{os.getpid()}:{name}"[:255]
         self.service = MetadataClient(cluster, replicas, who, prefer=prefer, soft_after=soft_after)
-        self.lookups = LookupCounts()
         self.files: HandleTable[FileHandle] = HandleTable()
         self.directories: HandleTable[DirectoryHandle] = HandleTable(DIRECTORY_NUMBERS)
         self._cluster = cluster
         self._who = who
         self._soft_after = soft_after
         self._page_cache = page_cache
+        self._atime = atime
+        self._accesses = Accesses()
+        self._accessed = trio.Event()
         self._pool: FilePool | None = None
         self._targets: Targets | None = None
 
@@ -90,6 +96,8 @@ class Volume:
             self._targets = Targets(nursery, self._cluster, self._who, storage_map, self._soft_after)
             self._pool = FilePool(nursery, self.service, self._targets)
             nursery.start_soon(self._pool.run)
+            nursery.start_soon(self._tell_accesses_often)
+            nursery.start_soon(self._targets.watch)
             task_status.started()
             await self.service.ended.wait()
             self._targets.close()
@@ -104,6 +112,7 @@ class Volume:
         """Write what is pending (for at most *flush_s*), close the session, end :meth:`run`."""
         with trio.move_on_after(flush_s):
             await self.pool.flush_all()
+            await self._tell_accesses()
         if self.pool.dirty_files:
             log.error("%d files have written data that could not be saved: it is lost", self.pool.dirty_files)
         await self.service.close()
@@ -172,6 +181,8 @@ class Volume:
 
     async def setattr(self, op: ops.SetAttr) -> Attr:
         """Carry out *op*; with SET_SIZE the objects are trimmed when this returns."""
+        if op.valid & (ops.SET_ATIME | ops.SET_ATIME_NOW):
+            self._accesses.forget(op.ino)
         if not op.valid & ops.SET_SIZE:
             data = self.pool.get(op.ino)
             if data is not None and op.valid & (ops.SET_MTIME | ops.SET_MTIME_NOW):
@@ -200,6 +211,10 @@ class Volume:
 
     async def symlink(self, cred: ops.Cred, parent: int, name: bytes, target: bytes) -> Attr:
         return attr_untrusted(await self.service.request(ops.Symlink(cred, parent, name, target)))
+
+    async def may_link(self, cred: ops.Cred, ino: int) -> bool:
+        """Whether protected hard links (proc_sys_fs(5)) let *cred* give *ino* another name."""
+        return cred.uid == (await self.getattr(ino)).uid or await self.access(cred, ino, os.R_OK | os.W_OK)
 
     async def link(self, cred: ops.Cred, ino: int, parent: int, name: bytes) -> Attr:
         return self.seen(attr_untrusted(await self.service.request(ops.Link(cred, ino, parent, name))))
@@ -273,7 +288,7 @@ class Volume:
                     raise
             else:
                 attr = attr_untrusted(made)
-                return self._opened(attr, flags, pid, generation), attr
+                return self._opened(cred, attr, flags, pid, generation), attr
             try:
                 there = await self.lookup(cred, parent, name)
                 if stat.S_ISLNK(there.mode):
@@ -289,8 +304,8 @@ class Volume:
     async def open(self, cred: ops.Cred, ino: int, flags: int, pid: int = 0) -> FileHandle:
         generation = self.service.generation
         attr = attr_untrusted(await self.service.query(ops.Open(cred, ino, flags)))
-        handle = self._opened(attr, flags, pid, generation)
-        if flags & os.O_TRUNC and flags & os.O_ACCMODE != os.O_RDONLY and attr.is_regular:
+        handle = self._opened(cred, attr, flags, pid, generation)
+        if flags & os.O_TRUNC and attr.is_regular:  # with O_RDONLY too: POSIX leaves that open, Linux truncates
             try:
                 op = ops.SetAttr(cred, ino, ops.SET_SIZE, 0, 0, 0, 0, 0, 0, True)
                 await handle.data.set_size(op)
@@ -300,11 +315,11 @@ class Volume:
                 raise
         return handle
 
-    def _opened(self, attr: Attr, flags: int, pid: int, generation: int) -> FileHandle:
+    def _opened(self, cred: ops.Cred, attr: Attr, flags: int, pid: int, generation: int) -> FileHandle:
         """No checkpoint between the answer that counted the handle and this: cancelled, it would be lost."""
         data = self.pool.acquire(attr)
         ahead = ReadAhead(self.pool.nursery)
-        handle = FileHandle(self.files.next_number(), data, flags, pid, generation, data.errors, ahead)
+        handle = FileHandle(self.files.next_number(), data, flags, pid, generation, data.errors, ahead, cred.uid == 0)
         self.files.add(handle.number, handle)
         return handle
 
@@ -317,16 +332,37 @@ class Volume:
         data = handle.data
         if offset + size > data.size and (handle.direct or not self._page_cache):
             await data.refresh()  # another mount may have written more; the kernel's cache asks by itself
+        if self._atime and not handle.flags & os.O_NOATIME:
+            self._note_access(data)
         stop = min(offset + size, data.size)
         if handle.direct or stop <= offset or stop - offset >= limits.READ_AHEAD_MAX:
             return await data.read(offset, size)
         await data.settle_range(offset, stop)
         return await handle.ahead.read(data, offset, stop)
 
+    def _note_access(self, data: FileData) -> None:
+        self._accesses.note(data.overlay(data.attr), time.time_ns())
+        if len(self._accesses):
+            self._accessed.set()
+
+    async def _tell_accesses_often(self) -> None:
+        while True:
+            await self._accessed.wait()
+            await trio.sleep(limits.ACCESSES_AGE_S)
+            self._accessed = trio.Event()
+            await self._tell_accesses()
+
+    async def _tell_accesses(self) -> None:
+        while (told := self._accesses.take()) is not None:
+            try:
+                await self.service.request(told)
+            except FileSystemError as exc:
+                log.info("atime of %d files is not kept: %s", len(told.files), exc)
+
     async def write(self, handle: FileHandle, offset: int, buffer: Buffer) -> int:
         self._check(handle)
         data = handle.data
-        taken = await data.write(offset, buffer, append=handle.append)
+        taken = await data.write(offset, buffer, append=handle.append, privileged=handle.privileged)
         if handle.synchronous:
             await self.fsync(handle)
         elif handle.direct:
@@ -367,6 +403,8 @@ class Volume:
             handle.errors = handle.data.errors
             raise
         handle.errors = self._report(handle)
+        if handle.data.ino in self._accesses:
+            await self._tell_accesses()
 
     async def close_file(self, handle: FileHandle) -> None:
         """The last descriptor is closed. Errors were :meth:`flush`'s to tell; later ones are logged."""

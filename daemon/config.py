@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from wire import ids
+from wire.chains import COPIES_MAX
 from wire.peer import split_address
 
 CONFIG_NAME: Final = "lockstep.toml"
@@ -56,6 +57,8 @@ class StorageConfig:
     """Bytes per stripe unit, a multiple of 4096."""
     stripe_count: int = 4
     """Columns of a new file; fewer when there are fewer targets."""
+    copies: int = 1
+    """Copies of a new file's data, on different targets; fewer when there are fewer targets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +234,7 @@ def _storage(section: _Section) -> StorageConfig:
     made = StorageConfig(
         section.number("stripe_size", STRIPE_SIZE_MIN, STRIPE_SIZE_MAX, default.stripe_size),
         section.number("stripe_count", 1, STRIPE_COUNT_MAX, default.stripe_count),
+        section.number("copies", 1, COPIES_MAX, default.copies),
     )
     if made.stripe_size % 4096:
         raise section.fail("stripe_size", f"{made.stripe_size} is not a multiple of 4096")
@@ -373,6 +377,9 @@ def render(config: Config) -> str:
         "# spread. Files that exist keep the layout they were made with.",
         f"stripe_size = {config.storage.stripe_size}",
         f"stripe_count = {config.storage.stripe_count}",
+        "# Copies of a new file's data, each on another target. With two, any target may be lost. A directory may have",
+        "# a layout of its own: see lockstep layout.",
+        f"copies = {config.storage.copies}",
         "",
         "# Metadata replicas: each holds all metadata and serves clients. id: 1 to 255, never given to another disk.",
         "# This is how the cluster began; who belongs to it now is part of its state (lockstep replica list). One that",

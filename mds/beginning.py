@@ -25,11 +25,15 @@ def beginning(config: Config, joined: Known | None) -> tuple[list[Record], Boots
         witnesses = tuple((v.id, v.address) for v in config.voters if v.witness)
         first = genesis(tuple(n for n, _ in replicas), tuple(n for n, _ in witnesses))
         return [Decided(first), Flushed(0)], Bootstrap(
-            storage.stripe_size, storage.stripe_count, replicas=tuple(sorted(replicas)), witnesses=witnesses
+            storage.stripe_size,
+            storage.stripe_count,
+            storage.copies,
+            replicas=tuple(sorted(replicas)),
+            witnesses=witnesses,
         )
     roster = joined.roster
     return [], Bootstrap(
-        storage.stripe_size, storage.stripe_count, replicas=roster.replicas, witnesses=roster.witnesses
+        storage.stripe_size, storage.stripe_count, storage.copies, replicas=roster.replicas, witnesses=roster.witnesses
     )
 
 

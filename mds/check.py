@@ -205,6 +205,6 @@ def _check_sessions(store: Store) -> Iterator[str]:
 
 def _check_storage(store: Store) -> Iterator[str]:
     for key, value in store.scan(schema.CHAINS, b"", None):
-        for target in unpack_untrusted(value)[1]:
+        for target, _state in unpack_untrusted(value)[1]:
             if store.get(schema.TARGETS, schema.target_key(target)) is None:
                 yield f"chain {int.from_bytes(key, 'big')} names target {target}, which is not there"

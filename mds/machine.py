@@ -21,8 +21,9 @@ from mds import schema, sessions
 from mds.namespace import layout
 from mds.namespace import roster as rosters
 from mds.namespace.inode import DIRECTORY_SIZE, S_IFDIR, Inode, Layout
-from mds.namespace.layout import Storage, StorageMap
+from mds.namespace.layout import Storage
 from mds.namespace.ops import (
+    accessed,
     commit,
     create,
     link,
@@ -47,7 +48,8 @@ from mds.namespace.roster import Roster
 from mds.namespace.scope import Scope
 from mds.sessions import Session
 from mds.store import Effects, Store, StoreCorrupt
-from wire import ids, ops
+from wire import ids, ops, targetops
+from wire.chains import StorageMap
 from wire.codec import decode, pack, unpack_untrusted
 from wire.errors import OK, FileSystemError, Status, WireError
 from wire.roster import ReplicaRemove, ReplicaSet, RosterRequest, WitnessRemove, WitnessSet
@@ -72,6 +74,7 @@ _APPLY: Final[dict[type, Callable[[Scope, Any], Any]]] = {
     ops.RemoveXattr: removexattr.apply,
     ops.Commit: commit.apply,
     ops.Settle: settle.apply,
+    ops.Accessed: accessed.apply,
 }
 """What clients ask, in a slot of their session."""
 
@@ -81,7 +84,15 @@ _APPLY_INTERNAL: Final[dict[type, Callable[[Scope, Any], Any]]] = {
     ops.SessionClose: session_ops.close,
     ops.SessionExpire: session_ops.expire,
     ops.OrphanAnswer: orphans.apply,
-    ops.TargetSet: targets.apply,
+    ops.TargetSet: targets.set_,
+    targetops.TargetUp: targets.up,
+    targetops.TargetDown: targets.down,
+    targetops.ChainSynced: targets.synced,
+    targetops.ChainMove: targets.move,
+    targetops.ChainLeave: targets.leave,
+    targetops.TargetDrain: targets.drain,
+    targetops.TargetRemove: targets.remove,
+    targetops.TargetReplace: targets.replace,
     ops.ReclaimDone: reclaim.apply,
     ReplicaSet: roster_ops.set_replica,
     ReplicaRemove: roster_ops.remove_replica,
@@ -91,6 +102,11 @@ _APPLY_INTERNAL: Final[dict[type, Callable[[Scope, Any], Any]]] = {
 """What replicas ask for themselves (session 0); from a client's session they are refused."""
 
 _APPLY_ALL: Final = {**_APPLY, **_APPLY_INTERNAL}
+_STORAGE: Final = (
+    ops.TargetSet, targetops.TargetUp, targetops.TargetDown, targetops.TargetDrain, targetops.TargetRemove,
+    targetops.TargetReplace, targetops.ChainSynced, targetops.ChainMove, targetops.ChainLeave,
+)  # fmt: skip
+"""Requests that change the storage map."""
 _NOTHING: Final[frozenset[int]] = frozenset()
 
 
@@ -106,6 +122,10 @@ def _nothing(op: Any) -> frozenset[int]:
     return _NOTHING
 
 
+def _storage(op: Any) -> frozenset[int]:
+    return frozenset((STORAGE_MAP,))
+
+
 _TOUCHES: Final[dict[type, Callable[[Any], frozenset[int]]]] = {
     **dict.fromkeys((ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink), _parent),
     **dict.fromkeys((ops.SetAttr, ops.Commit, ops.Settle, ops.SetXattr, ops.RemoveXattr), _inode),
@@ -114,8 +134,9 @@ _TOUCHES: Final[dict[type, Callable[[Any], frozenset[int]]]] = {
     ),
     **dict.fromkeys(typing.get_args(RosterRequest), _nothing),
     ops.Link: lambda op: frozenset((op.ino, op.parent)),
+    ops.Accessed: lambda op: frozenset(ino for ino, _time in op.files),
     ops.OrphanAnswer: lambda op: frozenset(op.released + op.pinned),
-    ops.TargetSet: lambda op: frozenset((STORAGE_MAP,)),
+    **dict.fromkeys(_STORAGE, _storage),
 }
 """See :meth:`StateMachine.touched`."""
 
@@ -163,6 +184,7 @@ class Bootstrap:
 
     stripe_size: int = layout.STRIPE_SIZE
     stripe_count: int = layout.STRIPE_COUNT
+    copies: int = layout.COPIES
     root_uid: int = 0
     root_gid: int = 0
     root_mode: int = 0o755
@@ -224,7 +246,8 @@ class StateMachine:
             mode, 2, bootstrap.root_uid, bootstrap.root_gid, 0, DIRECTORY_SIZE, 0, 0, 0, None, (), 0, 0, ids.ROOT_INO, 0
         )
         store.put(schema.INODES, schema.u64(ids.ROOT_INO), root.encode())
-        store.put(schema.META, schema.META_STORAGE, pack((0, bootstrap.stripe_size, bootstrap.stripe_count)))
+        storage = (0, bootstrap.stripe_size, bootstrap.stripe_count, bootstrap.copies)
+        store.put(schema.META, schema.META_STORAGE, pack(storage))
         rosters.write_first(store, bootstrap.replicas, bootstrap.witnesses)
         self._count(0, BOOT_ENTRY, store.commit())
 
@@ -265,8 +288,13 @@ class StateMachine:
         return self._scope.sessions
 
     def storage_map(self) -> StorageMap:
-        """(version, ((target, address, state), ...), ((chain, version, (target, ...)), ...))."""
+        """See wire.chains.StorageMap."""
         return self._scope.storage.map
+
+    def target_uuid(self, target: int) -> bytes | None:
+        """Of the disk that storage target *target* has."""
+        raw = self.store.get(schema.TARGETS, schema.target_key(target))
+        return None if raw is None else layout.Target.unpack(raw).uuid
 
     def sessions(self) -> Iterator[tuple[int, Session]]:
         """All sessions with the replica each is attached to and its attachment count, ascending by number."""

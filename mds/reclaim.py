@@ -13,6 +13,8 @@ import trio
 from mds import limits
 from mds.replica import Replica
 from wire import ops
+from wire.chains import path
+from wire.errors import describe
 from wire.ids import PROTOCOL_VERSION
 from wire.messages import Answer, Hello, ObjectDelete, Role
 from wire.peer import Connection, ConnectionLost, dial
@@ -41,22 +43,25 @@ class Reclaimer:
         if not files:
             return
         _, targets, chains = replica.state.storage_map()
-        addresses = {target: address for target, address, _ in targets}
-        members = {chain: members for chain, _, members in chains}
+        addresses = {target: address for target, address, _, _ in targets}
+        known = {number: (version, path(members)) for number, version, members in chains}
         wanted: dict[int, list[tuple[int, int]]] = {}
         for ino, (_, columns) in files:
-            for column, chain in enumerate(columns):
-                for target in members.get(chain, ()):
-                    wanted.setdefault(target, []).append((ino, column))
+            for column, number in enumerate(columns):
+                wanted.setdefault(number, []).append((ino, column))
         failed: set[int] = set()
 
-        async def ask(target: int, keys: list[tuple[int, int]]) -> None:
-            if not await self._delete(target, addresses[target], keys):
+        async def ask(number: int, keys: list[tuple[int, int]]) -> None:
+            version, order = known[number]
+            delete = ObjectDelete(1, number, version, tuple(keys))
+            # Members that are offline lose theirs when they are synced.
+            if not order or not await self._delete(order[0], addresses[order[0]], delete):
                 failed.update(ino for ino, _ in keys)
 
         async with trio.open_nursery() as nursery:
-            for target, keys in sorted(wanted.items()):
-                nursery.start_soon(ask, target, keys)
+            for number, keys in sorted(wanted.items()):
+                if number in known:  # else nobody is left who could hold any of it
+                    nursery.start_soon(ask, number, keys)
         done = tuple(sorted(ino for ino, _ in files if ino not in failed))
         if done and replica.lowest:
             self._busy = True
@@ -66,7 +71,7 @@ class Reclaimer:
 
             replica.internal(ops.ReclaimDone(done), finished)
 
-    async def _delete(self, target: int, address: str, keys: list[tuple[int, int]]) -> bool:
+    async def _delete(self, target: int, address: str, delete: ObjectDelete) -> bool:
         try:
             conn = await dial(address, self._hello)
         except ConnectionLost as exc:
@@ -75,21 +80,22 @@ class Reclaimer:
                 log.warning("objects of removed files wait for target %d: %s", target, exc)
             return False
         try:
-            answer = await self._ask(conn, keys)
+            answer = await self._ask(conn, delete)
         finally:
             conn.close()
         if answer is None or answer.status:
-            log.warning("target %d did not delete %d objects: %s", target, len(keys), answer)
+            said = "no answer" if answer is None else describe(answer.status)
+            log.info("target %d did not delete %d objects: %s; asked again", target, len(delete.keys), said)
             return False
         self._complained.discard(target)
         return True
 
-    async def _ask(self, conn: Connection, keys: list[tuple[int, int]]) -> Answer | None:
+    async def _ask(self, conn: Connection, delete: ObjectDelete) -> Answer | None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(conn.run_writer)
             try:
                 with trio.move_on_after(ANSWER_S):
-                    conn.send(ObjectDelete(1, tuple(keys)))
+                    conn.send(delete)
                     while True:
                         message, _ = await conn.receive()
                         if isinstance(message, Answer):

@@ -28,7 +28,7 @@ from vsync.machine import Machine
 from vsync.records import Entry
 from vsync.view import generation_of
 from wire import messages as msg
-from wire import ops
+from wire import ops, targetops
 from wire.codec import decode, encode, pack, unpack_untrusted
 from wire.errors import OK, Status, WireError
 from wire.group import LetGo
@@ -37,10 +37,10 @@ from wire.roster import RosterRequest
 log = logging.getLogger(__name__)
 
 _NOTHING: frozenset[int] = frozenset()
-_ADMIN_REQUESTS = ops.TargetSet | RosterRequest
+_ADMIN_REQUESTS = ops.TargetSet | RosterRequest | targetops.AdminRequest
 _CLIENT_REQUESTS = (
     ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink, ops.Link, ops.Unlink, ops.Rmdir, ops.Rename, ops.SetAttr,
-    ops.SetXattr, ops.RemoveXattr, ops.Commit, ops.Settle,
+    ops.SetXattr, ops.RemoveXattr, ops.Commit, ops.Settle, ops.Accessed,
 )  # fmt: skip
 
 

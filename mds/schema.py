@@ -20,8 +20,8 @@ RECLAIM         ino u64                      ``(stripe_size, (chain, ...))``: ob
 SESSIONS        session u64                  ``(key, client, slots, replica, attempt)``
 SESSION_KEYS    key (16 bytes)               session u64. Derived from SESSIONS: one for one
 REPLIES         session u64, slot u16        ``(number, status, opened, body)`` of the slot's last request
-TARGETS         target u16                   ``(address, state, uuid)``; state is "serving"
-CHAINS          chain u32                    ``(version, (target, ...))``
+TARGETS         target u16                   :class:`mds.namespace.layout.Target`, its fields in order
+CHAINS          chain u32                    ``(version, ((target, state), ...))``, see :mod:`wire.chains`
 ROSTER          voter u8                     ``(kind, address, by, time_ns)``; see :mod:`mds.namespace.roster`
 ==============  ===========================  =====================================================================
 
@@ -30,7 +30,7 @@ META
     ``applied``   ``(index, digest, time_ns, inodes, sessions)``: last applied index, sum of effects, the state's time,
                   and two counts derived from INODES and SESSIONS
     ``members``   ``(generation, epoch, (replica, ...))`` of the last view event
-    ``storage``   ``(version, stripe_size, stripe_count)`` of the storage map and the layout of new files
+    ``storage``   ``(version, stripe_size, stripe_count, copies)`` of the storage map and the layout of new files
     ``roster``    ``(version,)``: how often the roster was changed
     ``position``  raw: what the replica stores with the effects to know from where to replay; not looked into
 
@@ -44,7 +44,7 @@ from __future__ import annotations
 
 from typing import Final
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 
 
 class Table:

@@ -30,6 +30,7 @@ from mds.replica import Replica
 from mds.roster import Follower, Known, Removed, body_of, first_contact
 from mds.shell import Client
 from mds.store import Store, StoreCorrupt, StoreFailed
+from mds.tending import Tending
 from mds.verify import verify
 from vsync import effects as ev
 from vsync.machine import Machine
@@ -107,6 +108,7 @@ class Process:
         self.replica = Replica(replica_id, group, state, self)
         self.membership_changed()
         self.reclaimer = Reclaimer(self.replica, self.cluster, self.journal.uuid)
+        self.tending = Tending(self.replica, self.cluster, self.journal.uuid)
         self.fatal = trio.Event()
         self.error: Exception | None = None
         self._written = position
@@ -452,6 +454,7 @@ class Process:
                 nursery.start_soon(self.timer)
                 nursery.start_soon(self.committer)
                 nursery.start_soon(self.maintenance)
+                nursery.start_soon(self.tending.run)
                 gc.collect()
                 gc.freeze()  # what lives as long as the process is not looked at again
                 gc.set_threshold(*GC_THRESHOLD)

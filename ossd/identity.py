@@ -5,6 +5,7 @@ A target's data directory::
     format     identity, written last when the directory is made, never changed afterwards; flock()ed while served
     starts     how the last start ended: can unsynced writes have been lost since?
     objects/   000 .. 3ff: the objects (ossd.store)
+    ledgers/   000 .. 3ff: their stamps and checksums (ossd.ledger)
     witness/   state of the witness hosted here, if any (vsync.voter)
 
 *Incarnation*: an ObjectWrite is answered when the data is in the page cache.  A crash of the daemon loses none of
@@ -17,6 +18,7 @@ unclean one under the same running kernel (same boot id), whose page cache still
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import tomllib
@@ -25,16 +27,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-FORMAT_VERSION: Final = 1
-"""1: objects without checksums, truncation number in an extended attribute.
+FORMAT_VERSION: Final = 2
+"""2: objects with ledgers beside them (checksums per block, stamps), truncation number in an extended attribute.
+1: without ledgers; not served any more, because nothing tells which of its copies are equal.
 
-Another way of keeping objects (checksums per block) gets the next number; a daemon serves the versions it knows.
+Another way of keeping objects gets the next number; a daemon serves the versions it knows.
 """
 FORMATS_KNOWN: Final = frozenset({FORMAT_VERSION})
 
 FORMAT_NAME: Final = "format"
 STARTS_NAME: Final = "starts"
 OBJECTS_NAME: Final = "objects"
+LEDGERS_NAME: Final = "ledgers"
 FANOUT: Final = 1024
 """Directories below objects/: with 100 million objects each holds 100,000, well within what ext4 and XFS index."""
 
@@ -90,7 +94,7 @@ def format_directory(path: Path, cluster: bytes, target: int) -> Identity:
     The format file comes last: a directory with one is complete.
     """
     path.mkdir(parents=True, exist_ok=True)
-    strangers = sorted(set(os.listdir(path)) - {OBJECTS_NAME, "lost+found", FORMAT_NAME + ".new"})
+    strangers = sorted(set(os.listdir(path)) - {OBJECTS_NAME, LEDGERS_NAME, "lost+found", FORMAT_NAME + ".new"})
     if strangers:
         raise StoreRefused(
             path,
@@ -105,8 +109,10 @@ def format_directory(path: Path, cluster: bytes, target: int) -> Identity:
             f"objects are. To give the disk up, empty {path}",
         )
     for name in fanout_names():
-        (path / OBJECTS_NAME / name).mkdir(parents=True, exist_ok=True)
+        for tree in (OBJECTS_NAME, LEDGERS_NAME):
+            (path / tree / name).mkdir(parents=True, exist_ok=True)
     sync_directory(path / OBJECTS_NAME)
+    sync_directory(path / LEDGERS_NAME)
     sync_directory(path)
     sync_directory(path.parent)
     made = Identity(FORMAT_VERSION, cluster, target, uuids.uuid4().bytes)
@@ -181,6 +187,19 @@ def lock_directory(path: Path) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def refuse_without_attributes(path: Path) -> None:
+    try:
+        os.setxattr(path / OBJECTS_NAME, "user.lockstep.probe", b"1")
+    except OSError as exc:
+        if exc.errno in (errno.ENOTSUP, errno.EPERM, errno.ENOSYS):
+            raise StoreRefused(
+                path / OBJECTS_NAME,
+                "the file system keeps no extended attributes of users",
+                "use ext4, XFS, Btrfs or ZFS (xattr=sa), mounted without nouser_xattr",
+            ) from exc
+        raise
 
 
 # --- incarnation ----------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 ``objects/<hash of the inode>/<inode>.<column>`` holds an object's bytes, nothing else; the number of the last
 truncation carried out is the extended attribute TRIM_ATTR of the file (none: 0), so that it lives and dies with
-the file and costs nothing to objects that are never truncated.
+the file and costs nothing to objects that are never truncated; the chain it belongs to is CHAIN_ATTR. Checksums and
+the stamp of the last change are in the object's ledger (:mod:`ossd.ledger`).
 
 What must survive a crash, and how the order sees to it:
 
@@ -24,7 +25,6 @@ objects, and :meth:`Store.sync` beside anything, may run in threads at the same 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import logging
 import os
@@ -33,22 +33,23 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from ossd import identity
-from ossd.objects import OFFSET_MAX, SyncBook, Truncations, pending, readable, visible_size
+from ossd.disk import Disk
+from ossd.ledger import BLOCK, NO_STAMP, BadBlock, Ledger, Stamp, whole_blocks
+from ossd.objectfile import CHAIN, CHAIN_ATTR, Key, ObjectFile, chain_of, fanout_of, file_name
+from ossd.objects import OFFSET_MAX, Truncations, pending, readable, visible_size
 
 log = logging.getLogger(__name__)
 
-Key = tuple[int, int]
-"""(inode, column)"""
 Buffer = bytes | bytearray | memoryview
 
 TRIM_ATTR: Final = "user.lockstep.trim"
-_TRIM: Final = struct.Struct("!Q")
+TRIM: Final = struct.Struct("!Q")
 
 OPEN_MAX: Final = 8192
-"""Objects kept open at most; serve.py lowers it to half of the descriptors that the process may have."""
+"""Objects kept open at most; serve.py lowers it to a quarter of the descriptors that there may be (two each)."""
 OWING_MAX: Final = 256
 """Idle objects with lost writes that somebody must still be told of; beyond that the oldest are forgotten (and the
 incarnation moves on at the next start)."""
@@ -57,79 +58,6 @@ RESERVE_MAX: Final = 1 << 30
 target can still trim, delete and vote."""
 ALLOWANCE_MAX: Final = 64 << 20
 """Bytes that objects may grow by before the file system is asked again how much is free."""
-
-
-class Disk:
-    """The system calls that touch objects; tests put faults and crashes in their place."""
-
-    open = staticmethod(os.open)
-    close = staticmethod(os.close)
-    pread = staticmethod(os.pread)
-    preadv = staticmethod(os.preadv)
-    pwrite = staticmethod(os.pwrite)
-    ftruncate = staticmethod(os.ftruncate)
-    fsync = staticmethod(os.fsync)
-    fdatasync = staticmethod(os.fdatasync)
-    setxattr = staticmethod(os.setxattr)
-    getxattr = staticmethod(os.getxattr)
-    unlink = staticmethod(os.unlink)
-    statvfs = staticmethod(os.statvfs)
-    sync_directory = staticmethod(identity.sync_directory)
-
-    @staticmethod
-    def sync_file_system(path: Path) -> None:
-        """syncfs(2), which Python does not have."""
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            if ctypes.CDLL(None, use_errno=True).syncfs(fd) != 0:
-                number = ctypes.get_errno()
-                raise OSError(number, os.strerror(number), str(path))
-        finally:
-            os.close(fd)
-
-
-class ObjectFile:
-    """One open object. ``users`` counts who holds it; it is closed when nobody does and the table has let it go."""
-
-    __slots__ = (
-        "attr_dirty", "book", "entry_dirty", "fd", "gone", "key", "last", "lock", "path", "size", "syncing", "users",
-    )  # fmt: skip
-
-    def __init__(self, key: Key, path: str, fd: int, size: int, last: int, entry_dirty: bool) -> None:
-        self.key = key
-        self.path = path
-        self.fd = fd
-        self.size = size
-        self.last = last
-        """Number of the last truncation carried out."""
-        self.book = SyncBook()
-        self.lock = threading.Lock()
-        """Guards ``book`` and ``attr_dirty``."""
-        self.syncing = threading.Lock()
-        """One sync of a descriptor at a time: the kernel reports a lost write to one of them only."""
-        self.attr_dirty = False
-        """There is something that fsync makes durable and fdatasync does not: a trim, or its number."""
-        self.entry_dirty = entry_dirty
-        self.users = 1
-        self.gone = False
-
-    @property
-    def clean(self) -> bool:
-        """Is everything about it on disk?"""
-        return self.book.clean and not self.attr_dirty and not self.entry_dirty
-
-
-def _fanout_of(ino: int) -> int:
-    """Inode numbers come in runs; Fibonacci hashing spreads them. Part of the format on disk."""
-    return ((ino * 0x9E3779B97F4A7C15) & 0xFFFF_FFFF_FFFF_FFFF) >> 54
-
-
-assert _fanout_of(2**63 - 1) < identity.FANOUT
-
-
-def file_name(key: Key) -> str:
-    """The name of an object's file in its directory."""
-    return f"{key[0]:016x}.{key[1]:04x}"
 
 
 class Store:
@@ -151,6 +79,10 @@ class Store:
         self.incarnation = incarnation
         self.disk_errors = 0
         """Operations that ended in an error of the disk since the start."""
+        self.bad_blocks = 0
+        """Times that data did not match its checksum since the start."""
+        self.torn_blocks = 0
+        """Blocks accepted after a power cut although they did not match."""
         self.objects = 0
         """Objects there are, as far as :meth:`count_objects` has got."""
         self._boot = boot
@@ -158,6 +90,7 @@ class Store:
         self._lock_fd = lock_fd
         self._open_max = open_max
         self._directories = [str(path / identity.OBJECTS_NAME / name) for name in identity.fanout_names()]
+        self._ledgers = [str(path / identity.LEDGERS_NAME / name) for name in identity.fanout_names()]
         self._directory_locks = [threading.Lock() for _ in self._directories]
         self._counted = [False] * len(self._directories)
         self._lock = threading.Lock()
@@ -181,7 +114,7 @@ class Store:
         open_max: int = OPEN_MAX,
         reserve: int | None = None,
         boot: str | None = None,
-    ) -> Store:
+    ) -> Self:
         """Serve *path*; a missing or empty directory is formatted first. Raises StoreRefused, OSError."""
         disk = disk or Disk()
         try:
@@ -191,7 +124,7 @@ class Store:
             log.info("target %d: %s is a new, empty disk (uuid %s)", target, path, who.uuid.hex())
         lock_fd = identity.lock_directory(path)
         try:
-            _refuse_without_attributes(path)
+            identity.refuse_without_attributes(path)
             boot = identity.boot_id() if boot is None else boot
             try:
                 # What a daemon that died before us left in the page cache: from here on, what is not in our
@@ -217,16 +150,16 @@ class Store:
                 file.users += 1
             return file
 
-    def fetch(self, key: Key, *, create: bool) -> ObjectFile | None:
-        """The object, to be given back by :meth:`release`; None when there is none and *create* is false."""
+    def fetch(self, key: Key, *, create: bool, chain: int = 0) -> ObjectFile | None:
+        """The object, to be given back by :meth:`release`, or None; with *create* one of *chain* is made."""
         file = self.cached(key)
         if file is not None:
             return file
         self._make_room()
-        where = _fanout_of(key[0])
+        where = fanout_of(key[0])
         path = f"{self._directories[where]}/{file_name(key)}"
         try:
-            file = self._open_file(key, path, where, create)
+            file = self._open_file(key, path, where, create, chain)
         except FileNotFoundError:
             return None
         except OSError as exc:
@@ -237,10 +170,10 @@ class Store:
                 self._table[key] = file
                 return file
             other.users += 1
-        self._disk.close(file.fd)  # a reader beside us was faster; nothing was noted in ours yet
+        self._close(file)  # a reader beside us was faster; nothing was noted in ours yet
         return other
 
-    def _open_file(self, key: Key, path: str, where: int, create: bool) -> ObjectFile:
+    def _open_file(self, key: Key, path: str, where: int, create: bool, chain: int) -> ObjectFile:
         flags = os.O_RDWR | os.O_CLOEXEC
         new = False
         try:
@@ -256,7 +189,12 @@ class Store:
                         self.objects += 1
         try:
             size = 0 if new else os.fstat(fd).st_size
-            return ObjectFile(key, path, fd, size, 0 if new else self._last_trim(fd, path), entry_dirty=new)
+            last = 0 if new else self._last_trim(fd, path)
+            if new and chain:  # the ledger may be lost, the object must not be
+                os.setxattr(fd, CHAIN_ATTR, CHAIN.pack(chain))
+            ledger = Ledger.open(f"{self._ledgers[where]}/{file_name(key)}", self.incarnation, fd, new)
+            ledger.chain = ledger.chain or (chain if new else chain_of(fd))
+            return ObjectFile(key, path, fd, size, last, new, ledger)
         except BaseException:
             self._disk.close(fd)
             raise
@@ -268,9 +206,9 @@ class Store:
             if exc.errno == errno.ENODATA:
                 return 0
             raise
-        if len(value) != _TRIM.size:
-            raise OSError(errno.EIO, f"attribute {TRIM_ATTR} is {len(value)} bytes long, not {_TRIM.size}", path)
-        return int(_TRIM.unpack(value)[0])
+        if len(value) != TRIM.size:
+            raise OSError(errno.EIO, f"attribute {TRIM_ATTR} is {len(value)} bytes long, not {TRIM.size}", path)
+        return int(TRIM.unpack(value)[0])
 
     @property
     def has_room(self) -> bool:
@@ -284,7 +222,11 @@ class Store:
             assert file.users >= 0
             close = file.gone and not file.users
         if close:
-            self._disk.close(file.fd)
+            self._close(file)
+
+    def _close(self, file: ObjectFile) -> None:
+        self._disk.close(file.fd)
+        file.ledger.close()
 
     def _make_room(self) -> None:
         """Close the objects not used for longest, synced first: a descriptor closed early would take the news
@@ -335,43 +277,70 @@ class Store:
         assert not file.users
         del self._table[file.key]
         file.gone = True
-        self._disk.close(file.fd)
+        self._close(file)
 
     # -- data
 
-    def read(self, file: ObjectFile, offset: int, length: int, truncations: Truncations) -> bytes:
-        """What there is of the range; shorter where the object ends."""
+    def read(self, file: ObjectFile, offset: int, length: int, truncations: Truncations) -> Buffer:
+        """What there is of the range; shorter where the object ends. Raises OSError, :class:`BadBlock`."""
         count = readable(visible_size(file.size, file.last, truncations), offset, length)
         if not count:
             return b""
+        start, stop = whole_blocks(offset, count, file.size)
         try:
-            data = self._disk.pread(file.fd, count, offset)
-            while len(data) < count:  # interrupted, or a file shorter than we know (somebody tampers with it)
-                more = self._disk.pread(file.fd, count - len(data), offset + len(data))
+            data = self._disk.pread(file.fd, stop - start, start)
+            while len(data) < stop - start:  # interrupted, or a file shorter than we know (somebody tampers with it)
+                more = self._disk.pread(file.fd, stop - start - len(data), start + len(data))
                 if not more:
                     break
                 data += more
         except OSError as exc:
             raise self._failed(f"read of {file.path}", exc) from exc
-        return data
+        while (bad := file.ledger.verify(start // BLOCK, data)) is not None:
+            self._mismatch(file, bad)
+        return data if len(data) == count else memoryview(data)[offset - start : offset - start + count]
+
+    def _mismatch(self, file: ObjectFile, block: int) -> None:
+        """*block* does not match its sum: torn by a power cut, it gets another sum; else raises :class:`BadBlock`."""
+        if file.ledger.incarnation < self.incarnation:
+            self.torn_blocks += 1
+            log.warning("%s: block %d was torn by a power cut: accepted as it is", file.path, block)
+            file.ledger.rebuild(file.fd, block * BLOCK, (block + 1) * BLOCK)
+            return
+        self.bad_blocks += 1
+        log.error("%s: block %d does not match its checksum", file.path, block)
+        raise BadBlock(file.path, block)
 
     def read_at_once(self, file: ObjectFile, offset: int, length: int, truncations: Truncations) -> Buffer | None:
         """As :meth:`read` without waiting for the disk: None when the page cache does not hold it all."""
         count = readable(visible_size(file.size, file.last, truncations), offset, length)
         if not count:
             return b""
-        data = bytearray(count)
+        start, stop = whole_blocks(offset, count, file.size)
+        data = bytearray(stop - start)
         try:
             # Some file systems refuse RWF_NOWAIT and a bad block is EIO here, too: read() then says it properly.
-            got = self._disk.preadv(file.fd, [data], offset, os.RWF_NOWAIT)
+            got = self._disk.preadv(file.fd, [data], start, os.RWF_NOWAIT)
         except OSError:
             return None
-        return data if got == count else None
+        if got != len(data) or file.ledger.verify(start // BLOCK, data) is not None:
+            return None  # read() says what is wrong
+        return data if got == count else memoryview(data)[offset - start : offset - start + count]
 
-    def write(self, file: ObjectFile, offset: int, data: Buffer, truncations: Truncations, client: str) -> None:
+    def write(
+        self,
+        file: ObjectFile,
+        offset: int,
+        data: Buffer,
+        truncations: Truncations,
+        client: str,
+        stamp: Stamp = NO_STAMP,
+        chain: int = 0,
+    ) -> None:
         """Write all of *data*, into the page cache, after the truncations that are still to be carried out.
 
-        Raises OSError: ENOSPC and EFBIG leave the object as it was, but for bytes it had within the range.
+        *stamp* becomes the object's. Raises OSError: ENOSPC and EFBIG leave the object as it was, but for bytes it had
+        within the range; BadBlock before anything is written.
         """
         end = offset + len(data)
         if end > OFFSET_MAX:
@@ -381,6 +350,13 @@ class Store:
         before = file.size
         if end > before:
             self._admit(len(data))
+        if not len(data):
+            return
+        ledger = file.ledger
+        first = offset // BLOCK
+        self.make_sure(file)
+        entries = self._entries(file, offset, data)
+        ledger.begin(first, (end - 1) // BLOCK + 1 - first)
         with file.lock:
             file.book.wrote(client)
         try:
@@ -389,9 +365,37 @@ class Store:
                 done += self._disk.pwrite(file.fd, memoryview(data)[done:], offset + done)
         except OSError as exc:
             self._undo_growth(file, before)
+            ledger.rebuild(file.fd, first * BLOCK, end)
             raise self._failed(f"write to {file.path}", exc) from exc
         if end > before:
             file.size = end
+        ledger.commit(first, entries, stamp, chain, self.incarnation)
+
+    def make_sure(self, file: ObjectFile) -> int:
+        """Before anything is changed after a power cut: look at all of the object, once; blocks found torn.
+
+        The ledger says for the object as a whole whether it can be relied on.
+        """
+        ledger = file.ledger
+        if ledger.incarnation >= self.incarnation:
+            return 0
+        torn = ledger.accept_torn(file.fd)
+        if torn:
+            self.torn_blocks += torn
+            log.warning("%s: %d blocks were torn by a power cut: accepted as they are", file.path, torn)
+        # Void: the stamp may have reached the disk before the data that it is about, or the data alone.
+        ledger.set_stamp(NO_STAMP, ledger.chain, self.incarnation)
+        return torn
+
+    def _entries(self, file: ObjectFile, offset: int, data: Buffer) -> bytes:
+        """What the ledger will say of the blocks that the write touches."""
+        while True:
+            try:
+                return file.ledger.entries_for(file.fd, offset, data)
+            except BadBlock as exc:
+                self._mismatch(file, exc.block)
+            except OSError as exc:
+                raise self._failed(f"read of {file.path}", exc) from exc
 
     def _undo_growth(self, file: ObjectFile, size: int) -> None:
         """A write failed half way: what it appended goes, so that the object ends where it ended before."""
@@ -413,19 +417,28 @@ class Store:
             file.attr_dirty = True
         try:
             if length < file.size:
+                self.make_sure(file)
+                file.ledger.begin(length // BLOCK, 1)
                 self._disk.ftruncate(file.fd, length)
                 file.size = length
+                file.ledger.cut(file.fd, length)
+                file.ledger.begin(0, 0)
                 self._flush(file)
-            self._disk.setxattr(file.fd, TRIM_ATTR, _TRIM.pack(number))
+            self._disk.setxattr(file.fd, TRIM_ATTR, TRIM.pack(number))
         except OSError as exc:
             raise self._failed(f"trim of {file.path}", exc) from exc
         with file.lock:
             file.attr_dirty = True
         file.last = number
 
-    def truncate(self, file: ObjectFile, truncations: Truncations, client: str) -> None:
+    def truncate(
+        self, file: ObjectFile, truncations: Truncations, client: str, stamp: Stamp = NO_STAMP, chain: int = 0
+    ) -> None:
         """Carry out *truncations*, durably, as well as any that were carried out before and are not durable."""
-        self._carry_out(file, truncations, client)
+        if pending(file.last, truncations)[0] is not None:
+            self.make_sure(file)
+            self._carry_out(file, truncations, client)
+            file.ledger.set_stamp(stamp, chain, self.incarnation)
         if file.attr_dirty or file.entry_dirty:
             self._flush(file)
 
@@ -466,7 +479,7 @@ class Store:
         """Delete objects, durably; those that are not there are done already."""
         touched: dict[int, None] = {}
         for key in keys:
-            where = _fanout_of(key[0])
+            where = fanout_of(key[0])
             touched[where] = None
             with self._lock:
                 file = self._table.pop(key, None)
@@ -475,8 +488,10 @@ class Store:
                     file.gone = True
                     close = not file.users
             if file is not None and close:
-                self._disk.close(file.fd)
+                self._close(file)
             path = f"{self._directories[where]}/{file_name(key)}"
+            with contextlib.suppress(FileNotFoundError):  # one left behind is emptied when the object is made again
+                os.unlink(f"{self._ledgers[where]}/{file_name(key)}")
             with self._directory_locks[where]:
                 try:
                     self._disk.unlink(path)
@@ -494,6 +509,20 @@ class Store:
             except OSError as exc:
                 raise self._failed(f"sync of {self._directories[where]}", exc) from exc
 
+    def sync_all(self) -> None:
+        """Have everything on disk. Raises OSError."""
+        try:
+            self._disk.sync_file_system(self.path)
+        except OSError as exc:
+            raise self._failed(f"sync of {self.path}", exc) from exc
+
+    def expect(self, file: ObjectFile, end: int) -> None:
+        """Raise ENOSPC when the object cannot grow to *end*."""
+        if end > OFFSET_MAX:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), file.path)
+        if end > file.size:
+            self._admit(0, at_least=end - file.size)
+
     # -- space and errors
 
     def space(self) -> tuple[int, int]:
@@ -501,13 +530,15 @@ class Store:
         now = self._disk.statvfs(self.path)
         return now.f_blocks * now.f_frsize, max(0, now.f_bavail * now.f_frsize - self._reserve)
 
-    def _admit(self, size: int) -> None:
+    def _admit(self, size: int, at_least: int = 0) -> None:
         """Raise ENOSPC when *size* more bytes would touch the reserve. A write that does not grow its object
-        is let through: most need no space, and for the others the file system has the reserve."""
+        is let through: most need no space, and for the others the file system has the reserve. *at_least*: so many
+        bytes must be free, but are not taken."""
         with self._lock:
-            if size <= self._allowance:
+            if max(size, at_least) <= self._allowance:
                 self._allowance -= size
                 return
+        size = max(size, at_least)
         free = self.space()[1]
         with self._lock:
             if free < size:
@@ -560,22 +591,9 @@ class Store:
                 with contextlib.suppress(OSError):  # logged, and seen in the book below
                     self._flush(file)
             self._lost = self._lost or file.book.owes or not file.clean
-            self._disk.close(file.fd)
+            self._close(file)
         self._table.clear()
         try:
             identity.end_incarnation(self.path, self.incarnation, self._boot, self._lost)
         finally:
             os.close(self._lock_fd)
-
-
-def _refuse_without_attributes(path: Path) -> None:
-    try:
-        os.setxattr(path / identity.OBJECTS_NAME, "user.lockstep.probe", b"1")
-    except OSError as exc:
-        if exc.errno in (errno.ENOTSUP, errno.EPERM, errno.ENOSYS):
-            raise identity.StoreRefused(
-                path / identity.OBJECTS_NAME,
-                "the file system keeps no extended attributes of users",
-                "use ext4, XFS, Btrfs or ZFS (xattr=sa), mounted without nouser_xattr",
-            ) from exc
-        raise

@@ -36,6 +36,8 @@ class Status(IntEnum):
     """The message was understood as a frame but its contents are not valid (see the log)."""
     CORRUPT = 10_009
     """Stored data failed its checksum."""
+    OUT_OF_STEP = 10_010
+    """Between targets: the copy here is not what the change was made for; send me what I lack first."""
 
 
 class WireError(Exception):
@@ -78,6 +80,7 @@ _TO_ERRNO: Final = {
     Status.TRUNCATIONS_UNSETTLED: errno.EAGAIN,
     Status.BAD_MESSAGE: errno.EPROTO,
     Status.CORRUPT: errno.EIO,
+    Status.OUT_OF_STEP: errno.EIO,
 }
 assert set(_TO_ERRNO) == set(Status), "every service status has its errno"
 

@@ -397,7 +397,7 @@ class ObjectWrite:
     offset: int
 
     def invalid(self) -> str | None:
-        return _bad_truncations(self.truncations) or (None if 0 <= self.offset < 2**63 else "offset")
+        return bad_truncations(self.truncations) or (None if 0 <= self.offset < 2**63 else "offset")
 
 
 @message(102)
@@ -418,7 +418,7 @@ class ObjectRead:
     def invalid(self) -> str | None:
         if not 0 <= self.offset < 2**63 or not 0 <= self.length <= 8 << 20:
             return f"offset {self.offset} length {self.length}"
-        return _bad_truncations(self.truncations)
+        return bad_truncations(self.truncations)
 
 
 @message(103)
@@ -432,14 +432,19 @@ class ObjectTruncate:
     truncations: tuple[tuple[int, int], ...]
 
     def invalid(self) -> str | None:
-        return _bad_truncations(self.truncations)
+        return bad_truncations(self.truncations)
 
 
 @message(104)
 class ObjectDelete:
-    """Delete these objects, durably; those that are not there are done already. Answer: OK."""
+    """Delete these objects of *chain* at all its targets, durably; those that are not there are done already.
+
+    From a replica to the head of the chain, and down the chain. Answer: OK.
+    """
 
     call: int
+    chain: int
+    chain_version: int
     keys: tuple[tuple[int, int], ...]
 
     def invalid(self) -> str | None:
@@ -479,7 +484,7 @@ def _bad_handles(items: tuple[tuple[int, int], ...]) -> str | None:
     return None
 
 
-def _bad_truncations(items: tuple[tuple[int, int], ...]) -> str | None:
+def bad_truncations(items: tuple[tuple[int, int], ...]) -> str | None:
     if len(items) > 64:
         return f"{len(items)} truncations"
     for item in items:

@@ -38,6 +38,9 @@ RENAME_EXCHANGE: Final = 2
 XATTR_CREATE: Final = 1
 XATTR_REPLACE: Final = 2
 
+ACCESSED_MAX: Final = 1024
+"""Files in one Accessed."""
+
 TIME_NS_MAX: Final = 2**63 - 1
 TIME_NS_MIN: Final = -(2**63)
 
@@ -266,12 +269,14 @@ class RemoveXattr:
 class Commit:
     """After writes: size becomes max(size, end), mtime and ctime move on, set-id bits are cleared. Result: attr.
 
-    ``end`` is one past the last byte written, 0 when only times change.
+    ``end`` is one past the last byte written, 0 when only times change. ``privileged``: all that was written was
+    written by root, whose writes leave set-id bits alone.
     """
 
     ino: int
     end: int
     mtime_ns: int
+    privileged: bool = False
 
     def invalid(self) -> str | None:
         if not 0 <= self.end <= ids.FILE_SIZE_MAX:
@@ -290,6 +295,30 @@ class Settle:
 
     def invalid(self) -> str | None:
         return bad_ino(self.ino) or (None if 0 <= self.seq <= ids.U64_MAX else "seq")
+
+
+@message(72)
+class Accessed:
+    """A mount has read from *files*, ``((inode, time), ...)`` ascending by inode: their atime moves on. Result: None.
+
+    Sent some time after the reads, many in one. A file that is gone, or has changed since, is passed over.
+    """
+
+    files: tuple[tuple[int, int], ...]
+
+    def invalid(self) -> str | None:
+        if not 0 < len(self.files) <= ACCESSED_MAX:
+            return f"{len(self.files)} files"
+        before = 0
+        for item in self.files:
+            if type(item) is not tuple or len(item) != 2 or type(item[0]) is not int or type(item[1]) is not int:
+                return "an entry that is no inode and time"
+            if item[0] <= before:
+                return "inodes do not ascend"
+            before = item[0]
+            if not 0 <= item[1] <= TIME_NS_MAX:
+                return "a time beyond 64 bits"
+        return bad_ino(before)
 
 
 @message(45)
@@ -389,9 +418,9 @@ class OrphanAnswer:
 
 @message(50)
 class TargetSet:
-    """Storage map change: target *target* serves at *address* (a new target gets a chain of its own).
+    """Storage map change: target *target*, with the disk *uuid*, is reached at *address*.
 
-    Result: chain table version. Idempotent.
+    A new target heads new chains and serves from its first TargetUp on. Result: storage map version. Idempotent.
     """
 
     target: int
@@ -421,7 +450,8 @@ class ReclaimDone:
 
 Request = (
     Create | Mkdir | Mknod | Symlink | Link | Unlink | Rmdir | Rename | SetAttr | SetXattr | RemoveXattr | Commit
-    | Settle | SessionOpen | SessionAttach | SessionClose | SessionExpire | OrphanAnswer | TargetSet | ReclaimDone
+    | Settle | Accessed | SessionOpen | SessionAttach | SessionClose | SessionExpire | OrphanAnswer | TargetSet
+    | ReclaimDone
 )  # fmt: skip
 
 
@@ -540,7 +570,10 @@ class StatFs:
 
 @message(89)
 class StorageMap:
-    """Result: ``(version, ((target, address, state), ...), ((chain, version, (target, ...)), ...))``."""
+    """Result: ``(version, ((target, address, state, run), ...), ((chain, version, ((target, state), ...)), ...))``.
+
+    A chain's members stand in the order in which writes pass through them. States: wire.chains.
+    """
 
     def invalid(self) -> str | None:
         return None

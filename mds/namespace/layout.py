@@ -1,20 +1,63 @@
-"""Pure. The storage map (targets and chains, part of the state) and the layout a new file gets from it."""
+"""Pure. The storage map (targets and chains, part of the state), and the layout a new file gets from it.
+
+A directory may have a policy for the files below it: the extended attribute ``lockstep.layout``, a text like
+``stripe_size=1048576 stripe_count=4 copies=2``. Subdirectories inherit it when they are made; a directory without one
+means the cluster's. A file shows the layout it has, and takes another one as long as it is empty and never was
+anything else.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Final
+import errno
+from typing import Any, Final, NamedTuple
 
 from mds import schema
-from mds.namespace.inode import Layout
+from mds.namespace.inode import Inode, Layout
 from mds.store import Store
-from wire.codec import unpack_untrusted
+from wire.chains import COPIES_MAX, EMPTY, StorageMap, copies_of
+from wire.codec import pack, unpack_untrusted
+from wire.errors import FileSystemError
 
 STRIPE_SIZE: Final = 1 << 20
+STRIPE_SIZE_MIN: Final = 4096
+STRIPE_SIZE_MAX: Final = 8 << 20
 STRIPE_COUNT: Final = 4
-SERVING: Final = "serving"
+STRIPE_COUNT_MAX: Final = 64
+COPIES: Final = 1
+ATTRIBUTE: Final = b"lockstep.layout"
 
-StorageMap = tuple[int, tuple[tuple[int, str, str], ...], tuple[tuple[int, int, tuple[int, ...]], ...]]
-"""(version, ((target, address, state), ...), ((chain, version, (target, ...)), ...)), each ascending by number."""
+
+class Policy(NamedTuple):
+    """How files are to be laid out. As many columns and copies as there are targets for, at most."""
+
+    stripe_size: int
+    stripe_count: int
+    copies: int
+
+    def text(self) -> bytes:
+        return f"stripe_size={self.stripe_size} stripe_count={self.stripe_count} copies={self.copies}".encode()
+
+
+def policy_untrusted(text: bytes, default: Policy) -> Policy:
+    """The policy that *text* says; what it does not name is *default*'s. EINVAL for what cannot be had."""
+    values = default._asdict()
+    bounds = {
+        "stripe_size": (STRIPE_SIZE_MIN, STRIPE_SIZE_MAX),
+        "stripe_count": (1, STRIPE_COUNT_MAX),
+        "copies": (1, COPIES_MAX),
+    }
+    words = text.split()
+    for word in words:
+        name, equals, number = word.decode("ascii", "replace").partition("=")
+        if name not in bounds or not equals or not number.isascii() or not number.isdigit() or len(number) > 8:
+            raise FileSystemError(errno.EINVAL)
+        low, high = bounds[name]
+        if not low <= int(number) <= high:
+            raise FileSystemError(errno.EINVAL)
+        values[name] = int(number)
+    if not words or values["stripe_size"] % STRIPE_SIZE_MIN:
+        raise FileSystemError(errno.EINVAL)
+    return Policy(**values)
 
 
 class Storage:
@@ -22,39 +65,94 @@ class Storage:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self.map: StorageMap = (0, (), ())
-        self._layouts: list[Layout] = []
+        self.map: StorageMap = EMPTY
+        self.default = Policy(STRIPE_SIZE, STRIPE_COUNT, COPIES)
+        self._chains: dict[int, list[int]] = {}
+        """Copies -> chains of so many, ascending."""
+        self._layouts: dict[Policy, list[Layout]] = {}
         self.load()
 
     def load(self) -> None:
         """Take the map from the store."""
         store = self._store
-        version, stripe_size, stripe_count = meta(store)
+        version, *default = meta(store)
+        self.default = Policy(*default)
         targets: list[Any] = []
         for key, value in store.scan(schema.TARGETS, b"", None):
-            address, state, _uuid = unpack_untrusted(value)
-            targets.append((int.from_bytes(key, "big"), address, state))
+            one = Target.unpack(value)
+            targets.append((int.from_bytes(key, "big"), one.address, one.state, one.run))
         chains: list[Any] = []
+        self._chains = {}
         for key, value in store.scan(schema.CHAINS, b"", None):
-            chains.append((int.from_bytes(key, "big"), *unpack_untrusted(value)))
+            number = int.from_bytes(key, "big")
+            chains.append((number, *unpack_untrusted(value)))
+            self._chains.setdefault(copies_of(number), []).append(number)
         self.map = (version, tuple(targets), tuple(chains))
-        numbers = [chain[0] for chain in chains]
-        width = min(stripe_count, len(numbers))
-        doubled = numbers + numbers
-        self._layouts = [(stripe_size, tuple(doubled[at : at + width])) for at in range(len(numbers))]
+        self._layouts = {}
 
-    def layout(self, ino: int) -> Layout | None:
+    def layout(self, ino: int, policy: Policy | None = None) -> Layout | None:
         """For new file *ino*: the first chain goes round with the numbers. None while there is no chain at all."""
-        if not self._layouts:
+        layouts = self._layouts.get(policy or self.default)
+        if layouts is None:
+            layouts = self._made(policy or self.default)
+        if not layouts:
             return None
         # The index and the entry within the batch both count: either alone is often constant, or even.
         turn = (ino >> schema.NUMBER_BITS) + (ino & (schema.BATCH_ENTRIES_MAX - 1))
-        return self._layouts[turn % len(self._layouts)]
+        return layouts[turn % len(layouts)]
+
+    def _made(self, policy: Policy) -> list[Layout]:
+        copies = max((c for c in self._chains if c <= policy.copies), default=0)
+        numbers = self._chains.get(copies, [])
+        width = min(policy.stripe_count, len(numbers))
+        doubled = numbers + numbers
+        made = [(policy.stripe_size, tuple(doubled[at : at + width])) for at in range(len(numbers))]
+        self._layouts[policy] = made  # as many as there are policies in use; dropped at the next change of the map
+        return made
 
 
-def meta(store: Store) -> tuple[int, int, int]:
-    """(version, stripe_size, stripe_count) as stored."""
+def of_directory(store: Store, ino: int, inode: Inode) -> bytes | None:
+    """The policy that directory *ino* has of its own, as it is stored."""
+    return store.get(schema.XATTRS, schema.xattr_key(ino, ATTRIBUTE)) if inode.xattrs else None
+
+
+def policy_of(stored: bytes | None, default: Policy) -> Policy:
+    return default if stored is None else policy_untrusted(stored, default)
+
+
+def shown(store: Store, storage: Storage, ino: int, inode: Inode) -> bytes:
+    """What ``lockstep.layout`` says of an inode. ENODATA for what has no data."""
+    if inode.is_dir:
+        return of_directory(store, ino, inode) or storage.default.text()
+    if inode.layout is None:
+        raise FileSystemError(errno.ENODATA)
+    stripe_size, chains = inode.layout
+    text = Policy(stripe_size, len(chains), copies_of(chains[0])).text()
+    return text + b" chains=" + b",".join(str(chain).encode() for chain in chains)
+
+
+def meta(store: Store) -> tuple[int, int, int, int]:
+    """(version, stripe_size, stripe_count, copies) as stored."""
     raw = store.get(schema.META, schema.META_STORAGE)
     assert raw is not None, "the machine writes it before anything is applied"
-    version, stripe_size, stripe_count = unpack_untrusted(raw)
-    return version, stripe_size, stripe_count
+    version, stripe_size, stripe_count, copies = unpack_untrusted(raw)
+    return version, stripe_size, stripe_count, copies
+
+
+class Target(NamedTuple):
+    """One record of TARGETS, its fields in order."""
+
+    address: str
+    state: str
+    """serving, draining or offline (wire.chains); of a chain's member its own state counts."""
+    uuid: bytes
+    run: int
+    """The run of its process that the chains' states are about; 0: none yet."""
+    draining: bool
+
+    @staticmethod
+    def unpack(raw: bytes) -> Target:
+        return Target(*unpack_untrusted(raw))
+
+    def encode(self) -> bytes:
+        return pack(tuple(self))

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from mds import schema
-from mds.namespace import entries, xattrs
+from mds.namespace import entries, layout, xattrs
 from mds.namespace.inode import S_IFLNK, S_IFMT, decode
 from mds.namespace.perm import R, W, X, need
 from mds.namespace.scope import Scope
@@ -101,6 +101,8 @@ def readlink(scope: Scope, op: ops.ReadLink, handles: Handles, read: list[int]) 
 def getxattr(scope: Scope, op: ops.GetXattr, handles: Handles, read: list[int]) -> Any:
     read.append(op.ino)
     inode = scope.inode(op.ino)
+    if op.name == layout.ATTRIBUTE:
+        return layout.shown(scope.store, scope.storage, op.ino, inode)
     xattrs.check_read(inode, op.cred, op.name)
     value = scope.store.get(schema.XATTRS, schema.xattr_key(op.ino, op.name)) if inode.xattrs else None
     if value is None:

@@ -29,18 +29,19 @@ LIST_MAX: Final = 65536
 
 def check_read(inode: Inode, cred: Cred, name: bytes) -> None:
     """Raise unless *cred* may read attribute *name*: as Linux's xattr_permission."""
-    space = _space(name)
+    space = _space(inode, cred, name, R)
     if space == b"user":
         if not (inode.is_file or inode.is_dir):
             raise FileSystemError(errno.ENODATA)
         need(inode, cred, R)
     elif space == b"trusted" and cred.uid != 0:
         raise FileSystemError(errno.ENODATA)
+    _need_rest(name)
 
 
 def check_write(inode: Inode, cred: Cred, name: bytes) -> None:
     """Raise unless *cred* may set or remove attribute *name*."""
-    space = _space(name)
+    space = _space(inode, cred, name, W)
     if space == b"user":
         if not (inode.is_file or inode.is_dir):
             raise FileSystemError(errno.EPERM)
@@ -49,17 +50,25 @@ def check_write(inode: Inode, cred: Cred, name: bytes) -> None:
         need(inode, cred, W)
     elif cred.uid != 0:
         raise FileSystemError(errno.EPERM)
+    _need_rest(name)
 
 
-def _space(name: bytes) -> bytes:
+def _space(inode: Inode, cred: Cred, name: bytes, want: int) -> bytes:
+    """The name space of *name*. One that nobody knows is refused to whom *want* is allowed, as Linux has it."""
     if len(name) > ids.XATTR_NAME_MAX:
         raise FileSystemError(errno.ERANGE)
-    space, dot, rest = name.partition(b".")
+    space, dot, _ = name.partition(b".")
     if not dot or space not in (b"user", b"trusted", b"security"):
+        if not dot or space != b"system":
+            need(inode, cred, want)
         raise FileSystemError(errno.EOPNOTSUPP)
-    if not rest:
-        raise FileSystemError(errno.EINVAL)
     return space
+
+
+def _need_rest(name: bytes) -> None:
+    """A name space alone is no name; Linux notices after it has asked for permission."""
+    if name.endswith(b".") and name.count(b".") == 1:
+        raise FileSystemError(errno.EINVAL)
 
 
 def sizes(scope: Scope, ino: int) -> tuple[int, int]:

@@ -29,11 +29,12 @@ from mds.machine import Bootstrap, Outcome, StateMachine
 from mds.store import Store
 from ossd import serve as ossd
 from wire import messages as msg
-from wire import ops
+from wire import ops, targetops
 from wire.codec import decode, encode, pack
 from wire.errors import OK, Status, WireError
 from wire.ids import PROTOCOL_VERSION
-from wire.peer import Connection, ConnectionLost, Listener
+from wire.peer import Connection, ConnectionLost, Listener, dial
+from wire.storage import Beat, BeatSaid
 
 CLUSTER = bytes(range(16))
 REPLICA = 1
@@ -182,25 +183,62 @@ class Cluster:
     config: Config
     replica: OneReplica
     nursery: trio.Nursery
-    stop_targets: list[trio.CancelScope]
+    targets: list[tuple[trio.CancelScope, trio.Event]]
+    """What stops each target that was started, and its end."""
+
+    async def stop_target(self) -> None:
+        """Stop the target that was started last; it has let go of its disk when this returns."""
+        scope, ended = self.targets.pop()
+        scope.cancel()
+        await ended.wait()
 
     async def start_target(self, number: int) -> int:
         """Start storage target *number*; its port."""
         started: list[int] = []
 
         async def run(task_status: trio.TaskStatus[None]) -> None:
+            ended = trio.Event()
             with trio.CancelScope() as scope:
-                self.stop_targets.append(scope)
-
+                self.targets.append((scope, ended))
                 async with trio.open_nursery() as nursery:
                     started.append(await nursery.start(ossd.serve, self.config, number))
                     task_status.started()
+            ended.set()
 
         await self.nursery.start(run)
         # On a port of its own each time, as a daemon that has moved would be.
         where = f"127.0.0.1:{started[0]}"
         self.replica.apply(ops.TargetSet(number, where, number.to_bytes(16, "big")))
+        await self.nursery.start(self._tend, number, where)
         return started[0]
+
+    async def _tend(self, number: int, where: str, *, task_status: trio.TaskStatus[None]) -> None:
+        """As the keeper does: enter each run of the target, and tell it the map as often as it changes."""
+        machine = self.replica.machine
+        try:
+            conn = await dial(where, msg.Hello(PROTOCOL_VERSION, CLUSTER, msg.Role.MDS, "1", bytes(16), 0, "main"))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(conn.run_writer)
+                conn.send(Beat(1, 0, 0, b""))
+                said, _ = await conn.receive()
+                assert isinstance(said, BeatSaid)
+                self.replica.apply(targetops.TargetUp(number, said.run))
+                while True:
+                    found = machine.storage_map()
+                    conn.send(Beat(2, said.clock_us, found[0], pack(found) if said.version < found[0] else b""))
+                    said, _ = await conn.receive()
+                    assert isinstance(said, BeatSaid)
+                    if said.version == machine.storage_map()[0]:
+                        task_status.started()
+                        break
+                while True:
+                    await trio.sleep(0.02)
+                    found = machine.storage_map()
+                    conn.send(Beat(2, said.clock_us, found[0], pack(found) if said.version < found[0] else b""))
+                    said, _ = await conn.receive()
+                    assert isinstance(said, BeatSaid)
+        except* ConnectionLost:
+            log.debug("target %d is gone", number)
 
 
 @asynccontextmanager

@@ -10,10 +10,10 @@ from random import Random
 
 import pytest
 
-from admin import mounts, processes, runs
+from admin import mounts, network, processes, runs
 from admin.local import child_environment, python_module
 from daemon.journal import Journal, JournalCorrupt
-from tests.faults import damage, disk_faults, menu, network
+from tests.faults import damage, disk_faults, menu
 from tests.faults.run import Result, Run, menu_of, schedule
 from tests.faults.site import clear_abandoned, site
 from vsync.records import Started

@@ -14,7 +14,7 @@ from mds.check import check
 from mds.machine import StateMachine, decode_batch
 from mds.store import Store
 from tests.mds.harness import ALICE, BOB, KEY, ROOT, TOP, World, contents
-from wire import ops
+from wire import ops, targetops
 from wire.codec import encode, pack, unpack_untrusted
 from wire.errors import Status
 
@@ -252,6 +252,7 @@ TOUCHED: list[tuple[Any, frozenset[int] | None]] = [
     (ops.OrphanAnswer(1, (5,), (6,)), frozenset({5, 6})),
     (ops.ReclaimDone((5,)), frozenset()),
     (ops.TargetSet(1, "h:1", b"u" * 16), frozenset({0})),
+    (targetops.TargetDown(1, 1), frozenset({0})),
 ]
 
 
@@ -264,8 +265,9 @@ def test_every_request_and_query_is_implemented(world: World) -> None:
     from mds.machine import _APPLY_ALL
     from mds.namespace.queries import QUERIES
     from wire.roster import RosterRequest
+    from wire.targetops import TargetRequest
 
-    assert set(_APPLY_ALL) == {*ops.Request.__args__, *RosterRequest.__args__}
+    assert set(_APPLY_ALL) == {*ops.Request.__args__, *RosterRequest.__args__, *TargetRequest.__args__}
     assert set(QUERIES) == set(ops.Query.__args__)
 
 

@@ -30,7 +30,7 @@ def made(tmp_path: Path) -> Path:
 
 def test_a_new_disk(made: Path) -> None:
     found = read_identity(made, CLUSTER, 1)
-    assert (found.version, found.cluster, found.target, len(found.uuid)) == (1, CLUSTER, 1, 16)
+    assert (found.version, found.cluster, found.target, len(found.uuid)) == (2, CLUSTER, 1, 16)
     assert len(list((made / "objects").iterdir())) == identity.FANOUT
     assert format_directory(made.parent / "t2", CLUSTER, 1).uuid != found.uuid
 
@@ -68,8 +68,8 @@ def test_objects_without_identity(made: Path) -> None:
     [
         (CLUSTER.hex(), OTHER.hex(), f"the disk belongs to cluster {OTHER.hex()}.*correct the data directory"),
         ("target = 1", "target = 2", "the disk is target 2, and was to be served as target 1; correct"),
-        ("format = 1", "format = 9", r"format 9 is not known here \(known: 1\); run the release"),
-        ("format = 1", "format = [1]", "damaged"),
+        ("format = 2", "format = 9", r"format 9 is not known here \(known: 2\); run the release"),
+        ("format = 2", "format = [1]", "damaged"),
         ("uuid", "uuit", "damaged .*KeyError.*restore the file from a backup"),
         ('uuid = "', 'uuid = "00', "damaged"),
         ('uuid = "', 'uuid = "xx', "damaged"),

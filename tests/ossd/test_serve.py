@@ -21,7 +21,7 @@ import trio.testing
 
 from daemon.config import ClusterConfig, Config, ReplicaConfig, TargetConfig
 from daemon.config import write as write_config
-from ossd import serve as serve_module
+from ossd import target as target_module
 from ossd.identity import StoreRefused
 from ossd.serve import serve
 from ossd.store import Buffer, Disk, Store
@@ -45,6 +45,7 @@ from wire.messages import (
     Welcome,
 )
 from wire.peer import Connection, ConnectionLost, Listener, dial
+from wire.storage import Beat, BeatSaid
 
 CLUSTER = b"0123456789abcdef"
 KEY = ObjectKey(5, 0)
@@ -67,13 +68,17 @@ class Caller:
         self._last = 0
         self._answers: dict[int, tuple[Answer, Buffer]] = {}
         self._came = trio.Condition()
+        self.said: Any = None
 
     async def run(self) -> None:
         try:
             while True:
                 msg, bulk = await self.conn.receive()
                 async with self._came:
-                    self._answers[msg.call] = msg, bulk
+                    if isinstance(msg, BeatSaid):
+                        self.said = msg
+                    else:
+                        self._answers[msg.call] = msg, bulk
                     self._came.notify_all()
         except ConnectionLost:
             async with self._came:
@@ -97,6 +102,21 @@ class Caller:
 
     async def call(self, cls: Callable[..., Any], *args: Any, bulk: Buffer = b"") -> tuple[int, Any, bytes]:
         return await self.answer(self.send(cls, *args, bulk=bulk))
+
+    async def beat(self, *chains: tuple[int, int, Any], version: int = 1, known: bool = True) -> None:
+        """As the keeper: this is the map, and you serve."""
+        await self.answer_to_beat(Beat(1, 0, 0, b""))
+        run = self.said.run if known else 1
+        found = (version, ((1, "127.0.0.1:1", "serving", run),), chains)
+        await self.answer_to_beat(Beat(2, 0, version, pack(found)))
+        assert self.said.version == version
+
+    async def answer_to_beat(self, beat: Beat) -> None:
+        self.conn.send(beat)
+        with trio.fail_after(20):
+            async with self._came:
+                while self.said is None or self.said.number != beat.number:
+                    await self._came.wait()
 
     async def write(self, offset: int, data: Buffer, key: ObjectKey = KEY, known: Any = ()) -> int:
         return (await self.call(ObjectWrite, key, 1, 1, known, offset, bulk=data))[0]
@@ -128,6 +148,8 @@ async def target(path: Path) -> AsyncIterator[int]:
     """A target that serves *path*; stopped cleanly at the end."""
     async with trio.open_nursery() as nursery:
         port = await nursery.start(serve, config_of(path), 1)
+        async with calling(port, Role.MDS, "1") as keeper:
+            await keeper.beat((1, 1, ((1, "serving"),)))
         yield port
         nursery.cancel_scope.cancel()
 
@@ -183,7 +205,7 @@ class GatedDisk:
 
 def in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing on the event loop: as with large data or a slow disk."""
-    monkeypatch.setattr(serve_module, "INLINE_MAX", 0)
+    monkeypatch.setattr(target_module, "INLINE_MAX", 0)
 
 
 # --- data -----------------------------------------------------------------------------------------
@@ -242,7 +264,7 @@ async def test_operations_on_one_object_run_as_received(client: Caller, monkeypa
 
 async def test_clients_write_one_object(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """N-to-1: many clients, interleaved blocks, large and small, in threads and on the event loop."""
-    monkeypatch.setattr(serve_module, "INLINE_MAX", 20_000)
+    monkeypatch.setattr(target_module, "INLINE_MAX", 20_000)
     clients, blocks, size = 6, 20, 30_000
 
     async def one(number: int) -> None:
@@ -327,11 +349,11 @@ async def test_sync_of_nothing(client: Caller, monkeypatch: pytest.MonkeyPatch) 
 async def test_delete(client: Caller, mds: Caller) -> None:
     for column in range(3):
         assert await client.write(0, b"x", ObjectKey(5, column)) == OK
-    assert await mds.call(ObjectDelete, ((5, 0), (5, 1), (5, 0), (77, 3))) == (OK, None, b"")
+    assert await mds.call(ObjectDelete, 1, 1, ((5, 0), (5, 1), (5, 0), (77, 3))) == (OK, None, b"")
     assert await client.read() == b""
     assert await client.read(key=ObjectKey(5, 2)) == b"x"
-    assert await mds.call(ObjectDelete, ((5, 0), (5, 1))) == (OK, None, b""), "done already"
-    assert await mds.call(ObjectDelete, ()) == (OK, None, b"")
+    assert await mds.call(ObjectDelete, 1, 1, ((5, 0), (5, 1))) == (OK, None, b""), "done already"
+    assert await mds.call(ObjectDelete, 1, 1, ()) == (OK, None, b"")
 
 
 async def test_delete_comes_after_the_writes_before_it(
@@ -341,8 +363,8 @@ async def test_delete_comes_after_the_writes_before_it(
     gate = GatedDisk(monkeypatch, "pwrite")
     write = client.send(ObjectWrite, KEY, 1, 1, (), 0, bulk=b"x")
     await gate.reached()
-    delete = mds.send(ObjectDelete, ((6, 0), (5, 0), (7, 0)))
-    other = mds.send(ObjectDelete, ((7, 0), (5, 0), (6, 0)))
+    delete = mds.send(ObjectDelete, 1, 1, ((6, 0), (5, 0), (7, 0)))
+    other = mds.send(ObjectDelete, 1, 1, ((7, 0), (5, 0), (6, 0)))
     assert (await mds.call(TargetStat))[0] == OK, "the deletes were received before this"
     gate.open()
     for caller, call in ((client, write), (mds, delete), (mds, other)):
@@ -355,8 +377,8 @@ async def test_delete_comes_after_the_writes_before_it(
 
 async def test_a_client_that_takes_no_answers(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """It asks for much and reads nothing: what it costs is bounded, and others are served meanwhile."""
-    monkeypatch.setattr(serve_module, "BYTES_MAX", 4 << 20)
-    monkeypatch.setattr(serve_module, "CONNECTION_BYTES_MAX", 4 << 20)
+    monkeypatch.setattr(target_module, "BYTES_MAX", 4 << 20)
+    monkeypatch.setattr(target_module, "CONNECTION_BYTES_MAX", 4 << 20)
     async with calling(port) as client:
         assert await client.write(0, bytes(1 << 20)) == OK
     hello = Hello(1, CLUSTER, Role.CLIENT, "greedy", bytes(16), 0, "main")
@@ -379,7 +401,7 @@ async def test_a_client_that_takes_no_answers(port: int, monkeypatch: pytest.Mon
 async def test_many_operations_at_a_time(client: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     """Above OPERATIONS_MAX the target stops reading; it goes on when some are done."""
     in_threads(monkeypatch)
-    monkeypatch.setattr(serve_module, "OPERATIONS_MAX", 4)
+    monkeypatch.setattr(target_module, "OPERATIONS_MAX", 4)
     gate = GatedDisk(monkeypatch, "pwrite")
     calls = [client.send(ObjectWrite, ObjectKey(5, k), 1, 1, (), 0, bulk=b"x") for k in range(12)]
     await gate.reached(4)
@@ -400,8 +422,8 @@ async def test_a_slow_disk_is_kept_off_the_event_loop(client: Caller, monkeypatc
         return real(*args)
 
     monkeypatch.setattr(Disk, "pwrite", staticmethod(pwrite))
-    monkeypatch.setattr(serve_module, "SLOW_S", -1.0)
-    monkeypatch.setattr(serve_module, "SLOW_AVOIDED_S", 3600.0)
+    monkeypatch.setattr(target_module, "SLOW_S", -1.0)
+    monkeypatch.setattr(target_module, "SLOW_AVOIDED_S", 3600.0)
     for _ in range(3):
         assert await client.write(0, b"x") == OK
     assert names == ["loop", "thread", "thread"]
@@ -470,7 +492,7 @@ async def test_bad_messages_are_answered(
     assert (await client.answer(7002))[0] == Status.BAD_MESSAGE
     assert (await client.call(QueryCall, b"op"))[0] == Status.BAD_MESSAGE
     assert "QueryCall from a peer of role client" in caplog.text
-    assert (await client.call(ObjectDelete, ((5, 0),)))[0] == Status.BAD_MESSAGE, "clients delete nothing"
+    assert (await client.call(ObjectDelete, 1, 1, ((5, 0),)))[0] == Status.BAD_MESSAGE, "clients delete nothing"
     assert (await client.call(ObjectSync, KEY, 1, 1, bulk=b"what for"))[0] == Status.BAD_MESSAGE
     client.conn.send_meta(pack((11, -1)))  # no call: nothing to answer
     assert await client.write(0, b"x") == OK
@@ -478,10 +500,10 @@ async def test_bad_messages_are_answered(
 
 
 async def test_too_many_bad_messages(client: Caller, port: int, caplog: pytest.LogCaptureFixture) -> None:
-    for _ in range(serve_module.BAD_MESSAGES_MAX + 1):
+    for _ in range(target_module.BAD_MESSAGES_MAX + 1):
         client.send(QueryCall, b"op")
     with pytest.raises(ConnectionLost):
-        await client.answer(serve_module.BAD_MESSAGES_MAX + 1)
+        await client.answer(target_module.BAD_MESSAGES_MAX + 1)
     assert "connection dropped" in caplog.text
     async with calling(port) as other:
         assert await other.write(0, b"x") == OK
@@ -526,7 +548,7 @@ async def test_status(port: int, client: Caller) -> None:
     assert total > free > 0
     async with calling(port, Role.ADMIN, "lockstep status") as admin:
         known = (await admin.call(StatusCall))[1]
-        assert (known["role"], known["id"], known["witness"], known["format"]) == ("ossd", 1, None, 1)
+        assert (known["role"], known["id"], known["witness"], known["format"]) == ("ossd", 1, None, 2)
         assert known["bytes_total"] == total
         assert known["connections"] == 2
         assert (known["disk_errors"], known["incarnation"]) == (0, 1)
@@ -559,7 +581,6 @@ async def test_ping(port: int) -> None:
     ("changes", "why"),
     [
         ({"role": Role.REPLICA, "name": "1"}, "target 1 hosts no witness"),
-        ({"role": Role.TARGET}, "role target has no business with a storage target"),
         ({"cluster": b"another cluster!"}, "cluster"),
         ({"version": 2}, "protocol version 2"),
     ],
@@ -599,6 +620,8 @@ async def test_a_stop_with_operations_under_way(tmp_path: Path, monkeypatch: pyt
     gate = GatedDisk(monkeypatch, "fdatasync")
     async with trio.open_nursery() as nursery:
         port = await nursery.start(serve, config_of(tmp_path), 1)
+        async with calling(port, Role.MDS, "1") as keeper:
+            await keeper.beat((1, 1, ((1, "serving"),)))
         conn = await dial(f"127.0.0.1:{port}", Hello(1, CLUSTER, Role.CLIENT, "c", bytes(16), 0, "main"))
         conn.send(ObjectWrite(1, KEY, 1, 1, (), 0), b"x")
         conn.send(ObjectSync(2, KEY, 1, 1))
@@ -651,7 +674,8 @@ async def test_signals(tmp_path: Path, number: signal.Signals) -> None:
             line = b""
             while b"\n" not in line:
                 line += await process.stdout.receive_some(64)
-            async with calling(int(line)) as client:
+            async with calling(int(line)) as client, calling(int(line), Role.MDS, "1") as keeper:
+                await keeper.beat((1, 1, ((1, "serving"),)))
                 assert await client.write(0, b"x") == OK
                 process.send_signal(number)
                 assert await process.wait() == 0

@@ -13,7 +13,7 @@ from wire.group import Prepare, Promise, Stored, View, Views
 
 LOW, HIGH = (1, 1, 1), (1, 2, 1)
 CONFIG: Any = SimpleNamespace(
-    replicas=[SimpleNamespace(id=1), SimpleNamespace(id=2)],
+    replicas=[SimpleNamespace(id=1, joins=False), SimpleNamespace(id=2, joins=False)],
     voters=[SimpleNamespace(id=9, witness=True)],
     cluster=SimpleNamespace(id=bytes(16)),
 )

@@ -3,7 +3,7 @@
 Size only grows, so that the writers of one file never shrink it for each other. mtime becomes the write's time, no
 later than the state's time (a client's clock may be fast) and no earlier than it was, unless it stood in the future:
 then somebody had set it there, and the write ends that. ``mtime_ns`` 0 leaves mtime alone. Set-id bits go, as with
-any write.
+any write but root's (CAP_FSETID).
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def apply(scope: Scope, op: Commit) -> Any:
         written = min(op.mtime_ns, now)
         inode.mtime_ns = written if inode.mtime_ns > now else max(inode.mtime_ns, written)
     inode.ctime_ns = now
-    inode.mode = without_set_id(inode.mode)
+    if not op.privileged:
+        inode.mode = without_set_id(inode.mode)
     xattrs.drop_capability(scope, op.ino, inode)
     scope.put(op.ino, inode)
     return inode.attr(op.ino)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mds.namespace import entries
+from mds.namespace import entries, layout
 from mds.namespace.inode import S_IFREG
 from mds.namespace.scope import Scope
 from wire.ops import Create
@@ -16,7 +16,9 @@ from wire.ops import Create
 
 def apply(scope: Scope, op: Create) -> Any:
     ino, inode, above = entries.make(scope, op.cred, op.parent, op.name, S_IFREG | op.mode & 0o7777)
-    inode.layout = scope.storage.layout(ino)
+    policy = layout.of_directory(scope.store, op.parent, above)
+    storage = scope.storage
+    inode.layout = storage.layout(ino, None if policy is None else layout.policy_of(policy, storage.default))
     scope.put(ino, inode)
     scope.put(op.parent, above)
     scope.opened = ino

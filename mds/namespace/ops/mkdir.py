@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mds.namespace import entries
+from mds import schema
+from mds.namespace import entries, layout
 from mds.namespace.inode import DIRECTORY_SIZE, S_IFDIR
 from mds.namespace.scope import Scope
 from wire.ops import Mkdir
@@ -20,6 +21,10 @@ def apply(scope: Scope, op: Mkdir) -> Any:
     inode.size = DIRECTORY_SIZE
     inode.parent = op.parent
     above.nlink += 1  # its ".."
+    policy = layout.of_directory(scope.store, op.parent, above)
+    if policy is not None:
+        scope.store.put(schema.XATTRS, schema.xattr_key(ino, layout.ATTRIBUTE), policy)
+        inode.xattrs = 1
     scope.put(ino, inode)
     scope.put(op.parent, above)
     return inode.attr(ino)

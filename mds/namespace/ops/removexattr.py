@@ -6,7 +6,8 @@ import errno
 from typing import Any
 
 from mds import schema
-from mds.namespace import xattrs
+from mds.namespace import layout, xattrs
+from mds.namespace.perm import owns
 from mds.namespace.scope import Scope
 from wire.errors import FileSystemError
 from wire.ops import RemoveXattr
@@ -14,7 +15,11 @@ from wire.ops import RemoveXattr
 
 def apply(scope: Scope, op: RemoveXattr) -> Any:
     inode = scope.inode(op.ino)
-    xattrs.check_write(inode, op.cred, op.name)
+    if op.name == layout.ATTRIBUTE:
+        if not owns(inode, op.cred):
+            raise FileSystemError(errno.EPERM)
+    else:
+        xattrs.check_write(inode, op.cred, op.name)
     key = schema.xattr_key(op.ino, op.name)
     if scope.store.get(schema.XATTRS, key) is None:
         raise FileSystemError(errno.ENODATA)

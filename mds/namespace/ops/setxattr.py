@@ -9,7 +9,9 @@ import errno
 from typing import Any
 
 from mds import schema
-from mds.namespace import xattrs
+from mds.namespace import layout, xattrs
+from mds.namespace.inode import Inode
+from mds.namespace.perm import owns
 from mds.namespace.scope import Scope
 from wire import ids
 from wire.errors import FileSystemError
@@ -20,6 +22,8 @@ def apply(scope: Scope, op: SetXattr) -> Any:
     if len(op.value) > ids.XATTR_SIZE_MAX:
         raise FileSystemError(errno.E2BIG)
     inode = scope.inode(op.ino)
+    if op.name == layout.ATTRIBUTE:
+        return _set_layout(scope, op, inode)
     xattrs.check_write(inode, op.cred, op.name)
     key = schema.xattr_key(op.ino, op.name)
     old = scope.store.get(schema.XATTRS, key)
@@ -39,3 +43,26 @@ def apply(scope: Scope, op: SetXattr) -> Any:
     inode.ctime_ns = scope.now
     scope.put(op.ino, inode)
     return None
+
+
+def _set_layout(scope: Scope, op: SetXattr, inode: Inode) -> None:
+    """Of a directory: how files made in it from now on are laid out. Of an empty file: how its data will be.
+
+    The owner may. EBUSY for a file that holds data, or has: its writers know where it lies.
+    """
+    storage = scope.storage
+    if not (inode.is_dir or inode.is_file):
+        raise FileSystemError(errno.EINVAL)
+    if not owns(inode, op.cred):
+        raise FileSystemError(errno.EPERM)
+    if inode.is_dir:
+        old = layout.of_directory(scope.store, op.ino, inode)
+        policy = layout.policy_untrusted(op.value, layout.policy_of(old, storage.default))
+        scope.store.put(schema.XATTRS, schema.xattr_key(op.ino, op.name), policy.text())
+        inode.xattrs += old is None
+    else:
+        if inode.size or inode.truncate_seq:
+            raise FileSystemError(errno.EBUSY)
+        inode.layout = storage.layout(op.ino, layout.policy_untrusted(op.value, storage.default))
+    inode.ctime_ns = scope.now
+    scope.put(op.ino, inode)

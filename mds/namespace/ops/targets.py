@@ -1,7 +1,11 @@
-"""Pure. TargetSet: a storage target and where it is reached.
+"""Pure. The storage map's changes: which targets there are and which of them hold what.
 
-A new target gets a chain of its own number. One that moved keeps its chain. Another disk under a known number is
-refused (EEXIST): it would answer for objects that it does not hold.
+TargetSet: a target and where it is reached. A new one heads new chains, with others for copies (mds.namespace.chains);
+one that moved keeps everything. Another disk under a known number is refused (EEXIST): it would answer for objects
+that it does not hold; TargetReplace says that this is meant.
+
+TargetUp, TargetDown, ChainSynced, ChainMove come from the keeper (:mod:`mds.keeper`), the others from administrators.
+Those that name a run or a chain's version are void when it has moved on meanwhile: the keeper looks again.
 """
 
 from __future__ import annotations
@@ -10,28 +14,204 @@ import errno
 from typing import Any
 
 from mds import schema
-from mds.namespace import layout
+from mds.namespace import chains, layout
+from mds.namespace.layout import Target
 from mds.namespace.scope import Scope
+from wire import ops, targetops
+from wire.chains import DRAINING, OFFLINE, SERVING, SYNCING, Members, holders
 from wire.codec import pack, unpack_untrusted
 from wire.errors import FileSystemError
-from wire.ops import TargetSet
 
 
-def apply(scope: Scope, op: TargetSet) -> Any:
-    store = scope.store
-    version, stripe_size, stripe_count = layout.meta(store)
-    key = schema.target_key(op.target)
-    raw = store.get(schema.TARGETS, key)
-    if raw is not None:
-        address, state, uuid = unpack_untrusted(raw)
-        if uuid != op.uuid:
+def set_(scope: Scope, op: ops.TargetSet) -> Any:
+    old = _find(scope, op.target)
+    if old is not None:
+        if old.uuid != op.uuid:
             raise FileSystemError(errno.EEXIST)
-        if address == op.address:
-            return version
-        store.put(schema.TARGETS, key, pack((op.address, state, uuid)))
-    else:
-        store.put(schema.TARGETS, key, pack((op.address, layout.SERVING, op.uuid)))
-        store.put(schema.CHAINS, schema.chain_key(op.target), pack((1, (op.target,))))
-    store.put(schema.META, schema.META_STORAGE, pack((version + 1, stripe_size, stripe_count)))
+        if old.address == op.address:
+            return _version(scope)
+        _put(scope, op.target, old._replace(address=op.address))
+        return _moved(scope)
+    _put(scope, op.target, Target(op.address, SERVING, op.uuid, 0, False))
+    _complete(scope)
+    return _moved(scope)
+
+
+def up(scope: Scope, op: targetops.TargetUp) -> Any:
+    old = _get(scope, op.target)
+    restarted = old.run not in (0, op.run)
+    state = DRAINING if old.draining else SERVING
+    if old.run == op.run and old.state == state:
+        return _version(scope)
+    _put(scope, op.target, old._replace(run=op.run, state=state))
+    for number, version, members in _all_chains(scope):
+        made = chains.up(members, op.target, restarted)
+        # 1. It alone serves, and has given other members some writes before it went down. 2. It is started again and
+        # numbers its changes from 1, as in the run before. So the chain's version, which goes before that number,
+        # has to move with each run of a member even where nothing else changes.
+        if made != members or (restarted and any(t == op.target for t, _ in members)):
+            _put_chain(scope, number, version + 1, made)
+    return _moved(scope)
+
+
+def down(scope: Scope, op: targetops.TargetDown) -> Any:
+    old = _get(scope, op.target)
+    if old.run != op.run or old.state == OFFLINE:
+        return _version(scope)
+    _put(scope, op.target, old._replace(state=OFFLINE))
+    _change_chains(scope, lambda number, members: chains.down(members, op.target))
+    return _moved(scope)
+
+
+def synced(scope: Scope, op: targetops.ChainSynced) -> Any:
+    version, members = _chain(scope, op.chain)
+    if version != op.version or (op.target, SYNCING) not in members:
+        return _version(scope)
+    _put_chain(scope, op.chain, version + 1, chains.put(members, op.target, SERVING))
+    return _moved(scope)
+
+
+def leave(scope: Scope, op: targetops.ChainLeave) -> Any:
+    version, members = _chain(scope, op.chain)
+    if version != op.version or chains.leaving(op.chain, members) != op.target:
+        return _version(scope)
+    _put_chain(scope, op.chain, version + 1, chains.without(members, op.target))
+    return _moved(scope)
+
+
+def move(scope: Scope, op: targetops.ChainMove) -> Any:
+    version, members = _chain(scope, op.chain)
+    if version != op.version or _find(scope, op.target) is None:
+        return _version(scope)
+    made = chains.move(members, op.target, op.instead_of)
+    if made == members:
+        return _version(scope)
+    _put_chain(scope, op.chain, version + 1, made)
+    return _moved(scope)
+
+
+def drain(scope: Scope, op: targetops.TargetDrain) -> Any:
+    old = _get(scope, op.target)
+    if old.draining == op.drain:
+        return _version(scope)
+    state = old.state if old.state == OFFLINE else DRAINING if op.drain else SERVING
+    _put(scope, op.target, old._replace(draining=op.drain, state=state))
+
+    def marked(number: int, members: Members) -> Members:
+        if op.drain or (op.target, DRAINING) not in members:
+            return members  # a move marks it in each chain when there is somebody to take its place
+        return chains.put(members, op.target, SERVING)
+
+    _change_chains(scope, marked)
+    return _moved(scope)
+
+
+def remove(scope: Scope, op: targetops.TargetRemove) -> Any:
+    if _find(scope, op.target) is None:
+        return _version(scope)
+    needed = [members for _, _, members in _all_chains(scope) if any(t == op.target for t, _ in members)]
+    if needed and not op.lost:
+        raise FileSystemError(errno.EBUSY)
+    rest = sum(1 for _ in scope.store.scan(schema.TARGETS, b"", None)) - 1
+    if needed and not rest:
+        raise FileSystemError(errno.EBUSY)  # nobody is left who could be named in its place
+
+    def without(number: int, members: Members) -> Members:
+        made = chains.without(members, op.target)
+        if made and not holders(made):
+            # What it alone had is lost, as the administrator says; whoever was being synced has the most there is.
+            made = chains.put(made, made[0][0], SERVING)
+        return made
+
+    _change_chains(scope, without)
+    scope.store.delete(schema.TARGETS, schema.target_key(op.target))
+    _fill_empty(scope)
+    return _moved(scope)
+
+
+def replace(scope: Scope, op: targetops.TargetReplace) -> Any:
+    old = _get(scope, op.target)
+    if old.uuid == op.uuid:
+        return _version(scope)
+    mine = [chain for chain in _all_chains(scope) if any(t == op.target for t, _ in chain[2])]
+    if not op.lost and any(holders(members) == (op.target,) for _, _, members in mine):
+        raise FileSystemError(errno.EBUSY)
+    _put(scope, op.target, old._replace(uuid=op.uuid, run=0, state=OFFLINE))
+    for number, version, members in mine:
+        _put_chain(scope, number, version + 1, chains.down(members, op.target))
+    return _moved(scope)
+
+
+# --- records --------------------------------------------------------------------------------------
+
+
+def _find(scope: Scope, target: int) -> Target | None:
+    raw = scope.store.get(schema.TARGETS, schema.target_key(target))
+    return None if raw is None else Target.unpack(raw)
+
+
+def _get(scope: Scope, target: int) -> Target:
+    found = _find(scope, target)
+    if found is None:
+        raise FileSystemError(errno.ENOENT)
+    return found
+
+
+def _put(scope: Scope, target: int, record: Target) -> None:
+    scope.store.put(schema.TARGETS, schema.target_key(target), record.encode())
+
+
+def _chain(scope: Scope, number: int) -> tuple[int, Members]:
+    raw = scope.store.get(schema.CHAINS, schema.chain_key(number))
+    if raw is None:
+        raise FileSystemError(errno.ENOENT)
+    version, members = unpack_untrusted(raw)
+    return version, members
+
+
+def _all_chains(scope: Scope) -> list[tuple[int, int, Members]]:
+    scan = scope.store.scan(schema.CHAINS, b"", None)
+    return [(int.from_bytes(key, "big"), *unpack_untrusted(value)) for key, value in scan]
+
+
+def _put_chain(scope: Scope, number: int, version: int, members: Members) -> None:
+    scope.store.put(schema.CHAINS, schema.chain_key(number), pack((version, members)))
+
+
+def _change_chains(scope: Scope, change: Any) -> None:
+    for number, version, members in _all_chains(scope):
+        made = change(number, members)
+        if made != members:
+            _put_chain(scope, number, version + 1, made)
+
+
+def _complete(scope: Scope) -> None:
+    """Make the chains that are missing."""
+    targets = tuple(
+        int.from_bytes(key, "big")
+        for key, value in scope.store.scan(schema.TARGETS, b"", None)
+        if not Target.unpack(value).draining
+    )
+    have = {number: members for number, _, members in _all_chains(scope)}
+    for number, members in chains.missing(targets, have):
+        _put_chain(scope, number, 1, members)
+
+
+def _fill_empty(scope: Scope) -> None:
+    """A chain without any member gets one: its data is lost, but files that name it must not be unusable for ever."""
+    targets = [int.from_bytes(key, "big") for key, _ in scope.store.scan(schema.TARGETS, b"", None)]
+    for number, version, members in _all_chains(scope):
+        if not members:
+            _put_chain(scope, number, version + 1, ((targets[number % len(targets)], SERVING),))
+
+
+def _version(scope: Scope) -> int:
+    return layout.meta(scope.store)[0]
+
+
+def _moved(scope: Scope) -> int:
+    """The storage map has changed."""
+    version, *rest = layout.meta(scope.store)
+    scope.store.put(schema.META, schema.META_STORAGE, pack((version + 1, *rest)))
     scope.storage_changed = True
     return version + 1

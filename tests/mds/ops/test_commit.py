@@ -40,6 +40,15 @@ def test_set_id_bits_and_capability_go(world: World) -> None:
     assert world.ask(ops.ListXattr(ino)) == ()
 
 
+def test_a_write_of_root_leaves_set_id_bits(world: World) -> None:
+    """The capability goes all the same: what it was given to has changed."""
+    ino = world.create(b"f")
+    world.ok(world.set_attr(ino, mode=0o6755))
+    world.ok(ops.SetXattr(ROOT, ino, b"security.capability", b"c", 0))
+    assert stat.S_IMODE(world.attr(ops.Commit(ino, 1, 1, privileged=True)).mode) == 0o6755
+    assert world.ask(ops.ListXattr(ino)) == ()
+
+
 def test_refusals(world: World) -> None:
     assert world.status(ops.Commit(999, 1, 1)) == errno.ESTALE
     assert world.status(ops.Commit(TOP, 1, 1)) == errno.EISDIR

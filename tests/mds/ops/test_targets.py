@@ -7,9 +7,11 @@ from pathlib import Path
 
 from mds.machine import Bootstrap, StateMachine
 from mds.store import Store
-from tests.mds.harness import World
-from wire import ops
+from tests.mds.harness import ALICE, ROOT, TOP, Attr, World
+from wire import ops, targetops
+from wire.chains import DRAINING, OFFLINE, SERVING, SYNCING, Members, chain_of
 from wire.codec import encode, pack
+from wire.errors import OK
 
 
 def test_new_target_gets_a_chain(world: World) -> None:
@@ -18,16 +20,17 @@ def test_new_target_gets_a_chain(world: World) -> None:
     assert world.internal(ops.TargetSet(7, "host:7", b"7" * 16)) == 5
     version, targets, chains = world.ask(ops.StorageMap())
     assert version == 5
-    assert targets[-1] == (7, "host:7", "serving")
-    assert chains[-1] == (7, 1, (7,))
+    assert targets[-1] == (7, "host:7", SERVING, 0)
+    assert (7, 1, ((7, SERVING),)) in chains
+    assert (chain_of(2, 7), 1, ((7, SERVING), (4, SERVING))) in chains, "beside the one that has the fewest"
 
 
 def test_idempotent_and_movable(world: World) -> None:
     op = ops.TargetSet(1, "127.0.0.1:9001", b"\1" * 16)
     assert world.internal(op) == 4
     assert world.internal(ops.TargetSet(1, "elsewhere:1", b"\1" * 16)) == 5
-    assert world.machine.storage_map()[1][0] == (1, "elsewhere:1", "serving")
-    assert len(world.machine.storage_map()[2]) == 4
+    assert world.machine.storage_map()[1][0] == (1, "elsewhere:1", "serving", 0)
+    assert len(world.machine.storage_map()[2]) == 12, "for one copy, two and three"
 
 
 def test_another_disk_is_refused(world: World) -> None:
@@ -44,3 +47,126 @@ def test_stripe_count_of_the_cluster(tmp_path: Path) -> None:
     assert layout is not None and layout[0] == 65536 and len(layout[1]) == 2
     machine.validate()
     store.close()
+
+
+PAIR = chain_of(2, 1)
+"""Targets 1 and 2, as they were entered."""
+
+
+def chain(world: World, number: int) -> tuple[int, Members]:
+    return next((version, members) for c, version, members in world.machine.storage_map()[2] if c == number)
+
+
+def states(world: World, number: int = PAIR) -> dict[int, str]:
+    return dict(chain(world, number)[1])
+
+
+def test_a_target_goes_down_and_comes_back(world: World) -> None:
+    """Killed, marked by the keeper, started again: it is synced before it serves; the other never stops."""
+    for target in (1, 2, 3, 4):
+        world.internal(targetops.TargetUp(target, 100 + target))
+    assert chain(world, PAIR) == (1, ((1, SERVING), (2, SERVING))), "nothing was missed before the first run"
+    world.internal(targetops.TargetDown(1, 101))
+    assert chain(world, PAIR) == (2, ((1, OFFLINE), (2, SERVING)))
+    assert states(world, chain_of(1, 1)) == {1: SERVING}, "nobody else has it"
+    assert world.machine.storage_map()[1][0][2:] == (OFFLINE, 101)
+    world.internal(targetops.TargetDown(2, 102))
+    assert states(world) == {1: OFFLINE, 2: SERVING}, "the last one stays, whatever becomes of it"
+    world.internal(targetops.TargetUp(1, 201))
+    assert chain(world, PAIR) == (3, ((1, SYNCING), (2, SERVING)))
+    assert world.internal(targetops.ChainSynced(PAIR, 2, 1)) == world.machine.storage_map()[0], "of another version"
+    assert states(world)[1] == SYNCING
+    world.internal(targetops.ChainSynced(PAIR, 3, 1))
+    assert chain(world, PAIR) == (4, ((1, SERVING), (2, SERVING)))
+
+
+def test_a_restart_that_nobody_saw_counts_as_one(world: World) -> None:
+    """Killed and started within the keeper's heartbeat: what was under way may be at one of two."""
+    world.internal(targetops.TargetUp(1, 1))
+    world.internal(targetops.TargetUp(2, 2))
+    version = chain(world, chain_of(1, 1))[0]
+    world.internal(targetops.TargetUp(1, 9))
+    assert states(world) == {1: SYNCING, 2: SERVING}
+    assert chain(world, chain_of(1, 1)) == (version + 1, ((1, SERVING),)), "its changes are numbered anew"
+    world.internal(targetops.TargetUp(2, 8))
+    assert states(world) == {1: SYNCING, 2: SERVING}, "it is the only one that has everything"
+
+
+def test_news_of_another_run_is_void(world: World) -> None:
+    world.internal(targetops.TargetUp(1, 1))
+    before = world.machine.storage_map()
+    world.internal(targetops.TargetDown(1, 7))
+    world.internal(targetops.TargetUp(1, 1))
+    assert world.machine.storage_map() == before
+
+
+def test_draining_moves_each_chain_to_somebody_else(world: World) -> None:
+    alone = chain_of(1, 1)
+    world.internal(targetops.TargetUp(1, 1))
+    world.internal(targetops.TargetDrain(1, True))
+    assert world.machine.storage_map()[1][0][2] == DRAINING
+    assert world.entry(0, 1, 1, targetops.TargetRemove(1, False)).status == errno.EBUSY
+    version = chain(world, alone)[0]
+    world.internal(targetops.ChainMove(alone, version, 3, 1))
+    assert states(world, alone) == {1: DRAINING, 3: SYNCING}
+    world.internal(targetops.ChainMove(alone, version, 4, 1))
+    assert states(world, alone) == {1: DRAINING, 3: SYNCING}, "void: one move at a time"
+    world.internal(targetops.ChainSynced(alone, version + 1, 3))
+    assert chain(world, alone) == (version + 2, ((1, DRAINING), (3, SERVING))), "until it knows: it answers reads yet"
+    world.internal(targetops.ChainLeave(alone, version + 2, 1))
+    assert chain(world, alone) == (version + 3, ((3, SERVING),))
+    world.internal(targetops.ChainLeave(alone, version + 3, 3))
+    assert states(world, alone) == {3: SERVING}
+
+
+def test_removing_and_losing_a_target(world: World) -> None:
+    """A disk that never comes back: with two copies nothing is lost, with one what it had."""
+    assert world.entry(0, 1, 1, targetops.TargetRemove(1, True)).status == OK
+    assert states(world) == {2: SERVING}
+    (only,) = states(world, chain_of(1, 1)).values()
+    assert only == SERVING, "files that name the chain can be written again"
+    assert 1 not in [target[0] for target in world.machine.storage_map()[1]]
+    assert world.entry(0, 1, 2, targetops.TargetRemove(1, False)).status == OK, "done already"
+
+
+def test_a_new_disk_for_a_target(world: World) -> None:
+    world.internal(targetops.TargetUp(1, 1))
+    op = targetops.TargetReplace(1, b"n" * 16, False)
+    assert world.entry(0, 1, 1, op).status == errno.EBUSY, "files with one copy would be gone"
+    number = chain_of(1, 1)
+    version = chain(world, number)[0]
+    world.internal(targetops.ChainMove(number, version, 2, 1))
+    world.internal(targetops.ChainSynced(number, version + 1, 2))
+    world.internal(targetops.ChainLeave(number, version + 2, 1))
+    world.internal(op)
+    assert states(world) == {1: OFFLINE, 2: SERVING}
+    world.internal(targetops.TargetUp(1, 55))
+    assert states(world) == {1: SYNCING, 2: SERVING}
+
+
+def test_layouts_of_directories_and_files(world: World) -> None:
+    """Set on a directory, inherited by what is made below, shown everywhere."""
+    name = b"lockstep.layout"
+
+    def shown(ino: int) -> bytes:
+        value: bytes = world.ask(ops.GetXattr(ROOT, ino, name))
+        return value
+
+    assert shown(TOP) == b"stripe_size=1048576 stripe_count=4 copies=1"
+    above = Attr(world.ok(ops.Mkdir(ROOT, TOP, b"d", 0o755)))
+    world.ok(ops.SetXattr(ROOT, above.ino, name, b"copies=2 stripe_count=1", 0))
+    below = Attr(world.ok(ops.Mkdir(ROOT, above.ino, b"e", 0o755)))
+    assert shown(below.ino) == b"stripe_size=1048576 stripe_count=1 copies=2"
+    file = Attr(world.ok(ops.Create(ROOT, below.ino, b"f", 0o644)))
+    size, (column,) = file.layout
+    assert (size, column >> 16) == (1 << 20, 1)
+    assert shown(file.ino) == b"stripe_size=1048576 stripe_count=1 copies=2 chains=%d" % column
+    world.ok(ops.SetXattr(ROOT, file.ino, name, b"stripe_size=65536 stripe_count=2 copies=3", 0))
+    assert shown(file.ino).startswith(b"stripe_size=65536 stripe_count=2 copies=3 chains=")
+    world.ok(ops.Commit(file.ino, 1, 0))
+    assert world.run(ops.SetXattr(ROOT, file.ino, name, b"copies=1", 0)).status == errno.EBUSY
+    assert world.run(ops.SetXattr(ALICE, above.ino, name, b"copies=1", 0)).status == errno.EPERM
+    for bad in (b"", b"copies=4", b"copies=0", b"stripe_size=5000", b"chains=1", b"copies", b"copies=1x", b"\xff"):
+        assert world.run(ops.SetXattr(ROOT, above.ino, name, bad, 0)).status == errno.EINVAL, bad
+    world.ok(ops.RemoveXattr(ROOT, above.ino, name))
+    assert shown(above.ino) == shown(TOP)

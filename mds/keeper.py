@@ -1,0 +1,196 @@
+"""Pure. The keeper of the storage targets: who answers, what the map should say of it, and what to have ordered.
+
+One replica does this for all, the lowest of the view. It sends each target heartbeats; what is to change is an ordered
+request like any other (wire.targetops.TargetUp and its neighbours), so every keeper after it goes on from the same map.
+
+*The lease.* A target answers reads of a chain that others serve, too, only until LEASE_US after a moment that it has
+told us of and that we have told back to it. So whoever has told us nothing for as long as that reads nothing any more,
+and only then is marked offline. A new keeper knows of no words of the one before: it waits as long from when it began.
+(That one gives no word without a lease of its own among the replicas, and those are waited out before a view without
+it is active.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from mds.namespace.chains import leaving
+from wire import targetops
+from wire.chains import DRAINING, HOLDS, OFFLINE, SERVING, SYNCING, StorageMap, copies_of, holders
+from wire.storage import LEASE_US
+
+SILENCE_US: Final = 900_000
+"""A target that has a connection and says nothing for so long is taken for dead: a busy host takes its time."""
+GONE_US: Final = 100_000
+"""One whose connection broke and that could not be reached again for so long is."""
+BEAT_US: Final = 75_000
+ORDER_AGAIN_US: Final = 1_000_000
+"""What was ordered and has not shown in the map by then is ordered again."""
+SHUNNED_US: Final = 5_000_000
+"""A target that another one cannot reach, although we do, comes back into the chains after so long at the earliest."""
+
+assert 3 * BEAT_US < LEASE_US < SILENCE_US, "two heartbeats may be lost before a read has to wait"
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What is known of one target."""
+
+    run: int = 0
+    """0: it has not answered on the present connection."""
+    connected: bool = False
+    heard_us: int = 0
+    lost_us: int = 0
+    """When the connection broke."""
+    promised_us: int = 0
+    """Until when a heartbeat of ours may let it read."""
+    clock_us: int = 0
+    """Its own clock, as it said last..."""
+    told_us: int = 0
+    """... at this time of ours."""
+    version: int = 0
+    """Of the map that it goes by."""
+    space: tuple[int, int] = (0, 0)
+    shunned_us: int = 0
+    synced: tuple[tuple[int, int, int], ...] = ()
+
+
+@dataclass(slots=True)
+class Keeper:
+    """See the module. Times are microseconds of the caller's clock. Made anew when this replica becomes the keeper."""
+
+    began_us: int
+    _seen: dict[int, _Seen] = field(default_factory=dict)
+    _ordered: dict[Any, int] = field(default_factory=dict)
+    """Request -> when it was given out last."""
+
+    def _of(self, target: int) -> _Seen:
+        seen = self._seen.get(target)
+        if seen is None:
+            seen = self._seen[target] = _Seen(lost_us=self.began_us, promised_us=self.began_us + LEASE_US)
+        return seen
+
+    # -- what happens
+
+    def connected(self, target: int, now: int) -> None:
+        seen = self._of(target)
+        seen.connected, seen.run, seen.clock_us, seen.version, seen.heard_us = True, 0, 0, 0, now
+        seen.synced = ()
+
+    def lost(self, target: int, now: int) -> None:
+        seen = self._of(target)
+        if seen.connected:
+            seen.connected, seen.lost_us = False, now
+
+    def said(
+        self, target: int, run: int, clock_us: int, version: int, space: tuple[int, int],
+        synced: tuple[tuple[int, int, int], ...], missed: tuple[int, ...], now: int,
+    ) -> None:  # fmt: skip
+        """*target* has answered a heartbeat."""
+        seen = self._of(target)
+        seen.run, seen.clock_us, seen.version, seen.space, seen.heard_us = run, clock_us, version, space, now
+        seen.synced, seen.told_us = synced, now
+        for other in missed:
+            self._of(other).shunned_us = now + SHUNNED_US
+
+    def echo(self, target: int) -> int:
+        """The target's clock to be sent with the next heartbeat: from now on it may read for LEASE_US after that."""
+        seen = self._of(target)
+        if seen.clock_us:
+            seen.promised_us = max(seen.promised_us, seen.told_us + LEASE_US)
+        return seen.clock_us
+
+    def stalled(self, now: int) -> None:
+        """This process has not been running: silence was our own."""
+        for seen in self._seen.values():
+            seen.heard_us = now
+
+    def version_of(self, target: int) -> int:
+        return self._of(target).version
+
+    def space_of(self, target: int) -> tuple[int, int]:
+        return self._of(target).space
+
+    # -- what to do
+
+    def dead(self, target: int, now: int) -> bool:
+        """Is *target* to be marked offline?"""
+        seen = self._of(target)
+        if now < seen.promised_us:
+            return False
+        if now < seen.shunned_us:
+            return True
+        if seen.connected:
+            return now - seen.heard_us >= SILENCE_US
+        return now - seen.lost_us >= GONE_US
+
+    def alive(self, target: int, now: int) -> bool:
+        seen = self._of(target)
+        return seen.connected and seen.run != 0 and now - seen.heard_us < SILENCE_US and now >= seen.shunned_us
+
+    def orders(self, found: StorageMap, now: int) -> list[Any]:
+        """Requests to be ordered now, that *found* does not show yet."""
+        made: list[Any] = []
+        ordered: dict[Any, int] = {}
+        for op in self._wanted(found, now):
+            ordered[op] = self._ordered.get(op, now)
+            if op not in self._ordered or now - ordered[op] >= ORDER_AGAIN_US:
+                ordered[op] = now
+                made.append(op)
+        self._ordered = ordered  # what is not wanted any more has happened, and may be wanted anew
+        return made
+
+    def _wanted(self, found: StorageMap, now: int) -> Iterator[Any]:
+        _, targets, chains = found
+        states = {target: state for target, _, state, _ in targets}
+        for target, _, state, run in targets:
+            if self.alive(target, now):
+                if state == OFFLINE or run != self._of(target).run:
+                    yield targetops.TargetUp(target, self._of(target).run)
+            elif state != OFFLINE and self.dead(target, now):
+                yield targetops.TargetDown(target, run)
+        finished = {item for target in states for item in self._of(target).synced}
+        for number, version, members in chains:
+            for target, state in members:
+                if state == SYNCING and (number, version, target) in finished and states.get(target) != OFFLINE:
+                    yield targetops.ChainSynced(number, version, target)
+            going = leaving(number, members)
+            if going is not None:
+                knows = self._of(going).version >= found[0]
+                if knows or now >= self._of(going).promised_us:
+                    yield targetops.ChainLeave(number, version, going)
+        yield from self._moves(found, states, now)
+
+    def _moves(self, found: StorageMap, states: dict[int, str], now: int) -> Iterator[targetops.ChainMove]:
+        """One move at a time per chain: away from targets that drain, and from those with many places to others.
+
+        A chain's first member stays where it is for the sake of balance: each target heads as many chains.
+        """
+        chains = found[2]
+        places: dict[int, dict[int, int]] = {}
+        for number, _, members in chains:
+            there = places.setdefault(copies_of(number), dict.fromkeys(states, 0))
+            for target, state in members:
+                if target in there and state != DRAINING:
+                    there[target] += 1
+        for number, version, members in chains:
+            if any(state in (SYNCING, DRAINING) for _, state in members) or not holders(members):
+                continue
+            there = places[copies_of(number)]
+            inside = dict(members)
+            free = [t for t, state in states.items() if state == SERVING and t not in inside and self.alive(t, now)]
+            if not free:
+                continue
+            best = min(free, key=lambda t: (there[t], -self._of(t).space[1], t))
+            drained = next((t for t in inside if states.get(t) == DRAINING), None)
+            if drained is None:
+                others = [t for t, state in members[1:] if state in HOLDS]
+                fullest = max(others, key=lambda t: (there[t], t), default=None)
+                drained = fullest if fullest is not None and there[fullest] - there[best] >= 2 else None
+            if drained is None or (inside[drained] in HOLDS and not self.alive(drained, now)):
+                continue
+            there[best] += 1
+            there[drained] -= 1
+            yield targetops.ChainMove(number, version, best, drained)

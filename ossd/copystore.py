@@ -1,0 +1,96 @@
+"""A store whose objects are copies: what the members of a chain ask of it, to find out what differs and to mend it."""
+
+from __future__ import annotations
+
+import os
+import zlib
+
+from ossd import identity
+from ossd.ledger import BLOCK, NO_STAMP, Stamp, header_of
+from ossd.objectfile import Key, ObjectFile, chain_of
+from ossd.store import TRIM, TRIM_ATTR, Buffer, Store
+
+
+class CopyStore(Store):
+    """See the module, and :class:`ossd.store.Store` for the order of calls."""
+
+    def listing(self, chain: int, first: int, count: int) -> list[tuple[int, int, int, int]]:
+        """(inode, column, stamp) of the objects of *chain* in directories [first, first + count)."""
+        found: list[tuple[int, int, int, int]] = []
+        for where in range(first, min(first + count, identity.FANOUT)):
+            for name in os.listdir(self._directories[where]):
+                header = header_of(f"{self._ledgers[where]}/{name}")
+                ino, _, column = name.partition(".")
+                belongs, stamp, incarnation = header if header is not None else (0, NO_STAMP, 0)
+                # 1. An object is being made, its ledger says nothing yet. 2. Taken for one of this chain it is brought
+                # to this chain's next member, which may have a newer copy as a member of its true chain.
+                if (belongs or chain_of(f"{self._directories[where]}/{name}")) == chain:
+                    sure = incarnation >= self.incarnation
+                    found.append((int(ino, 16), int(column, 16), *(stamp if sure else NO_STAMP)))
+        return found
+
+    def every(self, first: int, count: int) -> list[Key]:
+        """All objects in directories [first, first + count)."""
+        found: list[Key] = []
+        for where in range(first, min(first + count, identity.FANOUT)):
+            for name in os.listdir(self._directories[where]):
+                ino, _, column = name.partition(".")
+                found.append((int(ino, 16), int(column, 16)))
+        return found
+
+    def sums(self, file: ObjectFile, first: int, count: int) -> tuple[int, int, bytes, int, int]:
+        """(length, number of the last truncation, entries of the blocks, stamp)."""
+        self.make_sure(file)
+        return file.size, file.last, file.ledger.raw_entries(first, count), *file.ledger.stamp
+
+    def read_block(self, file: ObjectFile, block: int) -> bytes:
+        """One block as far as it was written. Raises OSError, :class:`BadBlock`."""
+        length, crc = file.ledger.entry(block)
+        data = self._disk.pread(file.fd, length, block * BLOCK) if length else b""
+        if length and zlib.crc32(data) != crc:
+            self._mismatch(file, block)
+            return self.read_block(file, block)
+        return data
+
+    def patch(self, file: ObjectFile, offset: int, data: Buffer, chain: int) -> None:
+        """The block at *offset* is *data* and then zeros; the object's stamp is void from now on."""
+        self.make_sure(file)
+        self._admit(len(data))
+        ledger = file.ledger
+        block = offset // BLOCK
+        ledger.set_stamp(NO_STAMP, chain, self.incarnation)
+        with file.lock:
+            file.book.wrote("copies")
+        rest = min(BLOCK, file.size - offset) - len(data)
+        whole = bytes(data) + bytes(max(0, rest))
+        ledger.begin(block, 1)
+        done = 0
+        while done < len(whole):
+            done += self._disk.pwrite(file.fd, memoryview(whole)[done:], offset + done)
+        file.size = max(file.size, offset + len(whole))
+        ledger.commit(block, ledger.made_entry(bytes(data)), NO_STAMP, chain, self.incarnation)
+
+    def adopt(self, file: ObjectFile, length: int, trim: int, stamp: Stamp, chain: int) -> None:
+        """The object is *length* bytes long, has carried out truncation *trim*, and has *stamp*."""
+        self.make_sure(file)
+        with file.lock:
+            file.book.wrote("copies")
+            file.attr_dirty = True
+        if length != file.size:
+            self._disk.ftruncate(file.fd, length)
+            file.size = length
+            file.ledger.cut(file.fd, length)
+        if trim != file.last:
+            self._disk.setxattr(file.fd, TRIM_ATTR, TRIM.pack(trim))
+            file.last = trim
+        file.ledger.set_stamp(stamp, chain, self.incarnation)
+
+    def replace_block(self, file: ObjectFile, block: int, data: Buffer) -> bool:
+        """Write *data* over a bad block if it is what the ledger says of it."""
+        length, crc = file.ledger.entry(block)
+        if len(data) != length or zlib.crc32(data) != crc:
+            return False
+        with file.lock:
+            file.book.wrote("copies")
+        self._disk.pwrite(file.fd, data, block * BLOCK)
+        return True

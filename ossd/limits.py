@@ -1,0 +1,25 @@
+"""Pure. The bounds and times of a target's dealings with other targets, each with its reason. Times are seconds."""
+
+from __future__ import annotations
+
+from typing import Final
+
+LINK_BACKOFF_FIRST_S: Final = 0.05
+LINK_BACKOFF_MAX_S: Final = 0.5
+"""Pauses before another target is dialled again: it comes back at any time, and somebody waits for it."""
+STEP_PAUSE_S: Final = 0.02
+"""Before a change is passed on again that the next target refused: its map, or ours, is about to change."""
+MISSED_AFTER_S: Final = 1.5
+"""A target that takes no change from us for so long, although the keeper hears it, is reported to the keeper."""
+RESYNC_BYTES_PER_S: Final = 100 << 20
+"""What a target that lacks data is given by each chain at most, so that clients' work goes on beside it."""
+RESYNC_AGAIN_S: Final = 0.5
+"""Pause before giving a target what it lacks is tried again."""
+SUMS_BLOCKS: Final = 16384
+"""Blocks whose sums travel in one message: 128 KiB of them, a gigabyte of data."""
+SCRUB_BYTES_PER_S: Final = 50 << 20
+"""Unless told otherwise: a disk of 10 TB is read within three days."""
+FETCH_S: Final = 5.0
+"""A target that does not give its copy of a bad block by then is passed over."""
+
+assert LINK_BACKOFF_FIRST_S <= LINK_BACKOFF_MAX_S < MISSED_AFTER_S

@@ -1,0 +1,151 @@
+"""A target that was away is given what it missed, by the member before it in the chain, while clients' work goes on.
+
+Directory by directory both say which objects of the chain they have, with their stamps; what differs takes its turn and
+is brought in step block by block (ossd.copies). New changes reach the target all the while, and bring the objects that
+they concern in step first. When all directories are through and the target has everything on disk, the keeper is told.
+A change of the chain's version begins it anew: what is equal by then is passed over quickly.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+
+import trio
+
+from ossd import limits
+from ossd.chains import Chain
+from ossd.copies import Copies
+from ossd.identity import FANOUT
+from ossd.links import Unreachable
+from ossd.objectfile import Key
+from wire.chains import HOLDS, SYNCING, state_in
+from wire.codec import unpack_untrusted
+from wire.errors import OK, WireError, describe
+from wire.storage import LIST_DIRECTORIES, ObjectList, TargetFlush
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far one target is with one chain."""
+
+    chain: int
+    version: int
+    target: int
+    began: float
+    directories: int = 0
+    objects: int = 0
+    """Brought in step."""
+    bytes: int = 0
+    done: bool = False
+
+    def seconds_left(self, now: float) -> float | None:
+        """An estimate: the rest of the directories take as long as those before them."""
+        if self.done or not self.directories:
+            return 0.0 if self.done else None
+        return (now - self.began) * (FANOUT - self.directories) / self.directories
+
+
+class Resync:
+    """What this target gives to others."""
+
+    def __init__(self, copies: Copies, turn: Callable[[Key, Callable[[], Awaitable[bool]]], Awaitable[bool]]) -> None:
+        """*turn* runs something in an object's exclusive turn."""
+        self._copies = copies
+        self._turn = turn
+        self.progress: dict[int, Progress] = {}
+        """Chain -> what is under way, or done and not yet seen by the keeper."""
+
+    @property
+    def synced(self) -> tuple[tuple[int, int, int], ...]:
+        """For the keeper: ((chain, version, target), ...) that are done."""
+        return tuple((p.chain, p.version, p.target) for p in self.progress.values() if p.done)
+
+    async def run(self) -> None:
+        """Look after every change of the map for members that lack something."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                moved = self._copies.moved
+                for number in [n for n, p in self.progress.items() if not self._stands(n, p)]:
+                    del self.progress[number]
+                for chain in self._copies.table.chains():
+                    target = chain.next
+                    if chain.mine not in HOLDS or target is None or chain.number in self.progress:
+                        continue
+                    if state_in(chain.members, target) == SYNCING:
+                        begun = Progress(chain.number, chain.version, target, trio.current_time())
+                        self.progress[chain.number] = begun
+                        nursery.start_soon(self._give, begun)
+                await moved.wait()
+
+    def _stands(self, number: int, progress: Progress) -> bool:
+        chain = self._copies.table.get(number)
+        return chain is not None and (chain.version, chain.next) == (progress.version, progress.target)
+
+    async def _give(self, progress: Progress) -> None:
+        """Give one target what it lacks of one chain, until it has it or the chain changes."""
+        while self.progress.get(progress.chain) is progress:
+            chain = self._copies.table.get(progress.chain)
+            if chain is None or not self._stands(progress.chain, progress):
+                return
+            try:
+                await self._through(progress, chain)
+            except (Unreachable, OSError) as exc:
+                log.info("chain %d: target %d waits to be synced: %s", progress.chain, progress.target, exc)
+                await trio.sleep(limits.RESYNC_AGAIN_S)  # the map says that it is there: the next try may do
+                continue
+            progress.done = True
+            seconds = trio.current_time() - progress.began
+            log.info(
+                "chain %d: target %d is synced: %d objects, %d bytes in %.1f s",
+                progress.chain, progress.target, progress.objects, progress.bytes, seconds,
+            )  # fmt: skip
+            return
+
+    async def _through(self, progress: Progress, chain: Chain) -> None:
+        copies = self._copies
+        progress.directories = 0
+        for first in range(0, FANOUT, LIST_DIRECTORIES):
+            count = min(LIST_DIRECTORIES, FANOUT - first)
+            theirs = await self._listing(progress, chain, first, count)
+            ours = await copies.in_thread(partial(copies.store.listing, chain.number, first, count))
+            mine: dict[Key, tuple[int, int]] = {(ino, column): (v, n) for ino, column, v, n in ours}
+            for key in sorted(mine.keys() | theirs.keys()):
+                stamp = mine.get(key)
+                if stamp is not None and stamp == theirs.get(key) and stamp != (0, 0):
+                    continue
+                await self._one(progress, chain, key)
+            progress.directories = first + count
+        link = copies.link(progress.target)
+        if link is None or (await link.call(TargetFlush))[0].status != OK:
+            raise Unreachable("it does not get everything on disk")
+
+    async def _one(self, progress: Progress, chain: Chain, key: Key) -> None:
+        copies = self._copies
+        before = copies.brought
+
+        async def bring() -> bool:
+            return self._stands(progress.chain, progress) and await copies.bring_in_step(key, chain)
+
+        if not await self._turn(key, bring):
+            raise Unreachable("the chain has changed, or the connection broke")
+        size = copies.brought - before
+        progress.objects += 1
+        progress.bytes += size
+        await trio.sleep(size / limits.RESYNC_BYTES_PER_S)  # the rate, not something waited for
+
+    async def _listing(self, progress: Progress, chain: Chain, first: int, count: int) -> dict[Key, tuple[int, int]]:
+        link = self._copies.link(progress.target)
+        if link is None:
+            raise Unreachable("it is not in the map")
+        answer, bulk = await link.call(lambda call: ObjectList(call, chain.number, first, count))
+        if answer.status != OK:
+            raise Unreachable(describe(answer.status))
+        try:
+            return {(ino, column): (version, number) for ino, column, version, number in unpack_untrusted(bulk)}
+        except (WireError, TypeError, ValueError) as exc:
+            raise Unreachable(f"a listing that is none: {exc}") from exc

@@ -1,0 +1,158 @@
+"""Who is marked offline when, who is taken in again, where data is moved; orders are carried out by a real machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mds.keeper import BEAT_US, GONE_US, ORDER_AGAIN_US, SHUNNED_US, SILENCE_US, Keeper
+from tests.mds.harness import World
+from wire import ops, targetops
+from wire.chains import DRAINING, OFFLINE, SERVING, SYNCING, chain_of, copies_of
+from wire.storage import LEASE_US
+
+PAIR = chain_of(2, 1)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path / "s", targets=2)
+
+
+class Watched:
+    """A keeper of the world's targets, all of them there unless told otherwise."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.now = 10_000_000
+        self.keeper = Keeper(self.now)
+        self.runs = {1: 11, 2: 12, 3: 13}
+        self.there = {target for target, *_ in world.machine.storage_map()[1]}
+        for target in self.there:
+            self.keeper.connected(target, self.now)
+
+    def step(self, us: int = BEAT_US, silent: tuple[int, ...] = ()) -> list[object]:
+        """Time passes, targets answer, and what is to be ordered is."""
+        self.now += us
+        version = self.world.machine.storage_map()[0]
+        for target in sorted(self.there - set(silent)):
+            self.keeper.echo(target)
+            self.keeper.said(target, self.runs[target], self.now, version, (10, 5), (), (), self.now)
+        orders = self.keeper.orders(self.world.machine.storage_map(), self.now)
+        for op in orders:
+            self.world.internal(op)
+        return orders
+
+    def members(self, chain: int = PAIR) -> dict[int, str]:
+        return next(dict(members) for number, _, members in self.world.machine.storage_map()[2] if number == chain)
+
+
+def test_a_killed_target_is_offline_when_its_lease_is_over(world: World) -> None:
+    watched = Watched(world)
+    assert watched.step() == [targetops.TargetUp(1, 11), targetops.TargetUp(2, 12)]
+    assert watched.step() == []
+    watched.there.remove(2)
+    watched.keeper.lost(2, watched.now)
+    began = watched.now
+    while not (orders := watched.step(10_000)):
+        assert watched.now - began <= LEASE_US, "a writer waits for this"
+    assert orders == [targetops.TargetDown(2, 12)]
+    assert watched.now - began >= max(GONE_US, LEASE_US - BEAT_US), "until then it may answer a read"
+    assert watched.members() == {1: SERVING, 2: OFFLINE}
+
+
+def test_a_silent_target_is_given_more_time(world: World) -> None:
+    watched = Watched(world)
+    watched.step()
+    began = watched.now
+    while not watched.step(20_000, silent=(1,)):
+        pass
+    assert watched.members() == {1: OFFLINE, 2: SERVING}
+    assert SILENCE_US <= watched.now - began < SILENCE_US + 100_000
+    assert watched.step() == [targetops.TargetUp(1, 11)], "it was only stopped"
+    assert watched.members() == {1: SYNCING, 2: SERVING}
+
+
+def test_a_new_keeper_waits_for_what_the_one_before_has_promised(world: World) -> None:
+    watched = Watched(world)
+    watched.step()
+    watched.keeper = Keeper(watched.now)
+    watched.there.clear()
+    began = watched.now
+    while not watched.step(10_000):
+        pass
+    assert watched.now - began >= LEASE_US
+    assert list(watched.members().values()).count(OFFLINE) == 1, "one of them stays: nobody else has the data"
+
+
+def test_our_own_pause_counts_for_nobodys_silence(world: World) -> None:
+    watched = Watched(world)
+    watched.step()
+    watched.now += 10 * SILENCE_US
+    watched.keeper.stalled(watched.now)
+    assert watched.keeper.orders(world.machine.storage_map(), watched.now) == []
+
+
+def test_what_is_ordered_is_ordered_once(world: World) -> None:
+    watched = Watched(world)
+    found = world.machine.storage_map()
+    watched.keeper.said(1, 11, 1, 0, (1, 1), (), (), watched.now)
+    assert watched.keeper.orders(found, watched.now) == [targetops.TargetUp(1, 11)]
+    assert watched.keeper.orders(found, watched.now + 1) == [], "it is on its way"
+    again = watched.now + ORDER_AGAIN_US
+    watched.keeper.said(1, 11, 1, 0, (1, 1), (), (), again)
+    assert targetops.TargetUp(1, 11) in watched.keeper.orders(found, again), "it was lost"
+
+
+def test_synced_is_ordered_when_the_member_before_says_so(world: World) -> None:
+    watched = Watched(world)
+    watched.step()
+    watched.runs[2] = 99
+    watched.step()
+    assert watched.members() == {1: SERVING, 2: SYNCING}
+    version = next(v for number, v, _ in world.machine.storage_map()[2] if number == PAIR)
+    now = watched.now
+    watched.keeper.said(1, 11, now, 0, (1, 1), ((PAIR, version - 1, 2),), (), now)
+    assert watched.keeper.orders(world.machine.storage_map(), now) == [], "it is about another version"
+    watched.keeper.said(1, 11, now, 0, (1, 1), ((PAIR, version, 2),), (), now)
+    assert watched.keeper.orders(world.machine.storage_map(), now) == [targetops.ChainSynced(PAIR, version, 2)]
+
+
+def test_a_target_that_others_cannot_reach_is_left_out_for_a_while(world: World) -> None:
+    """The network between two targets is cut; both are reached by the keeper. The writers must go on."""
+    watched = Watched(world)
+    watched.step()
+    now = watched.now
+    watched.keeper.said(1, 11, now, 99, (1, 1), (), (2,), now)
+    while not watched.step(50_000, silent=(2,)):
+        pass
+    assert watched.members() == {1: SERVING, 2: OFFLINE}
+    assert watched.step() == []
+    watched.now += SHUNNED_US
+    watched.step()
+    assert watched.step() == [] and watched.members() == {1: SERVING, 2: SYNCING}
+
+
+def test_a_new_target_takes_its_share_and_a_drained_one_gives_its_up(world: World) -> None:
+    watched = Watched(world)
+    watched.step()
+    world.internal(ops.TargetSet(3, "h:3", b"3" * 16))
+    watched.there.add(3)
+    watched.keeper.connected(3, watched.now)
+    orders = watched.step()
+    assert orders == [targetops.TargetUp(3, 13), targetops.ChainMove(chain_of(2, 2), 1, 3, 1)], "it has fewest places"
+    assert watched.members(chain_of(2, 2)) == {2: SERVING, 1: DRAINING, 3: SYNCING}
+    world.internal(targetops.ChainSynced(chain_of(2, 2), 2, 3))
+    assert watched.step() == [targetops.ChainLeave(chain_of(2, 2), 3, 1)]
+    world.internal(targetops.TargetDrain(2, True))
+    for _ in range(40):
+        watched.step()
+        for number, version, members in world.machine.storage_map()[2]:
+            for target, state in members:
+                if state == SYNCING:
+                    world.internal(targetops.ChainSynced(number, version, target))
+    chains = world.machine.storage_map()[2]
+    left = {number for number, _, members in chains if 2 in dict(members)}
+    assert left == {number for number, _, _ in chains if copies_of(number) == 3}, "for these nobody else is left"
+    assert watched.step(ORDER_AGAIN_US) == []
