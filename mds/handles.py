@@ -56,6 +56,10 @@ class Handles:
                 free.append(ino)
         return free
 
+    def clear(self) -> None:
+        self._sessions.clear()
+        self._total.clear()
+
     def is_open(self, ino: int) -> bool:
         return ino in self._total
 

@@ -26,8 +26,9 @@ from mds.caches import LEASE_US
 from mds.links import Links
 from mds.machine import StateMachine
 from mds.reclaim import Reclaimer
-from mds.replica import Client, Replica
+from mds.replica import Replica
 from mds.roster import Follower, Known, Removed, body_of, first_contact
+from mds.shell import Client
 from mds.store import Store, StoreCorrupt, StoreFailed
 from mds.tending import Tending
 from mds.verify import verify
@@ -255,8 +256,8 @@ class Process:
         replica = self.replica
         with trio.move_on_after(limits.LEAVE_S) as scope:
             # What clients were lent comes back while this replica still serves: the others need not wait for it.
-            replica.stop_lending()
-            while not replica.all_returned:  # noqa: ASYNC110  (the cores are pure: they have no event to wait for)
+            replica.lending.stop()
+            while not replica.lending.all_returned:  # noqa: ASYNC110  (the cores are pure: they have no event to wait for)
                 await trio.sleep(limits.LEAVE_LOOK_S)
             replica.group_event(ev.Leave())
             self._wake_timer()
@@ -290,7 +291,7 @@ class Process:
             "log_bytes": self.journal.size,
             "unwritten_bytes": replica.state.store.pending_bytes,
             "requests": replica.answered,
-            "queries": replica.queried,
+            "queries": replica.reading.answered,
             "open_files": len(replica.handles),
             "readable": replica.group.may_read(now_us()),
         }

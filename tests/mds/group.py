@@ -19,8 +19,9 @@ from typing import Any, Final
 from mds.caches import LEASE_US
 from mds.check import check
 from mds.machine import Bootstrap, Decoded, Outcome, StateMachine
-from mds.replica import Client, Replica
+from mds.replica import Replica
 from mds.schema import META, META_POSITION
+from mds.shell import Client
 from mds.store import Store
 from tests.mds import harness
 from tests.sim.clock import MS, SECOND, Scheduler
@@ -83,7 +84,7 @@ class Line:
         clock.after(at - clock.now, happen, message)
 
     def send(self, message: Any) -> None:
-        """The replica to its client (mds.replica.ClientConnection)."""
+        """The replica to its client (mds.shell.ClientConnection)."""
         if self.up:
             self.world.saying(self.user, self.node, message)
             self._after_delay(0, self._to_client, through_bytes(message))

@@ -49,8 +49,8 @@ def test_a_replica_that_is_to_stop_has_everything_back_and_sends_its_clients_els
         group.ask(one, lookup(b".."))
     assert user.may_use(TOP) and idle.may_use(TOP)
     node = group.nodes[1]
-    node.take(node.replica.stop_lending)
-    group.until(lambda: node.replica.all_returned)
+    node.take(node.replica.lending.stop)
+    group.until(lambda: node.replica.lending.all_returned)
     assert not user.may_use(TOP) and not idle.may_use(TOP), "and not because time has passed"
     group.ask(user, lookup(b".."))
     assert not user.may_use(TOP), "it still answers, and lends nothing"

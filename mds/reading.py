@@ -1,0 +1,114 @@
+"""Queries of clients: answered from this replica's own state under the read lease, or parked until they may be.
+
+See :mod:`mds.pending` for what a query waits for.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+from mds.handles import Handles
+from mds.lending import Lending
+from mds.machine import StateMachine
+from mds.pending import Key, Pending
+from mds.shell import Client, Shell
+from vsync.machine import Machine
+from wire import messages as msg
+from wire import ops
+from wire.codec import decode
+from wire.errors import OK, Status, WireError
+
+log = logging.getLogger(__name__)
+
+_CACHEABLE = (ops.Lookup, ops.GetAttr)
+"""Queries whose answer a client may keep under a lease. Not ReadDir: a client that lists a directory does not keep
+the attributes of all in it, and a lease on each would have to be recalled."""
+
+
+@dataclass(slots=True, eq=False)
+class Parked:
+    """A query that waits for the lease, or for conflicting requests that were pending when it came."""
+
+    client: Client
+    call: int
+    op: Any
+    arrived: frozenset[Key]
+    waits: set[Key] = field(default_factory=set)
+
+
+class Reading:
+    """See the module."""
+
+    def __init__(
+        self, group: Machine, state: StateMachine, pending: Pending, handles: Handles, lending: Lending, shell: Shell
+    ) -> None:
+        self.state = state
+        """Replaced by the replica, when a snapshot replaces its own."""
+        self.parked: list[Parked] = []
+        self.answered = 0
+        self._group = group
+        self._pending = pending
+        self._handles = handles
+        self._lending = lending
+        self._shell = shell
+
+    def query(self, client: Client, m: msg.QueryCall) -> None:
+        """Answer a client's query, now or later."""
+        try:
+            op = decode(m.op)
+        except WireError as exc:
+            log.warning("%s: query refused: %s", client.name, exc)
+            client.send(msg.Answer(m.call, Status.BAD_MESSAGE, b""))
+            return
+        query = Parked(client, m.call, op, frozenset())
+        if not self._answer(query, first=True):
+            self.parked.append(query)
+
+    def _answer(self, query: Parked, first: bool) -> bool:
+        """Answer the query from our own state, if that is allowed now and the answer will stay true."""
+        if not self._group.may_read(self._shell.now()):
+            if first:
+                query.arrived = self._pending.keys()
+            return False
+        result = self.state.query(query.op, self._handles)
+        conflicts = self._pending.conflicts(result.read)
+        if result.status != OK and not all(map(self.state.exists, result.read)):
+            conflicts = list(self._pending.keys())  # which inode a message makes is not known before it is delivered
+        if conflicts:
+            if first:
+                query.arrived = self._pending.keys()
+            waits = {key for key in conflicts if key in query.arrived}
+            if waits:
+                query.waits = waits
+                return False
+        if result.status == OK and isinstance(query.op, ops.Open) and not query.client.gone:
+            if not query.client.session:
+                query.client.send(msg.Answer(query.call, Status.NOT_ATTACHED, b""))  # for whom should it be counted?
+                return True
+            self._handles.open(query.client.session, query.op.ino)
+        self.answered += 1
+        lease = isinstance(query.op, _CACHEABLE) and not conflicts and self._lending.caches.has(query.client)
+        if lease:
+            lease = self._lending.grant(query.client, result.read)
+        query.client.send(msg.Answer(query.call, result.status, result.body, lease))
+        return True
+
+    def unpark(self) -> None:
+        """Answer those that need not wait any longer."""
+        still = []
+        parked, self.parked = self.parked, []
+        for query in parked:
+            if query.client.gone:
+                continue
+            query.waits = {key for key in query.waits if self._pending.has(key)}
+            if query.waits or not self._answer(query, first=False):
+                still.append(query)
+        self.parked = still + self.parked
+
+    def turn_away(self) -> None:
+        """Tell all that wait to ask elsewhere."""
+        parked, self.parked = self.parked, []
+        for query in parked:
+            query.client.send(msg.Answer(query.call, Status.NOT_SERVING, b""))

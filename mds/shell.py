@@ -1,0 +1,40 @@
+"""What a replica asks of the process around it (see mds.serve), and how it knows the clients there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from vsync.records import Record
+
+
+class ClientConnection(Protocol):
+    """What a replica needs of a connection with a client or tool."""
+
+    def send(self, message: Any) -> None: ...
+
+
+class Shell(Protocol):
+    """What the replica asks of the process around it; none of these waits."""
+
+    def now(self) -> int: ...
+    def stamp_ns(self) -> int: ...
+    def append(self, ticket: int, records: list[Record]) -> bool: ...
+    def link_send(self, peer: int, message: Any) -> None: ...
+    def send_snapshot(self, peer: int) -> None: ...
+    def membership_changed(self) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class Client:
+    """One connected client (or tool)."""
+
+    conn: ClientConnection
+    name: str
+    session: int = 0
+    gone: bool = False
+
+    def send(self, message: Any) -> None:
+        """Send, unless the connection is gone: the client asks again elsewhere."""
+        if not self.gone:
+            self.conn.send(message)
