@@ -22,6 +22,13 @@ _LINE_MAX: Final = 4096
 """A write of so many bytes to a pipe is done whole or not at all (PIPE_BUF)."""
 
 
+def end_with_parent() -> None:
+    """This process is killed when its parent ends (not if that has ended already)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+
+
 class Guard:
     """The pipe to the watchdog."""
 
@@ -33,9 +40,7 @@ class Guard:
         self._peers: dict[int, str] = {}
         # An orphan must not go on: nobody would certify its death or notice that it hangs. If the parent is gone
         # already, the first write finds that out.
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-            raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+        end_with_parent()
 
     def tell_identity(self, incarnation: int, uuid: bytes) -> None:
         """Before anybody can have promised this incarnation anything."""

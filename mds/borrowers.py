@@ -38,17 +38,17 @@ class Borrowers:
 
         *sessions*: of the state; *logged*: the operations in the log that are not applied to it.
         """
+        # 1. A client leaves a replica that lives, says that its kernel goes on for a moment, and is attached elsewhere.
+        # 2. Then the replica dies. Nobody is attached to it, but what it lent is in use for that moment still.
+        if any(now < since for _, since in self._let_go.values()):
+            return False
         attached = {number: session.attempt for number, session in sessions if session.replica == dead}
         for op in logged:
             if isinstance(op, ops.SessionOpen) and op.replica == dead:
                 return False  # its number is not known before it is applied
             if isinstance(op, ops.SessionAttach) and op.replica == dead:
                 attached[op.session] = max(op.attempt, attached.get(op.session, 0))
-        for number, attempt in attached.items():
-            later, since = self._let_go.get(number, (0, 0))
-            if later <= attempt or now < since:
-                return False
-        return True
+        return all(self._let_go.get(number, (0, 0))[0] > attempt for number, attempt in attached.items())
 
     def forget(self, sessions: Iterable[tuple[int, Session]]) -> None:
         """A view is active: what was said by attempts that are ordered is of no more use."""

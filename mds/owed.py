@@ -33,6 +33,8 @@ class Owed:
         """Orphans nobody here has open: the answer we owe goes out with the next maintenance round."""
         self.grace_since = shell.now()
         """When the present stretch of being active began: clients had no chance to be heard before."""
+        self.coming: dict[int, int] = {}
+        """Session -> attempt of its latest attachment here that is not ordered yet: its handles are declared."""
         self._me = me
         self._shell = shell
         self._order = order
@@ -69,19 +71,26 @@ class Owed:
         else:
             self._unsure.add(session)
 
-    def moved_away(self, session: int) -> None:
-        """The session has ended or is attached to another replica: its handles are counted there, if at all."""
+    def moved_away(self, session: int, attempt: int) -> None:
+        """The session has ended, or is attached to another replica: its handles are counted there, if at all. But not
+        if a later attempt is on its way here: what that one has declared counts, or nobody would know of it."""
         self._unsure.discard(session)
         self.heard.pop(session, None)
-        self.forget_handles(session)
+        if self.coming.get(session, 0) <= attempt:
+            self.releases.update(self.handles.forget(session))
 
-    def forget_handles(self, session: int) -> None:
-        self.releases.update(self.handles.forget(session))
+    def attachment_ordered(self, session: int, attempt: int, here: bool) -> None:
+        """The attachment that :meth:`declare` was about has its outcome; *here*: the session is attached here now."""
+        if self.coming.get(session) == attempt:
+            del self.coming[session]
+            if not here:
+                self.releases.update(self.handles.forget(session))  # they were declared in vain
 
-    def declare(self, session: int, handles: tuple[tuple[int, int], ...]) -> None:
+    def declare(self, session: int, attempt: int, handles: tuple[tuple[int, int], ...]) -> None:
         """The session comes here with these handles. 1. From now on an unlink applied here finds them. 2. Orphans
         among them are pinned before the attachment is ordered: the replica the session came from lets go of them only
         after that."""
+        self.coming[session] = attempt
         self.releases.update(self.handles.declare(session, handles))
         pins = tuple(sorted(ino for ino, _ in handles if self.state.is_orphan(ino)))
         for at in range(0, len(pins), limits.ORPHAN_ANSWERS):

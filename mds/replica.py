@@ -27,8 +27,8 @@ from vsync.effects import Delivered, Effects, Event, ViewEvent
 from vsync.machine import Machine
 from vsync.records import Entry
 from vsync.view import generation_of
+from wire import ids, ops, targetops
 from wire import messages as msg
-from wire import ops, targetops
 from wire.codec import decode, encode, pack, unpack_untrusted
 from wire.errors import OK, Status, WireError
 from wire.group import LetGo
@@ -264,7 +264,7 @@ class Replica:
                 if not self.handles.is_open(ino):
                     self.owed.releases.add(ino)
             if outcome.session_gone:
-                self._moved_away(outcome.session_gone)
+                self._moved_away(outcome.session_gone, ids.U64_MAX)
         if self.state.roster is not self._roster:
             self._take_roster()
 
@@ -279,13 +279,13 @@ class Replica:
         """The session is attached to a replica from now on, and that one counts its handles."""
         session = op.session if isinstance(op, ops.SessionAttach) else unpack_untrusted(outcome.body)
         if op.replica != self.me:
-            self._moved_away(session)
+            self._moved_away(session, op.attempt)
             return
         self.owed.attached(session, known=outcome.slot == self.me and outcome.number in self._internal)
 
-    def _moved_away(self, session: int) -> None:
-        """The session has ended or is attached to another replica."""
-        self.owed.moved_away(session)
+    def _moved_away(self, session: int, attempt: int) -> None:
+        """The session has ended, or is attached to another replica by this attempt."""
+        self.owed.moved_away(session, attempt)
         for client in self.clients:
             if client.session == session:
                 client.session = 0
@@ -437,8 +437,9 @@ class Replica:
             if attach and outcome.status == OK and not client.gone:
                 client.session = op.session if isinstance(op, ops.SessionAttach) else unpack_untrusted(outcome.body)
                 self.owed.heard[client.session] = self.shell.now()
-            elif isinstance(op, ops.SessionAttach) and outcome.status != OK and not self._is_here(op.session):
-                self.owed.forget_handles(op.session)  # they were declared in vain
+            if isinstance(op, ops.SessionAttach):
+                here = outcome.status == OK or self._is_here(op.session)
+                self.owed.attachment_ordered(op.session, op.attempt, here)
             client.send(msg.Answer(call, outcome.status, outcome.body))
 
         self.internal(op, done)
@@ -451,8 +452,9 @@ class Replica:
         if self._refused(client, m.call):
             return
         known = self.state.session(m.session)
-        if known is not None and (known.key != m.key or known.attempt >= m.attempt):
-            overtaken = known.key == m.key
+        overtaken = known is None or known.key == m.key
+        ordered = known.attempt if known is not None else 0
+        if not overtaken or max(ordered, self.owed.coming.get(m.session, 0)) >= m.attempt:
             client.send(msg.Answer(m.call, Status.NOT_ATTACHED if overtaken else Status.SESSION_UNKNOWN, b""))
             return
         if known is not None:
@@ -460,7 +462,7 @@ class Replica:
         for other in self.clients:
             if other.session == m.session and other is not client:
                 other.session = 0  # it is gone, unnoticed: what was for it is asked for again over this connection
-        self.owed.declare(m.session, m.handles)
+        self.owed.declare(m.session, m.attempt, m.handles)
         self._order(client, m.call, ops.SessionAttach(m.session, m.key, self.me, m.attempt), attach=True)
 
     def let_go(self, m: LetGo, *, tell: bool = False) -> None:

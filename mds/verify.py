@@ -11,8 +11,12 @@ import os
 import resource
 import signal
 from pathlib import Path
+from typing import Final
 
+from daemon.guarded import end_with_parent
 from mds.store import Store, StoreCorrupt, StoreFailed
+
+_FROM_OUTSIDE: Final = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def verify(path: Path) -> None:
@@ -26,6 +30,8 @@ def verify(path: Path) -> None:
         # Whatever happens here, this process never returns into its parent's program.
         try:
             os.close(read_end)
+            # It has the journal's lock, too: were its parent killed, the next start would find it taken.
+            end_with_parent()
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             os.write(write_end, _found(path))
         finally:
@@ -34,7 +40,8 @@ def verify(path: Path) -> None:
     with open(read_end, "rb") as said:
         text = said.read().decode()
     _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
+    # Killed from outside (no memory, a stop of the whole service) it says nothing of the state.
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) not in _FROM_OUTSIDE:
         number = signal.Signals(os.WTERMSIG(status)).name
         raise StoreCorrupt(path, f"whoever reads it dies of {number}, so its pages are damaged")
     verdict, _, what = text.partition(" ")

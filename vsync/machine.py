@@ -477,6 +477,7 @@ class Machine:
         joiner = self.transfer.ready(now)
         reason = self.membership.reason(order, now)
         if joiner:
+            self.transfer.try_to_take(joiner)
             self.change.start(f"learner {joiner} has caught up", now, joiner)
         elif reason is not None:
             self.change.start(reason, now)

@@ -22,7 +22,8 @@ class Acceptor:
     """Durable registers of one voter."""
 
     def __init__(self, registers: dict[int, RegisterState]) -> None:
-        self.registers = dict(registers)
+        floor = max(registers, default=0) - REGISTERS_KEPT
+        self.registers = {epoch: state for epoch, state in registers.items() if epoch >= floor}
 
     @property
     def floor(self) -> int:

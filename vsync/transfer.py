@@ -49,6 +49,8 @@ class Transfer:
         """Peers a snapshot is on its way to."""
         self._stay: dict[int, int] = {}
         self._joined: dict[int, int] = {}
+        self._tried: int = 0
+        """The learner for whose sake the last change of the view was begun here."""
         self._asked: int | None = None
         self._quiet_since = now - limits.JOIN_RETRY
         self._turn = 0
@@ -126,12 +128,25 @@ class Transfer:
                 return peer
         return 0
 
+    def try_to_take(self, peer: int) -> None:
+        """The view is changed to take *peer* in; :meth:`on_view` will tell whether it was."""
+        self._tried = peer
+
     def forget(self, peer: int) -> None:
         """The link with *peer* broke: it asks again."""
         self.learners.pop(peer, None)
 
     def on_view(self, event: ViewEvent, now: int) -> None:
-        """A view event was delivered: learners that are members now need no feed; stays are counted."""
+        """A view event was delivered: learners that are members now need no feed; stays are counted.
+
+        1. A learner's disk is slow: it is fed in time, but its report comes too late. 2. The view is changed without
+        it. 3. Tried again at once, nothing else would be done any more: so that counts as a failed stay.
+        """
+        tried, self._tried = self._tried, 0
+        if tried and tried not in event.view.members:
+            self._stay[tried] = min(2 * self._stay.get(tried, limits.JOIN_STAY_MIN), limits.JOIN_STAY_MAX)
+            if tried in self.learners:
+                self.learners[tried].since = now
         for member in event.view.members:
             self.learners.pop(member, None)
             self._joined.setdefault(member, now)

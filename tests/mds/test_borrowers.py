@@ -69,6 +69,14 @@ def test_a_kernel_may_go_on_for_a_moment() -> None:
     assert returned(borrowers, (7, session(1, 1)), now=100)
 
 
+def test_a_kernel_may_go_on_for_a_moment_though_its_client_is_attached_elsewhere_by_now() -> None:
+    """1. The client left replica 1 while that was alive, and is attached to 2. 2. Replica 1 dies right after."""
+    borrowers = Borrowers()
+    borrowers.let_go(7, 2, 100)
+    assert not returned(borrowers, (7, session(2, 2)), now=99)
+    assert returned(borrowers, (7, session(2, 2)), now=100)
+
+
 def test_what_is_ordered_is_forgotten() -> None:
     borrowers = Borrowers()
     borrowers.let_go(7, 2, 0)

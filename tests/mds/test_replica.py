@@ -448,6 +448,34 @@ def test_an_unlinked_file_stays_when_the_replica_of_its_user_dies(service: Servi
 
 
 @SEEDS
+def test_an_unlinked_file_stays_when_two_replicas_of_its_user_die_in_a_row(service: Service, seed: int) -> None:
+    """1. The client attaches to replica 2, which dies when that is in the others' logs and not applied there. 2. It
+    attaches to replica 3, declaring its handles. 3. There the first attachment is applied, and then the second: the
+    first must not make replica 3 forget what was declared with the second."""
+    with service(seed) as group:
+        holder, other = group.user("holder", 1), group.user("other", 3)
+        ino = group.ask(holder, create(b"x"))[0]
+        assert group.ask(other, unlink(b"x")) == ino
+        holder.follows = False
+        holder.leave()
+        holder.connect(2)
+        at_three = group.nodes[3].replica
+        logged = at_three._ops
+        group.until(lambda: any(isinstance(op, ops.SessionAttach) for known in logged.values() for op in known[1]))
+        group.kill(2)
+        holder.leave()
+        holder.connect(3)
+        group.until(lambda: holder.attached)
+        group.run(2 * SESSION_TIMEOUT)
+        group.restart(2)
+        group.run(2 * SESSION_TIMEOUT)
+        assert there(group, ino) == [1, 2, 3]
+        assert group.ask(holder, ops.GetAttr(ino))[0] == ino
+        holder.close(ino)
+        group.until(lambda: not there(group, ino), 2 * SESSION_TIMEOUT)
+
+
+@SEEDS
 @pytest.mark.parametrize("then", ["it is away", "it is back", "power cut"])
 def test_a_file_unlinked_while_its_user_is_between_two_replicas(service: Service, seed: int, then: str) -> None:
     """1. Replica 1 dies with the handle. 2. The file is removed before the client has attached anywhere: no member of

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -12,7 +14,7 @@ import pytest
 
 from mds import seal
 from mds.schema import DIRENTS, INODES, META, TABLES
-from mds.store import Store, StoreCorrupt
+from mds.store import Store, StoreCorrupt, StoreFailed
 from mds.verify import verify
 from tests.faults.damage import DATA, STATE_DAMAGE, deleted, no_data_file
 
@@ -158,3 +160,20 @@ def test_a_seal_names_its_place() -> None:
     assert seal.opened(INODES.number, b"key", stored) is None
     assert seal.opened(META.number, b"other", stored) is None
     assert seal.opened(META.number, b"key", stored[:3]) is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_who_kills_the_reader_says_nothing_of_the_state(
+    state: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """Memory is short, or the whole service is stopped at its start: nobody is to be told to remove a good state."""
+
+    def killed(path: Path) -> bytes:
+        os.kill(os.getpid(), number)
+        return b"well"
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mds.verify._found", killed)
+        with pytest.raises(StoreFailed):
+            verify(state)
+    verify(state)

@@ -228,6 +228,7 @@ MUTANTS: Final = (
         "base-never-flushed",
         "a base is a view that somebody who answered has flushed",
         (Edit(change, "plan_view", "flushed = [r for r in sealed if base in reports[r].flushed]", "flushed = sealed"),),
+        ("bases",),
     ),
     Mutant(
         "accepted-value-not-adopted",
@@ -238,11 +239,13 @@ MUTANTS: Final = (
         "promise-broken",
         "a voter accepts nothing below its promise",
         (Edit(Acceptor, "on_accept", "if state.promised is not None and m.ballot < state.promised:", "if False:"),),
+        ("crossings",),
     ),
     Mutant(
         "refusal-not-learned",
         "a refused proposer learns the higher ballot",
         (Edit(Change, "on_promise", "self._round = max(self._round, m.ballot[0])", "pass"),),
+        ("old hands",),
     ),
     Mutant(
         "ballot-reused",

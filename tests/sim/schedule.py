@@ -82,13 +82,15 @@ PROFILES: Final = (
     GENERAL,
     Profile("sleepers", (("pause", 8), ("crash", 1), ("clients cut", 1)), (2, 3, 3, 4), (0, 1, 2), pace=(250, 600),
             drift=(0, 40_000), busy=True),
-    GENERAL,
+    Profile("crossings", (("crossing", 1),), (3,), (0,), pace=(1000,), hurry=0.0, small=0.0, delay=(200,), safety=(7,)),
     Profile("in the middle", (("when", 10), ("duel", 3), ("crash", 1), ("lose data", 1)), (2, 3, 3, 4, 5),
             pace=(40, 100)),
-    GENERAL,
+    Profile("old hands", (("old hand", 1),), (3,), (0, 2), pace=(2500,), hurry=0.0, small=0.0, delay=(200,),
+            safety=(5,)),
     Profile("power", (("power cut", 3), ("when", 4), ("slow disk", 2), ("lose state", 1)), (2, 3, 3, 4), pace=(250,),
             busy=True),
-    GENERAL,
+    Profile("bases", (("nobody flushed", 1),), (3,), (2,), pace=(2000,), hurry=1.0, small=0.0, delay=(200,),
+            busy=True, safety=(7,)),
     Profile("disks", (("slow disk", 6), ("hang", 2), ("fail", 2), ("crash", 3), ("swap disk", 1), ("power cut", 1)),
             (2, 3, 3, 4, 5), pace=(100, 250, 600)),
     Profile("administrators", (("administer", 5), ("leave", 3), ("crash", 3), ("pause", 1), ("when", 3), ("cut", 2),
@@ -105,6 +107,7 @@ PROFILES: Final = (
 
 AIMED: Final = (
     "cut off", "leaving", "ballot again", "second life", "amnesia", "late grant", "forgotten seal", "proposer dies",
+    "crossing", "old hand", "nobody flushed",
 )  # fmt: skip
 """Kinds that are told as stories (tests.sim.stories), about one replica."""
 MOMENTS: Final = ("starts", "seals", "reports", "proposes", "learns", "flushes", "activates")

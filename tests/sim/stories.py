@@ -246,6 +246,78 @@ def forgotten_seal(stage: Stage, rng: Random, who: int) -> Story:
         stage.mend(one, other)
 
 
+def crossing(stage: Stage, rng: Random, who: int) -> Story:
+    """1. P's proposal is on its way to X when nothing of P's gets through any more. 2. Q has X promise a higher ballot
+    and proposes another view. 3. Both proposals arrive at X, which accepts the second only: it has promised to.
+    """
+    if len(stage.working) != 3:
+        return
+    p = who
+    q, x = rng.sample([r for r in stage.working if r != p], 2)
+    stage.replicas[p].take("event", ChangeView("an administrator wants one"))
+    proposed = yield Moment("proposes", (p,), 250 * MS)
+    if proposed is not None:
+        stage.cut(p, x, False)
+        stage.cut(p, q, True, unnoticed_by=p)
+        for _ in range(3):  # the first ballot may be too low
+            yield 3 * MS
+            stage.replicas[q].take("event", ChangeView("an administrator wants one"))
+            proposed = yield Moment("proposes", (q,), 30 * MS)
+            if proposed is not None:
+                break
+        stage.mend(p, x)
+        yield rng.randrange(100 * MS, 600 * MS)
+        stage.mend(p, q)
+
+
+def old_hand(stage: Stage, rng: Random, who: int) -> Story:
+    """*who* has coordinated so many changes that its ballots are far above all others, and dies with a proposal that
+    was promised to. Whoever is to go on has to get above that, and cannot count up to there."""
+    for _ in range(rng.randrange(40, 60)):
+        stage.replicas[who].take("event", ChangeView("an administrator wants one"))
+        moment = yield Moment("activates", (who,), 100 * MS)
+        if moment is None:
+            return
+    stage.replicas[who].take("event", ChangeView("an administrator wants one"))
+    moment = yield Moment("proposes", (who,), 100 * MS)
+    if moment is not None:
+        stage.crash(who)
+        yield rng.randrange(1 * MS, 50 * MS)
+        stage.restart(who)
+
+
+def nobody_flushed(stage: Stage, rng: Random, who: int) -> Story:
+    """1. What A and C multicast does not reach B; then C dies. 2. A decides the view of A and B, in which B is to get
+    from A what it lacks. 3. A dies when B has learned of the view and before A itself has flushed it. 4. B goes on
+    with the witnesses: from the view before, for what the one of A and B begins with is nowhere to be had.
+    """
+    if len(stage.working) != 3:
+        return
+    a = who
+    b, c = rng.sample([r for r in stage.working if r != a], 2)
+    stage.cut(a, b, False)
+    stage.cut(b, c, False)
+    yield rng.randrange(20 * MS, 60 * MS)
+    stage.crash(c)
+    stage.lose_data(a, b)
+    stage.mend(a, b)
+    yield rng.randrange(100, 1 * MS)
+    stage.replicas[a].take("event", ChangeView("an administrator wants one"))
+    proposed = yield Moment("proposes", (a,), 200 * MS)
+    if proposed is not None:
+        stage.slow(a, 2)
+        learned = yield Moment("learns", (b,), 100 * MS)
+        if learned is not None:
+            stage.crash(a)
+            stage.slow(a, 0)
+            yield Moment("learns", (b,), 2500 * MS)
+            yield rng.randrange(1 * MS, 10 * MS)
+            stage.restart(a)
+        stage.slow(a, 0)
+    stage.mend(b, c)
+    stage.restart(c)
+
+
 STORIES: Final[dict[str, Callable[[Stage, Random, int], Story]]] = {
     "cut off": cut_off,
     "leaving": leaving,
@@ -255,4 +327,7 @@ STORIES: Final[dict[str, Callable[[Stage, Random, int], Story]]] = {
     "ballot again": ballot_again,
     "late grant": late_grant,
     "forgotten seal": forgotten_seal,
+    "crossing": crossing,
+    "old hand": old_hand,
+    "nobody flushed": nobody_flushed,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.vsync.builders import view
 from vsync.effects import Effects
-from vsync.records import AcceptedValue, Durable, Promised
+from vsync.records import AcceptedValue, Durable, Promised, RegisterState
 from vsync.register import REGISTERS_KEPT, Acceptor, Proposer
 from vsync.view import unpack_view_untrusted
 from vsync.voter import Witness
@@ -83,6 +83,13 @@ def test_old_registers_are_forgotten_and_refused() -> None:
     acceptor.on_prepare(1, Prepare(1, HIGH), out)
     acceptor.on_accept(1, Accept(1, HIGH, MINE), out)
     assert out == Effects()
+
+
+def test_registers_of_a_long_journal_are_forgotten_at_the_start() -> None:
+    """What is kept in memory is bounded when it comes from the journal, too."""
+    again = Acceptor({epoch: RegisterState() for epoch in range(1, REGISTERS_KEPT + 5)})
+    assert sorted(again.registers) == list(range(again.floor, REGISTERS_KEPT + 5))
+    assert len(again.registers) == REGISTERS_KEPT + 1
 
 
 def test_a_witness_votes_and_ignores_the_rest() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from tests.vsync.builders import MS, Driven, entry, heartbeat, messages, view
 from tests.vsync.test_machine import active, told
+from tests.vsync.town import Town
 from vsync import limits
-from vsync.effects import Delivered, Effects, Received, Tick, ViewEvent
+from vsync.effects import Delivered, Effects, Event, Received, Tick, ViewEvent
 from vsync.records import Decided, Entry
 from vsync.transfer import Learner
 from vsync.view import NO_HASH
 from wire.codec import to_tuple
-from wire.group import Data, Feed, FeedAck, Join, Seal, Views
+from wire.group import Data, Feed, FeedAck, Join, Seal, SealReport, Views
 
 SECOND = view(1, (1, 2), 0)
 THIRD = view(2, (1, 2), 1, {1: 1})
@@ -168,3 +169,33 @@ def test_while_a_disk_hangs_hand_overs_count_as_one() -> None:
     one.step(Received(2, Data(1, 1, 1, (0, 0), (0, 0), b"x")))
     assert len(handed) == limits.HANDED
     assert handed[-1] == (one.machine.core.ticket, 1, [0, 1])
+
+
+class SlowDisk(Town):
+    """What replica 3 has to write before it may report comes too late."""
+
+    def step(self, replica: int, event: Event) -> Effects:
+        out = super().step(replica, event)
+        if replica == 3:
+            late = [said for said in self._said if said[0] == 3 and isinstance(said[2], SealReport)]
+            for said in late:
+                self._said.remove(said)
+        return out
+
+
+def test_a_learner_that_cannot_be_taken_in_does_not_keep_the_others_from_their_work() -> None:
+    """1. Replica 3 comes back as a learner and is fed. 2. Its disk is slow: it does not report in time. 3. The view is
+    changed without it. 4. It is close and heard, as before: it must not be tried again with every tick."""
+    town = Town(3)
+    town.cut(1, 3)
+    town.cut(2, 3)
+    town.until(lambda: town.active(1, 2))
+    town.__class__ = SlowDisk
+    town.heal()
+    town.run(1000)
+    before = town.view().epoch
+    town.run(10_000)
+    assert town.active(1, 2) or town.view().members == (1, 2)
+    assert 1 <= town.view().epoch - before <= 8, "it is tried, ever more rarely"
+    town.__class__ = Town
+    town.until(lambda: town.active(1, 2, 3), 40_000)
