@@ -25,9 +25,9 @@ help:
 	@echo "make sim     simulated clusters, SEEDS=$(SEEDS) schedules of faults; MUTANTS=1: hunt deliberate protocol bugs"
 	@echo "make model   mounts against a local directory: STEPS=$(STEPS) random system calls; and large numbers of files"
 	@echo "make faults  FAULTS=$(FAULTS) faults on real replicas under load, SEED=... to repeat a run; best as root"
+	@echo "make soak    make faults, run after run, for SOAK_HOURS=$(SOAK_HOURS)"
 	@echo "make faults-data  writers and readers that check every byte while storage targets die, FAULTS_DATA=$(FAULTS_DATA) times"
 	@echo "make bench   mdtest on a local cluster; figures go to bench/results"
-	@echo "make soak    the same, run after run, for SOAK_HOURS=$(SOAK_HOURS)"
 	@echo "make clean   remove caches; make distclean: the virtual environment as well"
 
 demo: $(VENV)/installed
@@ -41,7 +41,6 @@ check: $(VENV)/installed-dev
 	$(BIN)/mypy
 
 sim: $(VENV)/installed-dev
-	@if test ! -e tests/sim/__main__.py; then echo "make sim: there is no simulator yet" >&2; exit 1; fi
 	$(BIN)/python -m tests.sim $(if $(MUTANTS),--mutants,--seeds $(SEEDS))
 
 model: $(VENV)/installed-dev
@@ -49,7 +48,7 @@ model: $(VENV)/installed-dev
 	$(BIN)/python -m tests.model.unlinked --cycles $(CYCLES)
 	$(BIN)/python -m tests.model.listing --entries $(ENTRIES)
 
-# Both end with "N passed, 0 failed". Logs of a run that fails are kept in FAULT_LOGS.
+# These end with "N passed, 0 failed". faults and soak keep the logs of a run that fails in FAULT_LOGS.
 faults: $(VENV)/installed-dev
 	$(BIN)/python -m tests.faults --faults $(FAULTS) $(if $(SEED),--seed $(SEED)) --keep $(FAULT_LOGS)
 

@@ -291,6 +291,7 @@ def replace(
     For a replica whose disk is lost or damaged: with another disk it is another replica, under another number.
     """
     with _reported():
+        replicas.check_replace(replicas.roster_of(fetch_blocking(find_config(spec))), old, new)
         added = _add(spec, new, address, True, timeout_s)
         if not added.done:
             raise ReplicaError(f"replica {added.replica} is not complete, replica {old} is kept: {added.missing}")

@@ -173,6 +173,15 @@ def serving_addresses(status: ClusterStatus) -> list[str]:
     return [r.configured.address for r in status.replicas if r.serving]
 
 
+def check_replace(roster: Roster, old: int, new: int | None) -> None:
+    """Whether *old* can be replaced by *new* (None: a free number). Raises :class:`ReplicaError`. One that was removed
+    already can: the command is given again."""
+    if old == new:
+        raise ReplicaError(f"replica {old} cannot replace itself: with another disk it gets another number")
+    if old not in roster.replica_ids and roster.removal_of(old) is None:
+        raise ReplicaError(f"there is no replica {old} to replace, only {_list(sorted(roster.replica_ids))}")
+
+
 async def order_add(config: Config, number: int, address: str) -> None:
     """Enter replica *number* at *address* in the roster. Raises :class:`ReplicaError`, AskError. Idempotent."""
     status = await fetch(config)

@@ -7,8 +7,9 @@ with the operations under way that have taken effect in it. An operation takes e
 or when another one that ends needs it. No configuration left: no order explains the operation that ended last.
 
 An operation whose outcome nobody knows (its client died) never ends: it may take effect at any time after it began,
-or never. Real processes (tests.faults) and simulated ones use this alike; a history of several objects is checked one
-object at a time, which is sound (linearizability is local).
+or never. Real processes (tests.faults) are judged by this; the simulator has one for registers alone
+(tests.sim.linear). A history of several objects is checked one object at a time, which is sound (linearizability is
+local).
 """
 
 from __future__ import annotations

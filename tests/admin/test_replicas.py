@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from admin.replicas import ReplicaError, free_id, missing_to_add, missing_to_remove, roster_of
+from admin.replicas import ReplicaError, check_replace, free_id, missing_to_add, missing_to_remove, roster_of
 from admin.status import ClusterStatus, DaemonStatus
 from daemon.config import ClusterConfig, Config, ReplicaConfig
 from mds.namespace.roster import Roster
@@ -66,6 +66,16 @@ def test_others_that_are_on_their_way_are_not_waited_for() -> None:
 def test_a_number_is_never_given_twice() -> None:
     assert free_id(ROSTER, CONFIG) == 6
     assert free_id(Roster(0, ((255, "h:1"),)), CONFIG) == 4, "none above: one that was never used"
+
+
+def test_who_is_replaced_is_there_and_not_its_own_successor() -> None:
+    """Else `replace 2 2` would find 2 in its place already, and remove it."""
+    with pytest.raises(ReplicaError, match="replica 2 cannot replace itself"):
+        check_replace(ROSTER, 2, 2)
+    with pytest.raises(ReplicaError, match="there is no replica 9 to replace, only 1, 2, 4"):
+        check_replace(ROSTER, 9, None)
+    check_replace(ROSTER, 2, 6)
+    check_replace(ROSTER, 3, 4)  # removed already: the command is given again
 
 
 def test_without_a_serving_replica_nothing_is_changed() -> None:
