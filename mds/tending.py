@@ -161,6 +161,6 @@ class Tending:
                 except ConnectionLost:
                     return  # the receiver has found out, too
                 told, last = found[0], now
-            await trio.sleep(ROUND_S / 2)
+            await trio.sleep(ROUND_S)
 
 
