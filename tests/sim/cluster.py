@@ -334,6 +334,9 @@ class Cluster:
             self._converge()
             if self.setup.forced:
                 self._force()
+        for client in self.clients:
+            if not client.idle:
+                client.die()  # the run ends without a healed cluster: what is under way may have happened or not
         self.checkers.finish()
 
     def _converge(self) -> None:

@@ -234,6 +234,7 @@ MUTANTS: Final = (
         "accepted-value-not-adopted",
         "a proposer adopts what may have been decided",
         (Edit(Proposer, "on_promise", "if accepted:", "if False:"),),
+        ("proposers",),
     ),
     Mutant(
         "promise-broken",
