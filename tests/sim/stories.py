@@ -60,6 +60,8 @@ def cut_off(stage: Stage, rng: Random, who: int) -> Story:
     """*who* is cut off from all others at one stroke. They notice at once; it notices nothing, or is paused besides,
     and clients still reach it and ask it, up to the moment when its lease runs out and beyond."""
     others = [r for r in stage.working if r != who]
+    if not others:
+        return  # nobody else is at work: there is nothing to be cut off from
     notices = rng.choice((0, 0, 0, *others))
     for other in others:
         stage.cut(who, other, True, unnoticed_by=who if notices != other else 0)
@@ -78,6 +80,8 @@ def leaving(stage: Stage, rng: Random, who: int) -> Story:
     """*who* asks to be left out and answers the seal; then it is cut off and does not learn what became of it. The
     others do not wait for its leases: sealed, it reads nothing, whatever it was promised."""
     others = [r for r in stage.working if r != who]
+    if not others:
+        return  # the last one cannot leave
     stage.replicas[who].take("event", Leave())
     stage.replicas[min(others)].take("event", ChangeView("an administrator wants one"))
     yield Moment("reports", (who,), 100 * MS)
