@@ -182,6 +182,7 @@ def _mount(
         # The kernel opens devices (FIFOs and sockets too) without asking us. Where it lets devices be devices,
         # it has to check.
         kernel.add("default_permissions")
+        operations.enable_acl = True  # or it would go by the modes of what has an access control list
     try:
         pyfuse3.init(operations, where, kernel)
     except RuntimeError as exc:

@@ -18,7 +18,7 @@ from hashlib import blake2b
 from typing import Any, Final
 
 from mds import schema, sessions
-from mds.namespace import layout
+from mds.namespace import layout, quota
 from mds.namespace import roster as rosters
 from mds.namespace.inode import DIRECTORY_SIZE, S_IFDIR, Inode, Layout
 from mds.namespace.layout import Storage
@@ -48,7 +48,7 @@ from mds.namespace.roster import Roster
 from mds.namespace.scope import Scope
 from mds.sessions import Session
 from mds.store import Effects, Store, StoreCorrupt
-from wire import ids, ops, targetops
+from wire import ids, ops, quotaops, targetops
 from wire.chains import StorageMap
 from wire.codec import decode, pack, unpack_untrusted
 from wire.errors import OK, FileSystemError, Status, WireError
@@ -94,6 +94,7 @@ _APPLY_INTERNAL: Final[dict[type, Callable[[Scope, Any], Any]]] = {
     targetops.TargetRemove: targets.remove,
     targetops.TargetReplace: targets.replace,
     ops.ReclaimDone: reclaim.apply,
+    quotaops.QuotaWork: lambda scope, op: quota.work(scope),
     ReplicaSet: roster_ops.set_replica,
     ReplicaRemove: roster_ops.remove_replica,
     WitnessSet: roster_ops.set_witness,
@@ -132,13 +133,14 @@ _TOUCHES: Final[dict[type, Callable[[Any], frozenset[int]]]] = {
     **dict.fromkeys(
         (ops.SessionOpen, ops.SessionAttach, ops.SessionClose, ops.SessionExpire, ops.ReclaimDone), _nothing
     ),
-    **dict.fromkeys(typing.get_args(RosterRequest), _nothing),
+    **dict.fromkeys((*typing.get_args(RosterRequest), quotaops.QuotaWork), _nothing),
     ops.Link: lambda op: frozenset((op.ino, op.parent)),
     ops.Accessed: lambda op: frozenset(ino for ino, _time in op.files),
     ops.OrphanAnswer: lambda op: frozenset(op.released + op.pinned),
     **dict.fromkeys(_STORAGE, _storage),
 }
-"""See :meth:`StateMachine.touched`."""
+"""See :meth:`StateMachine.touched`. Where an inode is counted (QuotaWork) caches may know wrongly for a while: they
+only use it to refuse early what would be refused anyway."""
 
 
 class _NoHandles:
@@ -338,6 +340,11 @@ class StateMachine:
                 break
             found.append((int.from_bytes(key, "big"), unpack_untrusted(value)))
         return found
+
+    @property
+    def quota_work(self) -> bool:
+        """A tree is to be counted: some replica is to order QuotaWork."""
+        return quota.counting(self.store)
 
     # -- applying
 

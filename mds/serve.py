@@ -3,6 +3,7 @@ what is done with what they bring."""
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import os
@@ -23,6 +24,7 @@ from daemon.process import run
 from mds import limits, snapshot
 from mds.beginning import beginning, is_new
 from mds.caches import LEASE_US
+from mds.exports import Exports
 from mds.links import Links
 from mds.machine import StateMachine
 from mds.reclaim import Reclaimer
@@ -101,6 +103,7 @@ class Process:
             up=lambda peer: self.replica.group_event(ev.LinkUp(peer)),
             down=lambda peer: self.replica.group_event(ev.LinkDown(peer)),
         )
+        self.exports = Exports(config.exports)
         self.guard = guard
         if guard is not None:
             guard.tell_identity(self.incarnation, self.journal.uuid)  # nobody has met this incarnation yet
@@ -211,13 +214,16 @@ class Process:
         if hello.role == msg.Role.WATCHDOG:
             await self._hear_watchdog(conn, hello)
             return
-        client = Client(_Sender(conn), hello.name)
+        client = Client(_Sender(conn), hello.name, squash=self.exports.squash(conn.host) if conn.host else None)
         self.replica.client_joined(client)
         try:
             while True:
                 message, _ = await conn.receive()
                 if isinstance(message, msg.StatusCall):
                     client.send(msg.Answer(message.call, OK, pack(self.status())))
+                elif isinstance(message, msg.ControlCall) and client.squash is not None:
+                    log.warning("%s says %s, which only an administrator may: refused", client.name, message.what)
+                    client.send(msg.Answer(message.call, errno.EPERM, b""))
                 elif isinstance(message, msg.RosterCall | msg.ControlCall) and hello.role == msg.Role.ADMIN:
                     await self._administer(client, message)
                 else:
