@@ -49,7 +49,8 @@ class Core:
         """The state was lost, or replaced by an older one, and the journal does not reach back to it: we cannot show
         what we acknowledged. We vote, but report nothing ("flushed" and "not flushed" would both be untrue) until a
         snapshot has given us a state again."""
-        self.flushed = set(durable.flushed)
+        oldest = position.epoch - limits.VIEWS_KEPT
+        self.flushed = {e for e in durable.flushed if e >= oldest or e == max(durable.flushed)}
         self.flushed_durable = max(self.flushed, default=-1)
         """Highest epoch whose flush is on disk: what we may tell."""
         # A restarted process never resumes an epoch [10-group: Views]: it is sealed above all it flushed.
@@ -129,6 +130,19 @@ class Core:
         self.replicas = tuple(sorted({self.me, *replicas, *self.concerned}))
         self.others = [r for r in self.replicas if r != self.me]
         self.detector.watch(self.others, self.linked)
+
+    def forget_views(self) -> None:
+        """Drop the decided views that are needed no more.
+
+        A replica that is left out and not fed is told of one after the other, for as long as that lasts: it keeps the
+        chain to what it holds, the last view it has flushed, and comes to what follows by a feed. Without a state it
+        holds nothing.
+        """
+        if self.history.overfull:
+            tips = [] if self.amnesiac else [max(self.flushed, default=-1)]
+            if not self.outside:
+                tips.append(self.newest.epoch)
+            self.history.forget(tips)
 
     def seal(self, epoch: int, now: int) -> None:
         """Nothing more is done in any epoch below: what is lent by now runs out, and no more is lent."""

@@ -72,8 +72,11 @@ BUFFERED: Final = 4096
 HANDED: Final = 1024
 """Log hand-overs not on disk yet that are told apart: while a disk hangs, later ones count as one."""
 VIEWS_KEPT: Final = 64
-"""Decided views kept and told; older ones are behind every position a replica can still come back from
-without a snapshot."""
+"""Decided views kept and told; of older ones only what the log here depends on (vsync.history.needed). Who lacks views
+that old comes back by a feed or a snapshot."""
+VIEWS_UNCOMMITTED: Final = 64
+"""View events a state may have delivered and not committed: a replica that starts anew has to know all of them to
+deliver what its log holds, so the shell commits when there are so many."""
 CONTENT_BYTES: Final = 1 << 20
 """Entries in one answer to a Fetch: it is answered at once, or not at all, so none waits."""
 

@@ -224,6 +224,7 @@ class Machine:
                 self.transfer.on_view(item, now)
         if core.out.history and self.transfer.learners:
             self.transfer.push_all()
+        core.forget_views()
 
     def _activated(self, now: int) -> None:
         core = self.core

@@ -310,6 +310,12 @@ MUTANTS: Final = (
                  " for d in late[:-1]]"),
         ),
     ),
+    # What is forgotten.
+    Mutant(
+        "chain-forgotten",
+        "the views that lead from the state to the log are kept, however many they are",
+        (Edit(Core, "forget_views", "self.history.forget(tips)", "self.history.forget([])"),),
+    ),
     # State transfer.
     Mutant(
         "reply-table-not-in-snapshot",
