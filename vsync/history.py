@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from vsync import limits
 from vsync.effects import Delivered, Effects, ViewEvent
 from vsync.records import Decided, Entry, cut_off
-from vsync.view import NOWHERE, START, Position, chain_message, chain_view, first_of, generation_of
+from vsync.view import NOWHERE, START, Position, chain_message, chain_view, describe_epoch, first_of, generation_of
 from wire.group import View
 
 Item = Entry | View
@@ -156,11 +156,18 @@ class History:
             epoch += 1
         return epoch
 
+    def contradiction(self, view: View) -> str | None:
+        """Why *view* can be no view of the group that this replica is in; None: it may be one."""
+        known = self.views.get(view.epoch)
+        if known is None or known == view:
+            return None
+        return f"two views are decided for epoch {describe_epoch(view.epoch)}, {view} and here {known}"
+
     def learn(self, view: View, out: Effects) -> bool:
         """Learn a decided view; drops what it cuts off from the log. False: known already, or superseded."""
-        known = self.views.get(view.epoch)
-        if known is not None:
-            assert known == view, f"two views decided for epoch {view.epoch}: {known} and {view}"
+        why = self.contradiction(view)
+        assert why is None, why  # whoever takes a view from a peer asks first
+        if view.epoch in self.views:
             return False
         generation = generation_of(view.epoch)
         if any(v.base < view.epoch < e and generation_of(e) > generation for e, v in self.views.items()):
