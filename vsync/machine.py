@@ -281,7 +281,7 @@ class Machine:
             case Prepare():
                 core.acceptor.on_prepare(peer, m, core.out)
             case Promise():
-                self.change.on_promise(peer, m)
+                self.change.on_promise(peer, m, now)
             case Accept():
                 core.acceptor.on_accept(peer, m, core.out)
             case Accepted():
