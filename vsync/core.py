@@ -157,6 +157,14 @@ class Core:
             self.lent_until = max(self.lent_until, min(self.leases.valid_until(order.peers), now + self.leases.lent))
         self.sealed = max(self.sealed, epoch)
 
+    def leave(self, now: int) -> None:
+        """This replica is to stop. What it lent is back, also what it lent before an earlier seal: see ``Leave``.
+
+        What an earlier life lent nobody has called back: ``hold_until`` knows of that.
+        """
+        self.leaving = True
+        self.lent_until = min(self.lent_until, now)
+
     def rank(self) -> int:
         """Our place among the replicas that can act now: rank 0 acts at once, the others a little later."""
         return sum(1 for r in self.others if r < self.me and self.detector.hears(r))

@@ -17,9 +17,9 @@ SILENCE_MIN: Final = 300 * MS
 """D at least: silence after which a replica is suspected, counted in own ticks of at most H."""
 SILENCE_MAX: Final = 1000 * MS
 """D at most, however jittery the peer has been."""
-JITTER_FADE: Final = 8
-"""Ticks in which a peer is heard that take one tick off the longest silence remembered of it: one of SILENCE_MAX is
-forgotten in 8 s, and a peer that was cut off for a moment is not waited for by a second for ever after."""
+JITTER_FADE: Final = 20
+"""Ticks in which a peer is heard that take one tick off the silence remembered of it: the most, half of SILENCE_MAX,
+is forgotten within 10 s, and a peer that was cut off for a moment is not waited for by a second for ever."""
 UNDURABLE: Final = 2000 * MS
 """D2: data sent and still not durable there: a hung disk, although heartbeats go on."""
 SEAL_WAIT: Final = 150 * MS

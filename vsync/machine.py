@@ -175,7 +175,8 @@ class Machine:
                 core.roster = event
                 core.acquaint()
             case ev.Leave():
-                core.leaving = True
+                if not core.leaving:
+                    core.leave(now)
                 self._leave(now)
             case ev.Died(peer, incarnation):
                 self._died(peer, incarnation, now)
