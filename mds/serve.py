@@ -3,6 +3,7 @@ what is done with what they bring."""
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -20,7 +21,7 @@ from daemon.exits import EXIT_FAILED, EXIT_OK, EXIT_REMOVED, EXIT_RESTART, EXIT_
 from daemon.guarded import Guard
 from daemon.journal import FLUSH_MAX_S, Journal, JournalCorrupt, JournalFailed, JournalInUse, Watch
 from daemon.process import run
-from mds import limits, snapshot
+from mds import audit, limits, snapshot, trust
 from mds.beginning import beginning, is_new
 from mds.caches import LEASE_US
 from mds.links import Links
@@ -29,9 +30,9 @@ from mds.reclaim import Reclaimer
 from mds.replica import Replica
 from mds.roster import Follower, Known, Removed, body_of, first_contact
 from mds.shell import Client
-from mds.store import Store, StoreCorrupt, StoreFailed
+from mds.store import Store, StoreCorrupt, StoreDamaged, StoreFailed
 from mds.tending import Tending
-from mds.verify import verify
+from mds.verify import trusted_or_verified
 from vsync import effects as ev
 from vsync.machine import Machine
 from vsync.records import Record
@@ -82,7 +83,7 @@ class Process:
         first, self._bootstrap = beginning(config, joined)
         self.journal = Journal(self.base / "journal", self.cluster, replica_id, first)
         snapshot.clear_leftovers(self.base, self.state_path)  # the journal's lock is held: nobody else is at work here
-        verify(self.state_path)
+        self._read_whole = trusted_or_verified(self.state_path)
         state = StateMachine(Store.open(self.state_path), replica_id, self._bootstrap)
         position = Position.unpack_untrusted(state.position) if state.position is not None else START
         replicas = tuple(sorted({*state.roster.replica_ids, replica_id}))
@@ -114,6 +115,7 @@ class Process:
         self._written = position
         self._state_lock = trio.Lock()
         self._receiver = snapshot.Receiver(self.base)
+        self._outgoing = snapshot.Outgoing()
         self._installing = False
         self._timer_scope: trio.CancelScope | None = None
         self._timer_until = 0
@@ -380,12 +382,8 @@ class Process:
         try:
             if conn is None:
                 return
-            async with self._state_lock:
-                await self.commit()
-                started = time.monotonic()
-                size = await snapshot.send(
-                    self.replica.state.store, self.base, self.replica.group.transfer.views_for_snapshot(), conn
-                )
+            started = time.monotonic()
+            size = await self._send_state(conn)
             log.info("sent a snapshot of %d bytes to learner %d in %.2f s", size, peer, time.monotonic() - started)
         except (ConnectionLost, trio.TooSlowError) as exc:
             log.warning("the snapshot for learner %d broke off: %s", peer, exc or "it takes nothing")
@@ -393,6 +391,14 @@ class Process:
             log.error("no snapshot for learner %d: %s", peer, exc)
         finally:
             self.replica.group_event(ev.SnapshotSent(peer))
+
+    async def _send_state(self, conn: Connection) -> int:
+        """What is applied by now, as a snapshot; its size. Raises as :meth:`mds.snapshot.Outgoing.send`."""
+        async with contextlib.AsyncExitStack() as held:
+            await held.enter_async_context(self._state_lock)
+            await self.commit()
+            views = self.replica.group.transfer.views_for_snapshot()
+            return await self._outgoing.send(self.replica.state.store, views, conn, held.aclose)
 
     def _snapshot_part(self, m: SnapshotPart, bulk: Buffer) -> None:
         self.replica.group.transfer.receiving(now_us())
@@ -428,6 +434,7 @@ class Process:
         self._journal_waiters.append((out.ticket, on_disk))
         self.journal.append(out.ticket, out.records)
         await on_disk.wait()
+        await self._outgoing.end()
         # The journal has let go of what the snapshot replaces; with the old state a restart would only learn again.
         self.replica.state.store.close()
         snapshot.swap_in(self.base, self.state_path)
@@ -455,6 +462,7 @@ class Process:
                 nursery.start_soon(self.committer)
                 nursery.start_soon(self.maintenance)
                 nursery.start_soon(self.tending.run)
+                nursery.start_soon(audit.audit, lambda: self.replica.state.store, self._read_whole, self._die)
                 gc.collect()
                 gc.freeze()  # what lives as long as the process is not looked at again
                 gc.set_threshold(*GC_THRESHOLD)
@@ -485,6 +493,11 @@ class Process:
             if layer is not None:
                 state.store.write(layer)
         state.store.close()
+        trust.seal(self.state_path)
+
+    def may_resync(self) -> bool:
+        """Others have all that this replica has: it is with them in an active view (or was, when it failed)."""
+        return self.replica.active and len(self.replica.group.core.newest.members) > 1
 
 
 class _Sender:
@@ -560,6 +573,10 @@ def main(config: Config, replica_id: int, guard: Guard | None = None, join: str 
             code = _said(group, EXIT_FAILED)
         except* (JournalCorrupt, StoreCorrupt, StoreFailed, JournalFailed) as group:
             code = _said(group, EXIT_UNUSABLE)
+            damaged = all(isinstance(exc, StoreDamaged) for exc in leaves_of(group))
+            if damaged and running and running[0].may_resync() and audit.set_aside(running[0].state_path):
+                log.error("the damaged state is kept in %s; another is taken from the others", audit.ASIDE)
+                code = EXIT_RESTART
         except* Removed as group:
             code = _said(group, EXIT_REMOVED)
         except* Asked as group:
