@@ -8,7 +8,7 @@ with as many requests outstanding as its session has slots. With that many files
     create, lookup   requests per second, the median of some rounds of 5,000; lookups of names at random
     memory           of each replica's process, idle: RssAnon is its own; RssFile is mostly LMDB's map: page cache,
                      given back when anybody needs it
-    restart          a replica is stopped, and started: seconds until it is a member that may answer; and killed with -9:
+    restart          a replica is stopped, and started: seconds until it is a member that may answer; and killed:
                      seconds until its watchdog has started it again and it is one
     join             a new replica is added while one client makes files one by one and another eight at a time: the
                      longest time that either waited between two answers, and the seconds until it is a member. Removed

@@ -21,7 +21,7 @@ from daemon.exits import EXIT_FAILED, EXIT_OK, EXIT_REMOVED, EXIT_RESTART, EXIT_
 from daemon.guarded import Guard
 from daemon.journal import FLUSH_MAX_S, Journal, JournalCorrupt, JournalFailed, JournalInUse, Watch
 from daemon.process import run
-from mds import audit, limits, snapshot, trust
+from mds import audit, ending, limits, snapshot, trust
 from mds.beginning import beginning, is_new
 from mds.caches import LEASE_US
 from mds.links import Links
@@ -39,7 +39,7 @@ from vsync.records import Record
 from vsync.view import START, Position, describe_epoch
 from wire import messages as msg
 from wire.codec import pack, to_tuple
-from wire.errors import OK
+from wire.errors import OK, Status
 from wire.group import LetGo, Obituary, SnapshotPart
 from wire.ids import PROTOCOL_VERSION
 from wire.peer import Buffer, Connection, ConnectionLost, Listener
@@ -222,6 +222,8 @@ class Process:
                     client.send(msg.Answer(message.call, OK, pack(self.status())))
                 elif isinstance(message, msg.RosterCall | msg.ControlCall) and hello.role == msg.Role.ADMIN:
                     await self._administer(client, message)
+                elif isinstance(message, msg.CopyCall) and hello.role == msg.Role.ADMIN:
+                    await self._give_copy(client, message, conn)
                 else:
                     self.replica.client_message(client, message)
         finally:
@@ -251,7 +253,18 @@ class Process:
             return
         await self.leave()
         client.send(msg.Answer(message.call, OK, pack(None)))
-        self._die(Asked(EXIT_RESTART if message.what == "restart" else EXIT_OK))
+        self._die(ending.Asked(EXIT_RESTART if message.what == "restart" else EXIT_OK))
+
+    async def _give_copy(self, client: Client, message: msg.CopyCall, conn: Connection) -> None:
+        if not self.replica.at_rest or not self.replica.active:
+            client.send(msg.Answer(message.call, Status.NOT_SERVING, b""))
+            return
+        try:
+            size = await self._send_state(conn)
+            log.info("gave %s a copy of the state, %d bytes", client.name, size)
+        except (trio.TooSlowError, StoreFailed) as exc:
+            log.warning("the copy of the state for %s broke off: %s", client.name, exc or "it takes nothing")
+            client.send(msg.Answer(message.call, Status.NOT_SERVING, b""))
 
     async def leave(self) -> None:
         """Have a view decided without this replica, so that nobody has to find out that it is gone. Bounded."""
@@ -472,7 +485,7 @@ class Process:
                 raise self.error
         finally:
             listener.close()
-            if self.error is None or isinstance(self.error, Asked | Removed):
+            if self.error is None or isinstance(self.error, ending.Asked | Removed):
                 self._stop_cleanly()
 
     def _lonely(self) -> bool:
@@ -513,29 +526,6 @@ class _Sender:
             log.debug("%s: %s", self._conn.where, exc)
 
 
-class Asked(Exception):
-    """An administrator asked this replica to stop."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(f"asked to stop (code {code})")
-        self.code = code
-
-
-def _said(group: BaseExceptionGroup[Exception], code: int) -> int:
-    """The reason is logged; *code* is how the process ends."""
-    for exc in leaves_of(group):
-        log.critical("%s", exc)
-    return code
-
-
-def leaves_of(group: BaseExceptionGroup[Exception]) -> list[Exception]:
-    """The exceptions in the group and in the groups in it."""
-    found: list[Exception] = []
-    for exc in group.exceptions:
-        found += leaves_of(exc) if isinstance(exc, BaseExceptionGroup) else [exc]
-    return found
-
-
 async def serve(
     config: Config,
     replica_id: int,
@@ -570,17 +560,17 @@ def main(config: Config, replica_id: int, guard: Guard | None = None, join: str 
             async with trio.open_nursery() as nursery:
                 running.append(await nursery.start(serve, config, replica_id, guard, join))
         except* JournalInUse as group:
-            code = _said(group, EXIT_FAILED)
+            code = ending.said(group, EXIT_FAILED)
         except* (JournalCorrupt, StoreCorrupt, StoreFailed, JournalFailed) as group:
-            code = _said(group, EXIT_UNUSABLE)
-            damaged = all(isinstance(exc, StoreDamaged) for exc in leaves_of(group))
+            code = ending.said(group, EXIT_UNUSABLE)
+            damaged = all(isinstance(exc, StoreDamaged) for exc in ending.leaves_of(group))
             if damaged and running and running[0].may_resync() and audit.set_aside(running[0].state_path):
                 log.error("the damaged state is kept in %s; another is taken from the others", audit.ASIDE)
                 code = EXIT_RESTART
         except* Removed as group:
-            code = _said(group, EXIT_REMOVED)
-        except* Asked as group:
-            code = next(exc.code for exc in leaves_of(group) if isinstance(exc, Asked))
+            code = ending.said(group, EXIT_REMOVED)
+        except* ending.Asked as group:
+            code = next(exc.code for exc in ending.leaves_of(group) if isinstance(exc, ending.Asked))
         return code
 
     async def leave() -> None:
