@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import trio
 
-from admin.ask import order
+from admin.ask import AskError, call
 from admin.copying import Copy, Object, objects_of, state_of
 from admin.targets import storage_map
 from daemon.config import Config
@@ -28,7 +28,10 @@ from mds.mend import mends
 from mds.namespace.inode import decode
 from wire import mending
 from wire.chains import SERVING
+from wire.codec import encode
+from wire.errors import FileSystemError, Status
 from wire.mending import Mend
+from wire.messages import AdminCall
 
 LISTED_MAX: Final = 1000
 """Findings that are described; the others are counted."""
@@ -90,9 +93,22 @@ def _look(config: Config, copy: Copy, objects: bool, repair: bool) -> tuple[Foun
 
 
 async def _order_all(config: Config, wanted: list[Mend]) -> int:
+    """Each once (see wire.mending.Mend), by a replica that serves; how many changed something."""
     done = 0
+    at = 0
     for mend in wanted:
-        done += bool(await order(config, mend, ORDER_S))
+        for _ in config.replicas:
+            address = config.replicas[at % len(config.replicas)].address
+            try:
+                done += bool((await call(config, address, AdminCall(1, encode(mend)), ORDER_S)).body)
+                break
+            except FileSystemError as exc:
+                if exc.status not in (Status.NOT_SERVING, Status.OVERLOADED):
+                    raise
+                at += 1  # it was not taken: by another, then
+            except AskError:
+                at += 1
+                break  # carried out or not: the next look tells
     return done
 
 

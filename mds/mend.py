@@ -39,7 +39,9 @@ def mends(store: Store) -> Iterator[Mend]:
         raw = store.get(schema.DIRENTS, schema.dirent_key(_number(key), value[8:]))
         if raw is None or unpack_untrusted(raw)[2] != _number(key[8:]):
             yield _mend(mending.STRAY, ino=_number(key[8:]), parent=_number(key))
+    count = 0
     for key, value in store.scan(schema.INODES, b"", None):
+        count += 1
         ino, inode, of = _number(key), decode(value), seen.get(_number(key)) or _Names()
         if not of.names and ino != ids.ROOT_INO and store.get(schema.ORPHANS, key) is None:
             yield _mend(mending.NAMELESS, ino=ino, was=inode.nlink)
@@ -49,6 +51,9 @@ def mends(store: Store) -> Iterator[Mend]:
             yield _mend(mending.LINKS, ino=ino, was=inode.nlink, now=links)
         if inode.is_dir and inode.entries != of.entries:
             yield _mend(mending.COUNT, ino=ino, was=inode.entries, now=of.entries)
+    applied = store.get(schema.META, schema.META_APPLIED)
+    if applied is not None and unpack_untrusted(applied)[3] != count:
+        yield _mend(mending.TALLY, was=unpack_untrusted(applied)[3], now=count)
 
 
 def _number(key: bytes) -> int:

@@ -17,18 +17,21 @@ LINKS: Final = "links"
 """The link count of inode *ino* is *was* and should be *now*."""
 COUNT: Final = "count"
 """The number of entries of directory *ino* is *was* and should be *now*."""
+TALLY: Final = "tally"
+"""*was* inodes are counted, and *now* are there."""
 NAMELESS: Final = "nameless"
 """Inode *ino* has link count *was* and no name: it gets one in /lost+found; without any link, it goes."""
 OBJECTS: Final = "objects"
 """Objects of inode *ino* are there, in *chains*, and the inode is not: they are to be deleted."""
-KINDS: Final = frozenset((ENTRY, COOKIE, STRAY, LINKS, COUNT, NAMELESS, OBJECTS))
+KINDS: Final = frozenset((ENTRY, COOKIE, STRAY, LINKS, COUNT, TALLY, NAMELESS, OBJECTS))
 
 
 @message(73)
 class Mend:
     """The admin tool has found something wrong. Void unless it is still so. Result: whether something was changed.
 
-    Idempotent: what is put right is not wrong any more.
+    Never sent a second time when the outcome is unknown: a count that is wrong by one stays so whatever clients do, but
+    after it was put right the same number may be the true one. The tool looks again instead.
     """
 
     kind: str

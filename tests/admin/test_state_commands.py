@@ -176,7 +176,7 @@ def test_fsck_finds_objects_left_behind_and_removes_them(small: Live) -> None:
     (small.mounts["one"] / "file").write_bytes(b"x" * 100)
     os.sync()
     ino = (small.mounts["one"] / "file").stat().st_ino
-    (path,) = (small.cluster.directory / "data").glob(f"ossd-*/objects/*/{ino:x}.*")
+    (path,) = (small.cluster.directory / "data").glob(f"ossd-*/objects/*/{ino:016x}.*")
     config = small.cluster.config
     with copying.state_of(config, None, None) as copy:
         assert check(copy.store) == [] and copy.numbers_below > ino
@@ -194,7 +194,7 @@ def test_fsck_finds_objects_left_behind_and_removes_them(small: Live) -> None:
 
 
 def _strays(cluster: Live, ino: int) -> list[Path]:
-    return list((cluster.cluster.directory / "data").glob(f"ossd-*/objects/*/{ino:x}.*"))
+    return list((cluster.cluster.directory / "data").glob(f"ossd-*/objects/*/{ino:016x}.*"))
 
 
 def _forge(cluster: Live, like: Path, ino: int) -> None:

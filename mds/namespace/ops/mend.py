@@ -1,8 +1,8 @@
 """Pure. Mend: one thing that fsck has found is put right, if it is still so. See wire.mending.
 
-What fsck saw is a state some time ago. So nothing is taken from it that cannot be looked at again here, but for how
-many names a file has, which only a look at all entries tells: there the count that fsck saw must be the present one,
-and every link and unlink since has made it another.
+What fsck saw is a state some time ago. So what it says is looked at again here, but for counts, which only a look at
+all entries tells. There the wrong count that fsck saw must be the present one: what clients do moves the true one along
+with it.
 """
 
 from __future__ import annotations
@@ -82,6 +82,13 @@ def _count(scope: Scope, op: Mend) -> bool:
     return True
 
 
+def _tally(scope: Scope, op: Mend) -> bool:
+    if scope.inodes != op.was or op.now < 1:
+        return False
+    scope.inodes = op.now
+    return True
+
+
 def _nameless(scope: Scope, op: Mend) -> bool:
     inode = scope.find(op.ino)
     if inode is None or inode.nlink != op.was or op.ino == ids.ROOT_INO:
@@ -147,6 +154,7 @@ _MEND: Final[dict[str, Callable[[Scope, Mend], bool]]] = {
     mending.STRAY: _stray,
     mending.LINKS: _links,
     mending.COUNT: _count,
+    mending.TALLY: _tally,
     mending.NAMELESS: _nameless,
     mending.OBJECTS: _objects,
 }
