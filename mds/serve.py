@@ -506,7 +506,7 @@ class Process:
             if layer is not None:
                 state.store.write(layer)
         state.store.close()
-        trust.seal(self.state_path)
+        trust.imprint(self.state_path)
 
     def may_resync(self) -> bool:
         """Others have all that this replica has: it is with them in an active view (or was, when it failed)."""

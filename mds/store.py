@@ -410,7 +410,7 @@ class Store:
         Raises :class:`StoreFailed` when the disk refuses, :class:`StoreCorrupt` when LMDB finds itself damaged.
         """
         assert layer is self._frozen, "write of a layer that is not the frozen one"
-        trust.break_seal(self.path)
+        trust.forget_imprint(self.path)
         while True:
             try:
                 with self._env.begin(write=True) as txn, self._loan:

@@ -2,7 +2,7 @@
 
 Reading every record costs seconds per million, so it is done first only where there is a reason to doubt:
 
-1. After a clean stop there is a *seal*, checksums over the whole file. They are compared, a gigabyte in about a second.
+1. After a clean stop there is an *imprint*, checksums over the whole file. They are compared: a gigabyte in a second.
 2. After any other end of the process there is the *note* of its last commit: which file it was, its length and times,
    in which run of the kernel. If nobody has touched the file since, the pages are those that LMDB left, and what a
    process that is killed leaves is sound.
@@ -26,10 +26,10 @@ from wire.errors import WireError
 
 DATA: Final = "data.mdb"
 NOTE: Final = "note"
-SEAL: Final = "seal"
+IMPRINT: Final = "imprint"
 CHUNK: Final = 4 << 20
-SEALED_MAX: Final = 4 << 30
-"""A larger file is not sealed: stopping and starting would take longer than is worth it."""
+IMPRINT_MAX: Final = 4 << 30
+"""Of a larger file none is taken: stopping and starting would take longer than is worth it."""
 READ_WHOLE_MAX: Final = 16 << 20
 """So much, some 30,000 records, is read whole at each start: it takes a tenth of a second."""
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
@@ -40,24 +40,24 @@ def note(path: Path) -> None:
     _write(path / NOTE, _identity(path))
 
 
-def seal(path: Path) -> None:
+def imprint(path: Path) -> None:
     """Blocking, after a clean stop, with the environment closed."""
-    if (path / DATA).stat().st_size <= SEALED_MAX:
-        _write(path / SEAL, _sums(path))
+    if (path / DATA).stat().st_size <= IMPRINT_MAX:
+        _write(path / IMPRINT, _sums(path))
 
 
-def break_seal(path: Path) -> None:
+def forget_imprint(path: Path) -> None:
     """Before the first change."""
     with contextlib.suppress(FileNotFoundError):  # there was no clean stop
-        (path / SEAL).unlink()
+        (path / IMPRINT).unlink()
 
 
 def is_trusted(path: Path) -> str | None:
     """Why the state in *path* may be used without reading it whole first, or None."""
     if os.environ.get(DIED_OF):
         return None
-    if (path / SEAL).exists():
-        return "its seal is whole" if _read(path / SEAL) == _sums(path) else None
+    if (path / IMPRINT).exists():
+        return "it is what was stopped" if _read(path / IMPRINT) == _sums(path) else None
     return "nobody has touched it since it was written" if _read(path / NOTE) == _identity(path) else None
 
 

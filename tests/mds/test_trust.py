@@ -39,7 +39,7 @@ def state(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
         write(store, Random(seed))
     store.close()
     if request.param == "stopped":
-        trust.seal(path)
+        trust.imprint(path)
     wait_for_clock(path / trust.DATA)
     return path
 
@@ -64,33 +64,33 @@ def test_damage_while_it_was_stopped_is_found(state: Path, hurt: Callable[[Path,
     assert contents(state) == expected
 
 
-def test_a_seal_sees_what_leaves_no_trace(tmp_path: Path) -> None:
+def test_an_imprint_sees_what_leaves_no_trace(tmp_path: Path) -> None:
     """A disk that gives other bytes than it was given changes no time of the file."""
     path = tmp_path / "state"
     store = Store.open(path)
     write(store, Random(1))
     store.close()
-    trust.seal(path)
+    trust.imprint(path)
     before = (path / trust.DATA).stat()
     one_bit(path, Random(1))
     os.utime(path / trust.DATA, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert trust.is_trusted(path) is None
 
 
-def test_a_change_breaks_the_seal(state: Path) -> None:
+def test_a_change_voids_the_imprint(state: Path) -> None:
     store = Store.open(state)
     write(store, Random(7))
     store.close()
-    assert not (state / trust.SEAL).exists()
+    assert not (state / trust.IMPRINT).exists()
     assert trust.is_trusted(state) == "nobody has touched it since it was written"
 
 
 def test_after_a_power_cut_it_is_read(state: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    sealed = (state / trust.SEAL).exists()
+    stopped = (state / trust.IMPRINT).exists()
     other = tmp_path / "boot_id"
     other.write_text("of another run of the kernel\n")
     monkeypatch.setattr(trust, "_BOOT_ID", other)
-    assert trusted_or_verified(state, 0) == (not sealed)
+    assert trusted_or_verified(state, 0) == (not stopped)
 
 
 def test_a_reader_that_died_of_what_it_read_is_a_reason(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,9 +98,9 @@ def test_a_reader_that_died_of_what_it_read_is_a_reason(state: Path, monkeypatch
     assert trusted_or_verified(state, 0)
 
 
-@pytest.mark.parametrize("name", [trust.NOTE, trust.SEAL])
+@pytest.mark.parametrize("name", [trust.NOTE, trust.IMPRINT])
 def test_half_a_note_says_nothing(state: Path, name: str) -> None:
-    for path in (state / trust.NOTE, state / trust.SEAL):
+    for path in (state / trust.NOTE, state / trust.IMPRINT):
         if path.name == name and path.exists():
             path.write_bytes(path.read_bytes()[:-1])
         elif path.exists():
