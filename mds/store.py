@@ -14,6 +14,7 @@ LMDB is used in its default durable mode; no flag that lets a power cut corrupt 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from bisect import bisect_left
@@ -179,8 +180,9 @@ class Store:
         self._trial: tuple[list[tuple[int, bytes, Any]], Effects] | None = None
         # Held around every use of the read snapshot: growing the map moves it, in the worker thread.
         self._map_lock = threading.Lock()
-        # Held by a copy for as long as it runs: the map must not be moved under it.
-        self._copy_lock = threading.Lock()
+        # Copies that run: the map must not be moved under them.
+        self._copies = 0
+        self._no_copies = threading.Condition()
         self._loan = Loan()
 
     @classmethod
@@ -411,6 +413,8 @@ class Store:
         """
         assert layer is self._frozen, "write of a layer that is not the frozen one"
         trust.forget_imprint(self.path)
+        if 2 * self._used() > self._env.info()["map_size"] and not self._copies:
+            self._grow()  # a copy may take its time, and nothing is to wait for it
         while True:
             try:
                 with self._env.begin(write=True) as txn, self._loan:
@@ -426,16 +430,34 @@ class Store:
             except (lmdb.Error, OSError) as exc:
                 raise _explained(self.path, "cannot be written", exc) from exc
 
+    def _used(self) -> int:
+        """Bytes of the file."""
+        used: int = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
+        return used
+
+    @contextlib.contextmanager
+    def _copying(self) -> Iterator[None]:
+        with self._no_copies:
+            self._copies += 1
+        try:
+            yield
+        finally:
+            with self._no_copies:
+                self._copies -= 1
+                self._no_copies.notify()
+
     def _grow(self) -> None:
         """Double the map. LMDB allows that only while the process has no transaction at all."""
-        with self._copy_lock, self._map_lock:
-            size = 2 * self._env.info()["map_size"]
-            if size > MAP_SIZE_MAX:
-                raise StoreFailed(self.path, f"the state needs a map of {size} bytes, {MAP_SIZE_MAX} is the most")
-            self._read.abort()
-            self._env.set_mapsize(size)
-            # The same snapshot as before: nobody else writes, and our own transaction was undone.
-            self._read = self._env.begin()
+        with self._no_copies:
+            self._no_copies.wait_for(lambda: not self._copies)
+            with self._map_lock:
+                size = 2 * self._env.info()["map_size"]
+                if size > MAP_SIZE_MAX:
+                    raise StoreFailed(self.path, f"the state needs a map of {size} bytes, {MAP_SIZE_MAX} is the most")
+                self._read.abort()
+                self._env.set_mapsize(size)
+                # The same snapshot as before: nobody else writes, and our own transaction was undone.
+                self._read = self._env.begin()
 
     def release(self, layer: Layer) -> None:
         """After :meth:`write` returned: drop *layer*, reads see it in LMDB from now on."""
@@ -455,7 +477,7 @@ class Store:
         Raises :class:`StoreFailed`, also when nobody reads from the pipe any more.
         """
         try:
-            with self._copy_lock:
+            with self._copying():
                 self._env.copyfd(fd, compact=True)
         except (lmdb.Error, OSError) as exc:
             raise StoreFailed(self.path, f"cannot be copied: {exc}") from exc
@@ -467,7 +489,7 @@ class Store:
         """
         try:
             path.mkdir(parents=True, exist_ok=True)
-            with self._copy_lock:
+            with self._copying():
                 self._env.copy(str(path), compact=True)
             with (path / "data.mdb").open("rb") as copy:
                 os.fsync(copy.fileno())
