@@ -5,7 +5,8 @@ Reading every record costs seconds per million, so it is done first only where t
 1. After a clean stop there is an *imprint*, checksums over the whole file. They are compared: a gigabyte in a second.
 2. After any other end of the process there is the *note* of its last commit: which file it was, its length and times,
    in which run of the kernel. If nobody has touched the file since, the pages are those that LMDB left, and what a
-   process that is killed leaves is sound.
+   process that is killed leaves is sound. One that is killed in the midst of a commit has touched it itself: then its
+   watchdog knows when that was over.
 3. Else (a power cut, another file, a disk that gives something else, a reader that died of what it read) it is read.
 
 Neither of the first two is ever a reason to refuse a state. What they cannot see, a disk that forgets below a file that
@@ -20,7 +21,7 @@ import zlib
 from pathlib import Path
 from typing import Any, Final
 
-from daemon.exits import DIED_OF
+from daemon.exits import DIED_AT, DIED_OF
 from wire.codec import pack, unpack_untrusted
 from wire.errors import WireError
 
@@ -58,7 +59,14 @@ def is_trusted(path: Path) -> str | None:
         return None
     if (path / IMPRINT).exists():
         return "it is what was stopped" if _read(path / IMPRINT) == _sums(path) else None
-    return "nobody has touched it since it was written" if _read(path / NOTE) == _identity(path) else None
+    noted, present = _read(path / NOTE), _identity(path)
+    if noted == present:
+        return "nobody has touched it since it was written"
+    # The same file in the same run of the kernel, and all times of it are of when the replica lived.
+    died_at = os.environ.get(DIED_AT, "")
+    if noted is not None and noted[:3] == present[:3] and died_at.isdigit() and max(present[4:]) < int(died_at):
+        return "nobody has touched it since the replica died"
+    return None
 
 
 def _identity(path: Path) -> tuple[Any, ...]:

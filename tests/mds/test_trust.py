@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -11,7 +12,7 @@ from random import Random
 import pytest
 import trio
 
-from daemon.exits import DIED_OF
+from daemon.exits import DIED_AT, DIED_OF
 from mds import audit, trust
 from mds.schema import INODES
 from mds.store import Store, StoreCorrupt, StoreDamaged, StoreFailed
@@ -96,6 +97,27 @@ def test_after_a_power_cut_it_is_read(state: Path, monkeypatch: pytest.MonkeyPat
 def test_a_reader_that_died_of_what_it_read_is_a_reason(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(DIED_OF, "SIGSEGV")
     assert trusted_or_verified(state, 0)
+
+
+@pytest.mark.parametrize(("when", "trusted"), [("before the commit", False), ("after it", True)])
+def test_a_commit_that_was_cut_short_is_told_from_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, trusted: bool
+) -> None:
+    """1. The replica is killed while LMDB writes: the file is another one than was noted. 2. Its watchdog starts it."""
+    path = tmp_path / "state"
+    store = Store.open(path)
+    write(store, Random(1))
+    noted = (path / trust.NOTE).read_bytes()
+    wait_for_clock(path / trust.DATA)
+    early = time.time_ns()
+    wait_for_clock(path / trust.NOTE)
+    write(store, Random(2))
+    store.close()
+    (path / trust.NOTE).write_bytes(noted)
+    wait_for_clock(path / trust.DATA)
+    assert trust.is_trusted(path) is None
+    monkeypatch.setenv(DIED_AT, str(early if when == "before the commit" else time.time_ns()))
+    assert (trust.is_trusted(path) is not None) == trusted
 
 
 @pytest.mark.parametrize("name", [trust.NOTE, trust.IMPRINT])
