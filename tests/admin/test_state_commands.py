@@ -37,8 +37,9 @@ def fsck(cluster: Live, *args: str, code: int = 0) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def small() -> Iterator[Live]:
+    """One cluster for all; the last test stops it."""
     reason = unavailable()
     if reason is not None:
         pytest.fail(reason)
@@ -49,6 +50,8 @@ def small() -> Iterator[Live]:
 
 def furnish(top: Path) -> dict[str, Any]:
     """Something of everything."""
+    if (top / "d").exists():
+        return tree(top)
     (top / "d" / "below").mkdir(parents=True)
     (top / "d" / "file").write_bytes(b"contents" * 1000)
     (top / "d" / "empty").touch()
@@ -80,48 +83,6 @@ def again(cluster: Live, place: Path) -> LocalCluster:
     moved = replace(config, path=new / config.path.name, replicas=replicas)
     write(moved)
     return LocalCluster.open(new)
-
-
-def test_a_dump_is_loaded(small: Live) -> None:
-    expected = furnish(small.mounts["one"])
-    held = os.open(small.mounts["one"] / "gone", os.O_CREAT | os.O_RDWR)
-    os.write(held, b"not in the dump")
-    os.unlink(small.mounts["one"] / "gone")
-    file = small.run.directory / "tree.dump"
-    said = json.loads(lockstep("dump", str(small.cluster.directory), str(file), "--json"))
-    assert said["records"] > 10 and said["index"] > 0
-    piped = subprocess.run(
-        python_module("admin", "dump", str(small.cluster.directory), "-"),
-        capture_output=True, env=child_environment(), check=True,
-    )  # fmt: skip
-    assert len(piped.stdout) >= len(file.read_bytes()) - 100
-    os.close(held)
-    small.unmount("one")
-    small.cluster.down()
-    assert "was started before" in lockstep("load", str(small.cluster.directory), str(file), code=1)
-
-    other = again(small, small.run.directory)
-    damaged = bytearray(file.read_bytes())
-    damaged[len(damaged) // 2] ^= 1
-    assert "lockstep:" in lockstep("load", str(other.directory), "-", code=1, stdin=bytes(damaged))
-    assert "ends early" in lockstep("load", str(other.directory), "-", code=1, stdin=file.read_bytes()[:-50])
-    assert not list(other.directory.glob("data/*/state")), "nothing of it is left"
-    loaded = json.loads(lockstep("load", str(other.directory), str(file), "--json"))
-    assert loaded == {"inodes": len(expected), "replicas": [1, 2]}  # one has two names; and there is the root
-
-    other.up()
-    back = Live(small.run, other)
-    mountpoint = back.mount("back", 2)
-    try:
-        assert tree(mountpoint) == expected
-        before = max(entry[0] for entry in expected.values())
-        (mountpoint / "new").write_bytes(b"x")
-        assert (mountpoint / "new").stat().st_ino > before, "no number is given twice"
-        back.settled()
-        assert fsck(back)["problems"] == []
-    finally:
-        back.unmount("back")
-        other.down()
 
 
 def test_files_are_empty_where_the_targets_are_others(small: Live) -> None:
@@ -230,3 +191,45 @@ def test_no_replica_serves(tmp_path: Path) -> None:
         assert "no replica gave a copy" in lockstep("fsck", str(cluster.directory), code=1)
         assert "no replica gave a copy" in lockstep("dump", str(cluster.directory), str(tmp_path / "x"), code=1)
         assert not (tmp_path / "x").exists()
+
+
+def test_a_dump_is_loaded(small: Live) -> None:
+    expected = furnish(small.mounts["one"])
+    held = os.open(small.mounts["one"] / "gone", os.O_CREAT | os.O_RDWR)
+    os.write(held, b"not in the dump")
+    os.unlink(small.mounts["one"] / "gone")
+    file = small.run.directory / "tree.dump"
+    said = json.loads(lockstep("dump", str(small.cluster.directory), str(file), "--json"))
+    assert said["records"] > 10 and said["index"] > 0
+    piped = subprocess.run(
+        python_module("admin", "dump", str(small.cluster.directory), "-"),
+        capture_output=True, env=child_environment(), check=True,
+    )  # fmt: skip
+    assert len(piped.stdout) >= len(file.read_bytes()) - 100
+    os.close(held)
+    small.unmount("one")
+    small.cluster.down()
+    assert "was started before" in lockstep("load", str(small.cluster.directory), str(file), code=1)
+
+    other = again(small, small.run.directory)
+    damaged = bytearray(file.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    assert "lockstep:" in lockstep("load", str(other.directory), "-", code=1, stdin=bytes(damaged))
+    assert "ends early" in lockstep("load", str(other.directory), "-", code=1, stdin=file.read_bytes()[:-50])
+    assert not list(other.directory.glob("data/*/state")), "nothing of it is left"
+    loaded = json.loads(lockstep("load", str(other.directory), str(file), "--json"))
+    assert loaded == {"inodes": len(expected), "replicas": [1, 2]}  # one has two names; and there is the root
+
+    other.up()
+    back = Live(small.run, other)
+    mountpoint = back.mount("back", 2)
+    try:
+        assert tree(mountpoint) == expected
+        before = max(entry[0] for entry in expected.values())
+        (mountpoint / "new").write_bytes(b"x")
+        assert (mountpoint / "new").stat().st_ino > before, "no number is given twice"
+        back.settled()
+        assert fsck(back)["problems"] == []
+    finally:
+        back.unmount("back")
+        other.down()
