@@ -38,6 +38,8 @@ milliseconds."""
 LEAVE_LOOK_S: Final = 0.002
 SNAPSHOT_PART: Final = 1 << 20
 """Bytes of a snapshot in one frame."""
+SNAPSHOT_PIPE: Final = 1 << 20
+"""Bytes between the thread that copies the state and who sends it: what an unprivileged process may have."""
 SNAPSHOT_STALL_S: Final = 10.0
 """A learner that takes no part of a snapshot for so long is given up."""
 

@@ -27,6 +27,7 @@ from mds.namespace.ops import (
     commit,
     create,
     link,
+    mend,
     mkdir,
     mknod,
     orphans,
@@ -52,6 +53,7 @@ from wire import ids, ops, targetops
 from wire.chains import StorageMap
 from wire.codec import decode, pack, unpack_untrusted
 from wire.errors import OK, FileSystemError, Status, WireError
+from wire.mending import Mend
 from wire.roster import ReplicaRemove, ReplicaSet, RosterRequest, WitnessRemove, WitnessSet
 
 DIGEST_MASK: Final = 2**64 - 1
@@ -98,6 +100,7 @@ _APPLY_INTERNAL: Final[dict[type, Callable[[Scope, Any], Any]]] = {
     ReplicaRemove: roster_ops.remove_replica,
     WitnessSet: roster_ops.set_witness,
     WitnessRemove: roster_ops.remove_witness,
+    Mend: mend.apply,
 }
 """What replicas ask for themselves (session 0); from a client's session they are refused."""
 
@@ -219,6 +222,7 @@ class StateMachine:
         self._generation = 0
         self._epoch = 0
         self._prepared: _Prepared | None = None
+        self._numbers = schema.numbers_from(store.get(schema.META, schema.META_NUMBERS))
         self.roster = Roster()
         """Who belongs to the cluster: what is in the store, replaced as a whole when it changes."""
         raw = store.get(schema.META, schema.META_APPLIED)
@@ -427,7 +431,7 @@ class StateMachine:
                 return known
         store = self.store
         scope = self._scope
-        scope.start(self._time, schema.number_at(index, k))
+        scope.start(self._time, schema.number_at(self._numbers + index, k))
         store.begin()
         status, body = self._execute(session, op)
         if status != OK:

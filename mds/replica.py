@@ -32,12 +32,13 @@ from wire import messages as msg
 from wire.codec import decode, encode, pack, unpack_untrusted
 from wire.errors import OK, Status, WireError
 from wire.group import LetGo
+from wire.mending import Mend
 from wire.roster import RosterRequest
 
 log = logging.getLogger(__name__)
 
 _NOTHING: frozenset[int] = frozenset()
-_ADMIN_REQUESTS = ops.TargetSet | RosterRequest | targetops.AdminRequest
+_ADMIN_REQUESTS = ops.TargetSet | RosterRequest | targetops.AdminRequest | Mend
 _CLIENT_REQUESTS = (
     ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink, ops.Link, ops.Unlink, ops.Rmdir, ops.Rename, ops.SetAttr,
     ops.SetXattr, ops.RemoveXattr, ops.Commit, ops.Settle, ops.Accessed,

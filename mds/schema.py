@@ -32,6 +32,8 @@ META
     ``members``   ``(generation, epoch, (replica, ...))`` of the last view event
     ``storage``   ``(version, stripe_size, stripe_count, copies)`` of the storage map and the layout of new files
     ``roster``    ``(version,)``: how often the roster was changed
+    ``numbers``   ``(offset,)``: added to an index before numbers are derived from it; only in a state that was loaded
+                  from a dump, whose numbers are kept
     ``position``  raw: what the replica stores with the effects to know from where to replay; not looked into
 
 Invariants (:mod:`mds.check` tests them): every entry names an inode; an inode that is no directory is named by
@@ -43,6 +45,8 @@ cluster.
 from __future__ import annotations
 
 from typing import Final
+
+from wire.codec import unpack_untrusted
 
 SCHEMA_VERSION: Final = 4
 
@@ -88,6 +92,7 @@ META_MEMBERS: Final = b"members"
 META_STORAGE: Final = b"storage"
 META_ROSTER: Final = b"roster"
 META_POSITION: Final = b"position"
+META_NUMBERS: Final = b"numbers"
 
 NUMBER_BITS: Final = 12
 """A number derived from the delivery index leaves this many bits for the entry within its batch."""
@@ -103,6 +108,15 @@ def number_at(index: int, entry: int) -> int:
     Unique over the life of the cluster: the last of a batch, (i << 12) + 4097, is one below the first of the next.
     """
     return (index << NUMBER_BITS) + entry + NUMBER_FIRST
+
+
+def numbers_from(raw: bytes | None) -> int:
+    """The offset in META's record ``numbers``; 0 where there is none."""
+    if raw is None:
+        return 0
+    (offset,) = unpack_untrusted(raw)
+    assert type(offset) is int, "as it was written"
+    return offset
 
 
 def u64(number: int) -> bytes:

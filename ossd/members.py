@@ -64,7 +64,7 @@ class Members:
             ObjectChange: self._change,
             ObjectFlush: self._flush,
             ObjectDelete: self.delete,
-            ObjectList: self._list,
+            ObjectList: self.list_objects,
             ObjectSums: self._sums,
             ObjectPatch: self._patch,
             ObjectAdopt: self._adopt,
@@ -152,8 +152,10 @@ class Members:
 
         self._target.work(peer, msg.call, self._turns([key]) if key is not None else [], size, run)
 
-    def _list(self, peer: Peer, msg: ObjectList, _: Buffer) -> None:
+    def list_objects(self, peer: Peer, msg: ObjectList, _: Buffer) -> None:
         def work() -> Result:
+            if not msg.chain:
+                return OK, b"", pack(self._store.belongings(msg.first, msg.count))
             return OK, b"", pack(self._store.listing(msg.chain, msg.first, msg.count))
 
         self._in_thread(peer, msg, 0, work, None)

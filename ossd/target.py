@@ -46,7 +46,7 @@ from wire.messages import (
     TargetStat,
 )
 from wire.peer import OUTBOUND_HIGH, OUTBOUND_MAX, Connection, ConnectionLost
-from wire.storage import Beat, ObjectChange, ObjectFlush, ObjectPatch, TargetScrub
+from wire.storage import Beat, ObjectChange, ObjectFlush, ObjectList, ObjectPatch, TargetScrub
 
 if TYPE_CHECKING:
     pass
@@ -156,7 +156,7 @@ class Target:
             # Objects are deleted by those who know that no name and no handle is left.
             Role.MDS: {**everyone, **data, **deletes, Beat: members.beat},
             Role.TARGET: {**everyone, **members.from_members()},
-            Role.ADMIN: {**everyone, TargetScrub: self._scrub},
+            Role.ADMIN: {**everyone, TargetScrub: self._scrub, ObjectList: members.list_objects},
         }
 
     # -- conversations

@@ -366,6 +366,19 @@ class ControlCall:
         return None if 0 <= self.call < 2**63 and self.what in CONTROLS else "call or what"
 
 
+@message(30)
+class CopyCall:
+    """The admin tool wants the whole state, as this replica has applied it by now. Only with role admin.
+
+    Answered by wire.group.SnapshotPart, one after the other, of which the last says so; or by Answer with a status.
+    """
+
+    call: int
+
+    def invalid(self) -> str | None:
+        return None if 0 <= self.call < 2**63 else "call"
+
+
 # --- anyone <-> storage target --------------------------------------------------------------------
 
 

@@ -108,6 +108,9 @@ class ObjectList:
     """What objects of *chain* have you got in directories [*first*, *first* + *count*)?
 
     Answer body: ``((inode, column, stamp version, stamp number), ...)``; (0, 0) for a stamp that means nothing.
+
+    The admin tool asks of all chains (*chain* is 0). The answer's bulk data: ``((inode, column, chain), ...)``, chain 0
+    where it is not known.
     """
 
     call: int
