@@ -23,6 +23,7 @@ REPLIES         session u64, slot u16        ``(number, status, opened, body)`` 
 TARGETS         target u16                   :class:`mds.namespace.layout.Target`, its fields in order
 CHAINS          chain u32                    ``(version, ((target, state), ...))``, see :mod:`wire.chains`
 ROSTER          voter u8                     ``(kind, address, by, time_ns)``; see :mod:`mds.namespace.roster`
+TRIMS           ino u64                      ``(time_ns,)`` of the last truncation. Exactly for inodes that have some
 ==============  ===========================  =====================================================================
 
 META
@@ -32,6 +33,8 @@ META
     ``members``   ``(generation, epoch, (replica, ...))`` of the last view event
     ``storage``   ``(version, stripe_size, stripe_count, copies)`` of the storage map and the layout of new files
     ``roster``    ``(version,)``: how often the roster was changed
+    ``keys``      :class:`mds.namespace.ops.keys.Keys`, its fields in order: what capabilities are signed with.
+                  Not there before the first rotation. Secret: whoever reads this can write any file's objects
     ``position``  raw: what the replica stores with the effects to know from where to replay; not looked into
 
 Invariants (:mod:`mds.check` tests them): every entry names an inode; an inode that is no directory is named by
@@ -75,10 +78,11 @@ REPLIES: Final = Table(11, "replies")
 TARGETS: Final = Table(12, "targets")
 CHAINS: Final = Table(13, "chains")
 ROSTER: Final = Table(14, "roster")
+TRIMS: Final = Table(15, "trims")
 
 TABLES: Final = (
     META, INODES, DIRENTS, COOKIES, SYMLINKS, XATTRS, ORPHANS, OWED, RECLAIM, SESSIONS, SESSION_KEYS, REPLIES, TARGETS,
-    CHAINS, ROSTER,
+    CHAINS, ROSTER, TRIMS,
 )  # fmt: skip
 assert [t.number for t in TABLES] == list(range(len(TABLES))), "a table's number is its place"
 
@@ -87,6 +91,7 @@ META_APPLIED: Final = b"applied"
 META_MEMBERS: Final = b"members"
 META_STORAGE: Final = b"storage"
 META_ROSTER: Final = b"roster"
+META_KEYS: Final = b"keys"
 META_POSITION: Final = b"position"
 
 NUMBER_BITS: Final = 12
@@ -106,7 +111,7 @@ def number_at(index: int, entry: int) -> int:
 
 
 def u64(number: int) -> bytes:
-    """Key of INODES, SYMLINKS, ORPHANS, RECLAIM, SESSIONS; prefix of DIRENTS, COOKIES, XATTRS, REPLIES."""
+    """Key of INODES, SYMLINKS, ORPHANS, RECLAIM, SESSIONS, TRIMS; prefix of DIRENTS, COOKIES, XATTRS, REPLIES."""
     return number.to_bytes(8, "big")
 
 

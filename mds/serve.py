@@ -31,6 +31,7 @@ from mds.roster import Follower, Known, Removed, body_of, first_contact
 from mds.shell import Client
 from mds.store import Store, StoreCorrupt, StoreFailed
 from mds.tending import Tending
+from mds.trimming import Trimmer
 from mds.verify import verify
 from vsync import effects as ev
 from vsync.machine import Machine
@@ -108,6 +109,7 @@ class Process:
         self.replica = Replica(replica_id, group, state, self)
         self.membership_changed()
         self.reclaimer = Reclaimer(self.replica, self.cluster, self.journal.uuid)
+        self.trimmer = Trimmer(self.replica, self.cluster, self.journal.uuid)
         self.tending = Tending(self.replica, self.cluster, self.journal.uuid)
         self.fatal = trio.Event()
         self.error: Exception | None = None
@@ -211,7 +213,7 @@ class Process:
         if hello.role == msg.Role.WATCHDOG:
             await self._hear_watchdog(conn, hello)
             return
-        client = Client(_Sender(conn), hello.name)
+        client = Client(_Sender(conn), hello.name, uuid=hello.uuid)
         self.replica.client_joined(client)
         try:
             while True:
@@ -350,7 +352,13 @@ class Process:
             newest = self.replica.group.core.newest
             self.follower.judge_ourselves(self.replica.state.roster, (*newest.members, *newest.voters))
             self.replica.maintain(look_at_sessions=count % limits.EXPIRY_EVERY == 0)
+
+    async def errands(self) -> None:
+        """Work owed to storage targets. One that does not answer keeps nothing else waiting."""
+        while True:
+            await trio.sleep(limits.MAINTENANCE_S)
             await self.reclaimer.round()
+            await self.trimmer.round()
 
     # -- state on disk
 
@@ -454,6 +462,7 @@ class Process:
                 nursery.start_soon(self.timer)
                 nursery.start_soon(self.committer)
                 nursery.start_soon(self.maintenance)
+                nursery.start_soon(self.errands)
                 nursery.start_soon(self.tending.run)
                 gc.collect()
                 gc.freeze()  # what lives as long as the process is not looked at again

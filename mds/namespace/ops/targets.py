@@ -142,6 +142,15 @@ def replace(scope: Scope, op: targetops.TargetReplace) -> Any:
     return _moved(scope)
 
 
+def space(scope: Scope, op: targetops.TargetSpace) -> Any:
+    """No change of the storage map: nobody but new files goes by it."""
+    for target, level in op.levels:
+        old = _find(scope, target)
+        if old is not None and old.level != level:
+            _put(scope, target, old._replace(level=level))
+            scope.storage_changed = True
+
+
 # --- records --------------------------------------------------------------------------------------
 
 
