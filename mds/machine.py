@@ -303,9 +303,9 @@ class StateMachine:
         """See wire.chains.StorageMap."""
         return self._scope.storage.map
 
-    def space_levels(self) -> dict[int, int]:
+    def space_shares(self) -> dict[int, int]:
         """How full each target is, as it was ordered last: see mds.placement."""
-        return self._scope.storage.levels
+        return self._scope.storage.shares
 
     def target_uuid(self, target: int) -> bytes | None:
         """Of the disk that storage target *target* has."""

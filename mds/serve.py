@@ -78,7 +78,7 @@ class Process:
         self.base = config.replica(replica_id).data
         self.cluster = config.cluster.id
         self.token = token
-        self.base.mkdir(parents=True, exist_ok=True)
+        self.base.mkdir(mode=0o700, parents=True, exist_ok=True)  # the keys of capabilities are in there
         self.state_path = self.base / "state"
         first, self._bootstrap = beginning(config, joined)
         self.journal = Journal(self.base / "journal", self.cluster, replica_id, first)

@@ -102,7 +102,7 @@ class Tending:
         if now - self._told_space_at < SPACE_US:
             return
         self._told_space_at = now
-        told = news(keeper.spaces(now), self._replica.state.space_levels())
+        told = news(keeper.spaces(now), self._replica.state.space_shares())
         if told:
             log.info("free space, in sixteenths of the most: %s", ", ".join(f"target {t}: {n}" for t, n in told))
             op = TargetSpace(told)

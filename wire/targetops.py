@@ -8,7 +8,7 @@ from wire import ids
 from wire.capability import KEY_BYTES
 from wire.codec import message
 
-LEVEL_MAX: Final = 16
+SHARE_MAX: Final = 16
 
 
 @message(52)
@@ -145,21 +145,21 @@ class KeyRotate:
 
 @message(73)
 class TargetSpace:
-    """By the keeper: how full targets are, ``((target, level), ...)`` ascending, for the placement of new files (see
+    """By the keeper: how full targets are, ``((target, share), ...)`` ascending, for the placement of new files (see
     mds.placement). Result: None.
     """
 
-    levels: tuple[tuple[int, int], ...]
+    shares: tuple[tuple[int, int], ...]
 
     def invalid(self) -> str | None:
         before = 0
-        for item in self.levels:
+        for item in self.shares:
             if type(item) is not tuple or len(item) != 2 or not all(type(x) is int for x in item):
-                return "an entry that is not (target, level)"
-            if item[0] <= before or not 0 <= item[1] <= LEVEL_MAX:
-                return f"target {item[0]} level {item[1]}"
+                return "an entry that is not (target, share)"
+            if item[0] <= before or not 0 <= item[1] <= SHARE_MAX:
+                return f"target {item[0]} share {item[1]}"
             before = item[0]
-        return _bad_target(before) if self.levels else "no target"
+        return _bad_target(before) if self.shares else "no target"
 
 
 AdminRequest = TargetDrain | TargetRemove | TargetReplace

@@ -18,7 +18,7 @@ from mds.store import Store
 from wire.chains import COPIES_MAX, EMPTY, StorageMap, copies_of
 from wire.codec import pack, unpack_untrusted
 from wire.errors import FileSystemError
-from wire.targetops import LEVEL_MAX
+from wire.targetops import SHARE_MAX
 
 STRIPE_SIZE: Final = 1 << 20
 STRIPE_SIZE_MIN: Final = 4096
@@ -68,10 +68,10 @@ class Storage:
     def __init__(self, store: Store) -> None:
         self._store = store
         self.map: StorageMap = EMPTY
-        self.levels: dict[int, int] = {}
+        self.shares: dict[int, int] = {}
         """How full targets are, as it was ordered last (mds.placement)."""
         self._weights: dict[int, int] = {}
-        """Chain -> the level of its fullest member."""
+        """Chain -> the share of its fullest member."""
         self.default = Policy(STRIPE_SIZE, STRIPE_COUNT, COPIES)
         self._chains: dict[int, list[int]] = {}
         """Copies -> chains of so many, ascending."""
@@ -84,19 +84,19 @@ class Storage:
         version, *default = meta(store)
         self.default = Policy(*default)
         targets: list[Any] = []
-        self.levels = {}
+        self.shares = {}
         self._weights = {}
         for key, value in store.scan(schema.TARGETS, b"", None):
             one = Target.unpack(value)
             targets.append((int.from_bytes(key, "big"), one.address, one.state, one.run))
-            self.levels[int.from_bytes(key, "big")] = one.level
+            self.shares[int.from_bytes(key, "big")] = one.share
         chains: list[Any] = []
         self._chains = {}
         for key, value in store.scan(schema.CHAINS, b"", None):
             number = int.from_bytes(key, "big")
             version_of, members = unpack_untrusted(value)
             chains.append((number, version_of, members))
-            self._weights[number] = min((self.levels.get(t, LEVEL_MAX) for t, _ in members), default=0)
+            self._weights[number] = min((self.shares.get(t, SHARE_MAX) for t, _ in members), default=0)
             self._chains.setdefault(copies_of(number), []).append(number)
         self.map = (version, tuple(targets), tuple(chains))
         self._layouts = {}
@@ -168,7 +168,7 @@ class Target(NamedTuple):
     run: int
     """The run of its process that the chains' states are about; 0: none yet."""
     draining: bool
-    level: int = LEVEL_MAX
+    share: int = SHARE_MAX
     """How much of new files it should get: see mds.placement."""
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import subprocess
 import sys
@@ -103,6 +104,24 @@ def objects(cluster: Live, ino: int) -> dict[str, int]:
         there = (cluster.cluster.directory / "data" / target / "objects").glob(f"*/{ino:016x}.*")
         found[target] = sum(file.stat().st_size for file in there)
     return found
+
+
+def test_two_mounts_map_one_file(cluster: Live) -> None:
+    """Each changes pages of its own through a mapping: nothing is lost, whoever opens it then sees all."""
+    places = [cluster.mount("one", 1), cluster.mount("two", 2)]
+    pages, size = 40, mmap.PAGESIZE
+    (places[0] / "f").write_bytes(b"." * (pages * size))
+    opened = [(place / "f").open("r+b") for place in places]
+    views = [mmap.mmap(file.fileno(), pages * size) for file in opened]
+    for page in range(pages):
+        views[page % 2][page * size : (page + 1) * size] = bytes([page + 1]) * size
+    for view, file in zip(views, opened, strict=True):
+        view.flush()
+        view.close()
+        os.fsync(file.fileno())
+        file.close()
+    for place in places:
+        assert (place / "f").read_bytes() == b"".join(bytes([page + 1]) * size for page in range(pages))
 
 
 def test_a_truncation_that_its_client_did_not_live_to_see(cluster: Live) -> None:

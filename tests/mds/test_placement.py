@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from mds.placement import LEVEL_MAX, levels, news, wheel
+from mds.placement import SHARE_MAX, news, shares, wheel
 from tests.mds.harness import ROOT, World
 from wire import ops
 from wire.targetops import TargetSpace
@@ -16,16 +16,16 @@ def spaces(*free: int) -> dict[int, tuple[int, int]]:
     return {target: (100 * GIB, gib * GIB) for target, gib in enumerate(free, 1)}
 
 
-def test_levels() -> None:
-    assert levels(spaces(80, 40, 5, 1), {}) == {1: 16, 2: 8, 3: 1, 4: 0}
-    assert levels(spaces(1, 1), {}) == {1: 0, 2: 0}
-    assert levels({}, {}) == {}
+def test_shares() -> None:
+    assert shares(spaces(80, 40, 5, 1), {}) == {1: 16, 2: 8, 3: 1, 4: 0}
+    assert shares(spaces(1, 1), {}) == {1: 0, 2: 0}
+    assert shares({}, {}) == {}
 
 
 def test_a_full_target_needs_some_room_before_it_counts_again() -> None:
-    assert levels(spaces(80, 3), {2: 0})[2] == 0
-    assert levels(spaces(80, 3), {2: 1})[2] == 1
-    assert levels(spaces(80, 5), {2: 0})[2] == 1
+    assert shares(spaces(80, 3), {2: 0})[2] == 0
+    assert shares(spaces(80, 3), {2: 1})[2] == 1
+    assert shares(spaces(80, 5), {2: 0})[2] == 1
 
 
 def test_only_news_is_ordered() -> None:
@@ -67,7 +67,7 @@ def test_new_files_follow(world: World) -> None:
 
 def test_a_chain_is_as_full_as_its_fullest_member(world: World) -> None:
     world.ok(ops.SetXattr(ROOT, 1, b"lockstep.layout", b"stripe_count=4 copies=2", 0))
-    world.internal(TargetSpace(((1, LEVEL_MAX), (2, 0), (3, LEVEL_MAX), (4, LEVEL_MAX))))
+    world.internal(TargetSpace(((1, SHARE_MAX), (2, 0), (3, SHARE_MAX), (4, SHARE_MAX))))
     members = {chain: [t for t, _ in of] for chain, _, of in world.machine.storage_map()[2]}
     for k in range(20):
         _, chains = world.attr(ops.Create(ROOT, 1, b"f%d" % k, 0o644)).layout
@@ -76,5 +76,5 @@ def test_a_chain_is_as_full_as_its_fullest_member(world: World) -> None:
 
 def test_what_is_not_known_is_passed_over(world: World) -> None:
     world.internal(TargetSpace(((1, 3), (77, 5))))
-    assert world.machine.space_levels() == {1: 3, 2: 16, 3: 16, 4: 16}
-    assert max(world.machine.space_levels().values()) == LEVEL_MAX
+    assert world.machine.space_shares() == {1: 3, 2: 16, 3: 16, 4: 16}
+    assert max(world.machine.space_shares().values()) == SHARE_MAX

@@ -144,10 +144,10 @@ def replace(scope: Scope, op: targetops.TargetReplace) -> Any:
 
 def space(scope: Scope, op: targetops.TargetSpace) -> Any:
     """No change of the storage map: nobody but new files goes by it."""
-    for target, level in op.levels:
+    for target, share in op.shares:
         old = _find(scope, target)
-        if old is not None and old.level != level:
-            _put(scope, target, old._replace(level=level))
+        if old is not None and old.share != share:
+            _put(scope, target, old._replace(share=share))
             scope.storage_changed = True
 
 
