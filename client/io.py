@@ -261,11 +261,11 @@ class FileData:
             # Other mounts append, too: where these bytes belong is ordered. Under the lock, so that no truncation of
             # this mount comes between the answer and the bytes.
             async with self._changing:
-                room = await self._pool.service.request(Reserve(self.ino, size, self._end))
-                attr = attr_untrusted(room)
-                self._attr_moves += 1
-                self.learn(attr)
-                self._take(attr.size - size, data, privileged)
+                offset, attr = await self._pool.service.request(Reserve(self.ino, size, self._end))
+                self.learn(attr_untrusted(attr))
+                self._take(offset, data, privileged)
+                # Not gathered: as soon as others have appended behind it, it is a hole to whoever reads there.
+                self._send_run()
         else:
             while self._truncating is not None:
                 await self._truncating.wait()

@@ -181,6 +181,10 @@ def _check_orphans(store: Store) -> Iterator[str]:
     for key, _value in store.scan(schema.TRIMS, b"", None):
         if store.get(schema.INODES, key) is None:
             yield f"inode {_number(key)} is not there and has truncations to be settled"
+    for key, value in store.scan(schema.APPENDS, b"", None):
+        record = store.get(schema.INODES, key)
+        if record is None or decode(record).size >= unpack_untrusted(value)[0]:
+            yield f"inode {_number(key)} is not there, or as large as the room that was given at its end"
     for key, _value in store.scan(schema.RECLAIM, b"", None):
         if store.get(schema.INODES, key) is not None:
             yield f"inode {_number(key)} is there and its objects are queued for deletion"

@@ -24,6 +24,7 @@ TARGETS         target u16                   :class:`mds.namespace.layout.Target
 CHAINS          chain u32                    ``(version, ((target, state), ...))``, see :mod:`wire.chains`
 ROSTER          voter u8                     ``(kind, address, by, time_ns)``; see :mod:`mds.namespace.roster`
 TRIMS           ino u64                      ``(time_ns,)`` of the last truncation. Exactly for inodes that have some
+APPENDS         ino u64                      ``(end,)`` of the room given to appending writes: above the inode's size
 ==============  ===========================  =====================================================================
 
 META
@@ -79,10 +80,11 @@ TARGETS: Final = Table(12, "targets")
 CHAINS: Final = Table(13, "chains")
 ROSTER: Final = Table(14, "roster")
 TRIMS: Final = Table(15, "trims")
+APPENDS: Final = Table(16, "appends")
 
 TABLES: Final = (
     META, INODES, DIRENTS, COOKIES, SYMLINKS, XATTRS, ORPHANS, OWED, RECLAIM, SESSIONS, SESSION_KEYS, REPLIES, TARGETS,
-    CHAINS, ROSTER, TRIMS,
+    CHAINS, ROSTER, TRIMS, APPENDS,
 )  # fmt: skip
 assert [t.number for t in TABLES] == list(range(len(TABLES))), "a table's number is its place"
 
@@ -111,7 +113,7 @@ def number_at(index: int, entry: int) -> int:
 
 
 def u64(number: int) -> bytes:
-    """Key of INODES, SYMLINKS, ORPHANS, RECLAIM, SESSIONS, TRIMS; prefix of DIRENTS, COOKIES, XATTRS, REPLIES."""
+    """Key of the tables with inodes or sessions for keys; prefix of DIRENTS, COOKIES, XATTRS, REPLIES."""
     return number.to_bytes(8, "big")
 
 

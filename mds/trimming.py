@@ -35,6 +35,7 @@ class Trimmer:
         self._hello = Hello(PROTOCOL_VERSION, cluster, Role.MDS, str(replica.me), uuid, 0, "main")
         self._settling: set[int] = set()
         """Ordered and not answered yet."""
+        self._complained: set[int] = set()
 
     async def round(self) -> None:
         """Have some files cut off, and order that it is done."""
@@ -63,12 +64,19 @@ class Trimmer:
             try:
                 answer = await ask(addresses[order[0]], self._hello, cut)
             except ConnectionLost as exc:
-                log.info("inode %d is not cut off yet: %s", ino, exc)
+                self._complain(ino, str(exc))
                 return
             if answer.status:
-                log.info("inode %d is not cut off yet: target %d: %s", ino, order[0], describe(answer.status))
+                self._complain(ino, f"target {order[0]}: {describe(answer.status)}")
                 return
+        self._complained.discard(ino)
         if replica.lowest:
             log.info("inode %d: truncation %d, left by its client, is carried out", ino, truncations[-1][0])
             self._settling.add(ino)
             replica.internal(ops.Settle(ino, truncations[-1][0]), lambda outcome: self._settling.discard(ino))
+
+    def _complain(self, ino: int, why: str) -> None:
+        """Once per file: it is tried again and again."""
+        if ino not in self._complained:
+            self._complained.add(ino)
+            log.warning("inode %d is not cut off yet: %s", ino, why)

@@ -10,11 +10,11 @@ from wire.ops import Cred, bad_ino
 
 @message(71)
 class Reserve:
-    """Room for *length* bytes at the end of *ino*, for one write with O_APPEND. Result: attr.
+    """Room for *length* bytes at the end of *ino*, for one write with O_APPEND. Result: (offset, attr).
 
-    Its new size less *length* is where the bytes belong: at the end of the file, or at *end* if that is further (what
-    this client has written and not committed). Nobody else is given the same room. A client that dies before it has
-    written there leaves zeros.
+    At *offset* the bytes belong: behind the file, all room given before, and *end* (what this client has written and
+    not committed). Nobody else is given the same room. The file grows when a Commit says so; a client that dies before
+    it has written leaves zeros as soon as somebody else has appended behind them.
     """
 
     ino: int
