@@ -143,6 +143,16 @@ class Run:
             self.follow(0.2)
         return []
 
+    def until_all_go_on(self) -> list[str]:
+        """Wait until every load has done another operation: what still hangs, hangs because of this fault."""
+        before = [load.operations for load in self.loads]
+        until = time.monotonic() + WHOLE_S
+        while hang := [load for load, done in zip(self.loads, before, strict=True) if load.operations == done]:
+            if time.monotonic() > until or any(load.wrong for load in hang):
+                return [f"{load.what} hangs" for load in hang if not load.wrong]
+            self.follow(0.05)
+        return []
+
     def fault(self, kind: str, name: str) -> None:
         cluster, rng = self.cluster, self.rng
         number = int(name.rpartition("-")[2])
@@ -175,6 +185,7 @@ class Run:
             trio.run(targets.replace, cluster.config, number, True, 20.0)
         # A quick restart is not noticed at once, and with the next fault both copies of something would be away.
         wrong = self.until_whole(number, before if kind in ("kill", "wipe", "restart") else 0)
+        wrong += self.until_all_go_on()
         stall = max(load.stall() for load in self.loads if load.what == "write")
         self.outcome.stalls.setdefault(kind, []).append(stall)
         for load in self.loads:
