@@ -131,7 +131,7 @@ class ChainLeave:
 
 @message(70)
 class KeyRotate:
-    """By the keeper: *key*, of random bytes, is to be the next key that capabilities are signed with (wire.capability).
+    """By the keeper or the administrator: *key*, random bytes, is to be the next that capabilities are signed with.
 
     Void unless keys were rotated *count* times before. Result: how often they have been.
     """
@@ -162,8 +162,8 @@ class TargetSpace:
         return _bad_target(before) if self.shares else "no target"
 
 
-AdminRequest = TargetDrain | TargetRemove | TargetReplace
-TargetRequest = TargetUp | TargetDown | ChainSynced | ChainMove | ChainLeave | KeyRotate | TargetSpace | AdminRequest
+AdminRequest = KeyRotate | TargetDrain | TargetRemove | TargetReplace
+TargetRequest = TargetUp | TargetDown | ChainSynced | ChainMove | ChainLeave | TargetSpace | AdminRequest
 
 
 def _bad_target(target: int) -> str | None:

@@ -35,7 +35,8 @@ WHOLE_S: Final = 60.0
 """After a fault every chain serves with all its copies again within this time, or it never will."""
 TARGETS: Final = 3
 MOUNTS: Final = ("one", "two")
-KINDS: Final = ("kill", "kill", "kill", "stop", "blink", "restart")
+KINDS: Final = ("kill", "kill", "kill", "stop", "blink", "restart", "keys")
+"""keys: all that capabilities were signed with is forgotten."""
 CUTS: Final = ("cut", "cut", "cut-targets", "cut-keeper", "cut-mount")
 """A target is cut off from everybody, from the other targets, from the replicas, from a mount; in both directions, or
 in one."""
@@ -176,6 +177,8 @@ class Run:
             cluster.pause(name)
             self.follow(rng.uniform(0.05, 0.8))
             cluster.resume(name)
+        elif kind == "keys":
+            trio.run(targets.rotate_keys, cluster.config, True, 20.0)
         elif kind in CUTS:
             self._cut(kind, name)
         else:

@@ -151,6 +151,22 @@ def test_a_truncation_that_its_client_did_not_live_to_see(cluster: Live) -> None
     assert file.read_bytes() == b"xxxxx" + bytes(5) + b"kept" + bytes(6)
 
 
+def test_keys_are_forgotten_under_writers(cluster: Live) -> None:
+    """All that clients hold is void at once, again and again: they go on, and what is there is what they wrote."""
+    places = [cluster.mount("one", 1), cluster.mount("two", 2)]
+    size = 200_000
+    started = programs(WRITER, *((str(places[k % 2] / "shared"), str(k), "4", str(size)) for k in range(4)))
+    argv = python_module("admin", "target", "rotate-keys", "--forget", str(cluster.cluster.directory))
+    turns = 0
+    while any(one.poll() is None for one in started) or turns < 2:
+        done = subprocess.run(argv, capture_output=True, text=True, env=child_environment(), timeout=60, check=True)
+        turns += 1
+        assert done.stdout.endswith(" times so far\n")
+    ended(started)
+    for place in places:
+        assert (place / "shared").read_bytes() == b"".join(bytes([block + 1]) * size for block in range(96))
+
+
 def test_who_shows_no_good_capability_gets_nothing(cluster: Live) -> None:
     where = cluster.mount("one", 1)
     file = where / "f"
