@@ -103,6 +103,7 @@ class Process:
             received=self._group_message,
             up=lambda peer: self.replica.group_event(ev.LinkUp(peer)),
             down=lambda peer: self.replica.group_event(ev.LinkDown(peer)),
+            works=lambda peer: self.replica.group.hear_each_other(peer),
         )
         self._commit_soon = trio.Event()
         self._views_uncommitted = 0

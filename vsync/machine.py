@@ -25,6 +25,7 @@ from vsync.transfer import Transfer
 from vsync.view import START, Position, describe_epoch, generation_of, unpack_view_untrusted
 from wire.errors import WireError
 from wire.group import (
+    CHANNEL_OF,
     Accept,
     Accepted,
     Ack,
@@ -100,6 +101,11 @@ class Machine:
         """
         order = self.core.active
         return order is not None and self.core.leases.valid(order.peers, now)
+
+    def hear_each_other(self, peer: int) -> bool:
+        """Whether we hear *peer* and it hears us, by its last heartbeat. True for those of whom nothing is known."""
+        detector = self.core.detector
+        return peer not in detector.peers or detector.hear_each_other((self.core.me,), peer)
 
     def read_until(self) -> int:
         """Until when clients may be allowed to read by themselves: as long as :meth:`may_read` will say yes if nothing
@@ -246,8 +252,8 @@ class Machine:
         core = self.core
         if peer in core.strangers:
             return
-        if peer in core.detector.peers:
-            core.detector.heard(peer)
+        if peer in core.detector.peers and type(m) not in CHANNEL_OF:
+            core.detector.heard(peer)  # on the connection that views are changed over: others may work when it does not
         try:
             self._dispatch(peer, m, now)
         except Stranger as exc:
