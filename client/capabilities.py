@@ -135,6 +135,7 @@ class Access:
 
     async def _renewed(self, held: Held, right: int, old: bytes) -> bytes:
         pause = limits.OVERLOADED_FIRST_S
+        began = trio.current_time()
         while True:
             try:
                 _, token = await self._service.query_granting(Renew(held.cred(right), held.ino, right, old))
@@ -149,6 +150,8 @@ class Access:
             if token:
                 held.take(token, None, trio.current_time())
                 return token
+            if trio.current_time() - began > limits.FRESH_REFUSED_S:
+                raise FileSystemError(errno.EACCES, "the service gives no capability")
             await trio.sleep(pause)  # a new cluster: the keeper is about to have the first key ordered
             pause = min(2 * pause, limits.OVERLOADED_MAX_S)
 
