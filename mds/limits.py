@@ -32,6 +32,10 @@ ORPHAN_ANSWERS: Final = 1024
 """Inodes in one OrphanAnswer."""
 RECLAIM_FILES: Final = 64
 """Removed files whose objects are deleted in one go."""
+TRIM_AFTER_S: Final = 2.0
+"""A truncation that its client has not settled by then is carried out by the service: the client may be gone."""
+TRIM_FILES: Final = 64
+"""Files that are cut off in one go."""
 LEAVE_S: Final = 3.0
 """A replica that is to stop waits so long for a view without it: with a majority of the voters up it takes
 milliseconds."""

@@ -32,6 +32,7 @@ from mds.roster import Follower, Known, Removed, body_of, first_contact
 from mds.shell import Client
 from mds.store import Store, StoreCorrupt, StoreDamaged, StoreFailed
 from mds.tending import Tending
+from mds.trimming import Trimmer
 from mds.verify import trusted_or_verified
 from vsync import effects as ev
 from vsync.limits import VIEWS_UNCOMMITTED
@@ -79,7 +80,7 @@ class Process:
         self.base = config.replica(replica_id).data
         self.cluster = config.cluster.id
         self.token = token
-        self.base.mkdir(parents=True, exist_ok=True)
+        self.base.mkdir(mode=0o700, parents=True, exist_ok=True)  # the keys of capabilities are in there
         self.state_path = self.base / "state"
         first, self._bootstrap = beginning(config, joined)
         self.journal = Journal(self.base / "journal", self.cluster, replica_id, first)
@@ -115,6 +116,7 @@ class Process:
         self.replica = Replica(replica_id, group, state, self)
         self.membership_changed()
         self.reclaimer = Reclaimer(self.replica, self.cluster, self.journal.uuid)
+        self.trimmer = Trimmer(self.replica, self.cluster, self.journal.uuid)
         self.tending = Tending(self.replica, self.cluster, self.journal.uuid)
         self.fatal = trio.Event()
         self.error: Exception | None = None
@@ -222,7 +224,7 @@ class Process:
         if hello.role == msg.Role.WATCHDOG:
             await self._hear_watchdog(conn, hello)
             return
-        client = Client(_Sender(conn), hello.name)
+        client = Client(_Sender(conn), hello.name, uuid=hello.uuid)
         self.replica.client_joined(client)
         try:
             while True:
@@ -374,7 +376,13 @@ class Process:
             newest = self.replica.group.core.newest
             self.follower.judge_ourselves(self.replica.state.roster, (*newest.members, *newest.voters))
             self.replica.maintain(look_at_sessions=count % limits.EXPIRY_EVERY == 0)
+
+    async def errands(self) -> None:
+        """Work owed to storage targets. One that does not answer keeps nothing else waiting."""
+        while True:
+            await trio.sleep(limits.MAINTENANCE_S)
             await self.reclaimer.round()
+            await self.trimmer.round()
 
     # -- state on disk
 
@@ -486,6 +494,7 @@ class Process:
                 nursery.start_soon(self.timer)
                 nursery.start_soon(self.committer)
                 nursery.start_soon(self.maintenance)
+                nursery.start_soon(self.errands)
                 nursery.start_soon(self.tending.run)
                 nursery.start_soon(audit.audit, lambda: self.replica.state.store, self._read_whole, self._die)
                 gc.collect()
