@@ -61,6 +61,11 @@ class Squash:
         return op if counts is cred else dataclasses.replace(op, cred=counts)
 
 
+def squash_of(rules: Iterable[Rule], host: str) -> Squash | None:
+    """For a client that connects from the address *host* ("": it is gone already)."""
+    return Exports(rules).squash(host) if host else None
+
+
 class Exports:
     """The rules of a cluster. Of those whose network holds a client's address the narrowest counts; with none of them
     nobody is squashed."""

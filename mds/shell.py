@@ -36,6 +36,8 @@ class Client:
     squash: Squash | None = None
     """What becomes of the credentials in its requests; None: they count as they are."""
     gone: bool = False
+    uuid: bytes = bytes(16)
+    """Of its Hello: its capabilities are good for that alone."""
 
     def send(self, message: Any) -> None:
         """Send, unless the connection is gone: the client asks again elsewhere."""

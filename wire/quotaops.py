@@ -22,7 +22,7 @@ class QuotaWork:
         return None
 
 
-@message(95)
+@message(97)
 class QuotaRoom:
     """How many bytes files in the quota of directory *root* may still grow by. Result: that, None when there is no
     limit. Not linearizable: what is asked now may be used by others before it is committed.
@@ -34,7 +34,7 @@ class QuotaRoom:
         return bad_ino(self.root)
 
 
-@message(96)
+@message(98)
 class Tally:
     """What lies directly in directory *ino* after *cookie*, a page of it; of a quota root: what lies below, at once.
 
@@ -50,7 +50,7 @@ class Tally:
         return bad_ino(self.ino) or (None if 0 <= self.cookie < 2**63 else f"cookie {self.cookie}")
 
 
-@message(97)
+@message(99)
 class QuotaList:
     """Quota roots with an inode number above *after*, at most LIST_MAX, for root alone (EPERM). Result: ``(items,
     end)``; an item is what mds.namespace.quota.told gives.

@@ -15,6 +15,9 @@ Layout = tuple[int, tuple[int, ...]]
 Acl = tuple[tuple[int, int, int], ...]
 """((tag, permissions, id), ...) of the entries that the mode does not hold."""
 
+Truncations = tuple[tuple[int, int], ...]
+"""((number, size), ...)."""
+
 TRUNCATIONS_MAX: Final = 8
 """Unsettled truncations of one inode. They travel with every object request, so they are few."""
 DIRECTORY_SIZE: Final = 4096

@@ -303,7 +303,7 @@ def set_limits(scope: Scope, ino: int, inode: Inode, text: bytes) -> None:
         moves.add(store, above, ino, _worth(inode))
         inode.quota = ino
         moves.carry_out(scope, enforce=False)
-        _begin(scope, ino, inode)
+        recount(scope, ino, inode)
 
 
 def clear(scope: Scope, ino: int, inode: Inode) -> None:
@@ -321,10 +321,10 @@ def clear(scope: Scope, ino: int, inode: Inode) -> None:
     moves.add(store, ino, record.parent, _worth(inode))
     inode.quota = record.parent
     moves.carry_out(scope, enforce=False)
-    _begin(scope, ino, inode)
+    recount(scope, ino, inode)
 
 
-def _begin(scope: Scope, ino: int, inode: Inode) -> None:
+def recount(scope: Scope, ino: int, inode: Inode) -> None:
     """The entries of directory *ino* are to be counted where it is."""
     if inode.entries:
         scope.store.put(schema.QUOTA_WORK, schema.u64(ino), schema.u64(0))
@@ -375,7 +375,7 @@ def _look_at(scope: Scope, moves: Moves, ino: int, root: int) -> None:
         # Not by way of scope.put: where it is counted has changed, not its size.
         scope.store.put(schema.INODES, schema.u64(ino), inode.encode())
         if inode.is_dir:
-            _begin(scope, ino, inode)
+            recount(scope, ino, inode)
 
 
 def counting(store: Store) -> bool:

@@ -11,6 +11,7 @@ import pytest
 
 from mds import schema, usage
 from mds.check import check
+from mds.mend import mends
 from mds.namespace import quota
 from mds.namespace.inode import decode
 from tests.mds.harness import ALICE, ROOT, TOP, World, contents
@@ -390,6 +391,20 @@ def test_wrong_sums_are_found_and_repaired(world: World, root: int) -> None:
         assert (record.bytes_used, record.inodes_used, record.directories) == (10, 2, 1)
         world.store.rollback()
     assert usage.repaired(world.store) == []
+
+
+def test_fsck_puts_wrong_sums_right(world: World, root: int) -> None:
+    write(world, world.create(b"f", root), 10)
+    right = quota.known(world.store, root)
+    world.store.put_alone(schema.QUOTAS, schema.u64(root), quota.Quota(0, True, 11, 5, 3).encode())
+    asked = list(mends(world.store))
+    said = [(one.kind, one.was, one.now) for one in asked]
+    assert said == [("bytes", 11, 10), ("inodes", 5, 2), ("directories", 3, 1)]
+    for one in asked:
+        assert world.internal(one) is True
+        assert world.internal(one) is False, "once is enough"
+    assert quota.known(world.store, root) == right
+    assert list(mends(world.store)) == []
 
 
 def test_a_record_that_is_lost_or_misplaced_is_found(world: World, root: int) -> None:
