@@ -18,6 +18,7 @@ from hashlib import blake2b
 from typing import Any, Final
 
 from mds import schema, sessions
+from mds.layer import Effects
 from mds.namespace import layout, quota
 from mds.namespace import roster as rosters
 from mds.namespace.inode import DIRECTORY_SIZE, S_IFDIR, Inode, Layout, Truncations
@@ -50,7 +51,7 @@ from mds.namespace.queries import QUERIES, STORAGE_MAP, Handles
 from mds.namespace.roster import Roster
 from mds.namespace.scope import Scope
 from mds.sessions import Session
-from mds.store import Effects, Store, StoreCorrupt
+from mds.store import Store, StoreCorrupt
 from wire import ids, ops, quotaops, targetops
 from wire.chains import StorageMap
 from wire.codec import decode, pack, unpack_untrusted
@@ -359,11 +360,6 @@ class StateMachine:
                 break
             found.append((int.from_bytes(key, "big"), unpack_untrusted(value)))
         return found
-
-    @property
-    def quota_work(self) -> bool:
-        """A tree is to be counted: some replica is to order QuotaWork."""
-        return quota.counting(self.store)
 
     def untrimmed(self, limit: int, before_ns: int) -> list[tuple[int, Layout, Truncations]]:
         """Files whose truncations are older than *before_ns* and not settled, at most *limit*."""

@@ -11,6 +11,7 @@ from typing import Any
 from mds import limits
 from mds.handles import Handles
 from mds.machine import Outcome, StateMachine
+from mds.namespace import quota
 from mds.shell import Client, Shell
 from wire import ops, quotaops
 from wire.codec import unpack_untrusted
@@ -147,7 +148,7 @@ class Owed:
 
     def count(self) -> None:
         """While trees wait for being counted in their quotas: order that, one request after the other."""
-        if self._counts or not self.state.quota_work:
+        if self._counts or not quota.counting(self.state.store):
             return
         self._counts = True
 

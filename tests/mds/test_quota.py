@@ -26,7 +26,7 @@ def set_quota(world: World, ino: int, text: str = "", cred: ops.Cred = ROOT) -> 
 def count(world: World) -> int:
     """What replicas do as long as there is something; how many requests it took."""
     asked = 0
-    while world.machine.quota_work:
+    while quota.counting(world.store):
         world.internal(quotaops.QuotaWork())
         asked += 1
     return asked
@@ -221,7 +221,7 @@ def test_a_tree_that_is_there_is_counted_in_steps(world: World, small_steps: Non
     top = world.mkdir(b"t")
     inodes = tree(world, top)
     world.ok(set_quota(world, top, "bytes_hard=10"))  # less than there is: counting goes on all the same
-    assert world.machine.quota_work and used(world, top) == (0, 1, 1)
+    assert quota.counting(world.store) and used(world, top) == (0, 1, 1)
     assert count(world) > 3
     assert used(world, top) == (400, inodes + 1, 4)
     world.ok(ops.RemoveXattr(ROOT, top, quota.ATTRIBUTE))
@@ -297,7 +297,7 @@ def test_names_made_while_a_tree_is_counted(world: World, small_steps: None) -> 
     world.ok(set_quota(world, top))
     wide = world.lookup(top, b"wide").ino
     k = 0
-    while world.machine.quota_work:
+    while quota.counting(world.store):
         world.internal(quotaops.QuotaWork())
         world.create(b"new%d" % k, (top, wide)[k % 2])
         k += 1
