@@ -372,7 +372,7 @@ class LockstepOperations(pyfuse3.Operations):
             if exc.status not in (errno.ESTALE, errno.ENOENT):
                 raise
             # Removed while it was open: rmdir(2) leaves a directory without entries.
-            return Attr(ino, stat.S_IFDIR | 0o700, 0, 0, 0, 0, 0, 0, 0, 0, None, ())
+            return Attr(ino, stat.S_IFDIR | 0o700, 0, 0, 0, 0, 0, 0, 0, 0, None, (), 0, ino)
 
     @_operation
     async def fsyncdir(self, fh: int, datasync: bool) -> None:

@@ -11,12 +11,14 @@ from __future__ import annotations
 import errno
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import trio
 
 from client import limits
 from client.attributes import Attr, attr_untrusted
+from client.failures import WriteFailed, together
 from client.gather import Buffer, Run, deal
 from client.service import MetadataClient, errno_of
 from client.striping import Extent, object_truncations, split
@@ -41,7 +43,14 @@ class _Flight:
 class FilePool:
     """The open files of one mount, and what they share: the memory they may use, the clock that writes them out."""
 
-    def __init__(self, nursery: trio.Nursery, service: MetadataClient, targets: Targets) -> None:
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        service: MetadataClient,
+        targets: Targets,
+        make: Callable[[FilePool, Attr], FileData],
+    ) -> None:
+        self._make = make
         self.nursery = nursery
         self.service = service
         self.targets = targets
@@ -57,7 +66,7 @@ class FilePool:
         """The file of *attr*, kept until :meth:`release` was called as often."""
         data = self._open.get(attr.ino)
         if data is None:
-            data = self._open[attr.ino] = FileData(self, attr)
+            data = self._open[attr.ino] = self._make(self, attr)
         else:
             data.learn(attr)
         data.users += 1
@@ -172,6 +181,11 @@ class FileData:
         return bool(self._uncommitted or self._flights or len(self._run))
 
     @property
+    def is_small(self) -> bool:
+        """Whether the bytes are in the metadata (client.small): what is written goes there with the commit."""
+        return False
+
+    @property
     def size(self) -> int:
         """Bytes of the file as this mount sees it."""
         return max(self.attr.size, self._end)
@@ -188,12 +202,16 @@ class FileData:
 
     def learn(self, attr: Attr) -> None:
         """*attr* came from the service. Its ctime never goes back, so an older answer is told by it."""
-        old = self.attr
+        old, attr = self.attr, self._latest(attr)
         if attr.ctime_ns < old.ctime_ns:
             return
         if attr.size != old.size or attr.mtime_ns != old.mtime_ns:
             self.version += 1
         self.attr = attr
+
+    def _latest(self, attr: Attr) -> Attr:
+        """*attr*, but for what we know better."""
+        return attr
 
     async def refresh(self) -> Attr:
         """The service's attributes of now, with what is pending here. Raises :class:`FileSystemError`."""
@@ -265,6 +283,17 @@ class FileData:
             self._run_since = now
         self._run.append(offset, data)
         self._pool.unsent += size
+        self._noted(end, privileged, now)
+        self._send_full(_gather_unit(stripe_size))
+        # Backpressure: the writer that fills the memory waits for it to become free.
+        while self._inflight > limits.FILE_INFLIGHT_MAX or self._pool.unsent > limits.MOUNT_DIRTY_MAX:
+            if not self._flights:
+                self._send_run()
+            await self._pool.room.wait()
+        return size
+
+    def _noted(self, end: int, privileged: bool, now: float) -> None:
+        """Bytes up to *end* have been taken."""
         self._end = max(self._end, end)
         self._mtime_ns = time.time_ns()
         self._writes += 1
@@ -274,13 +303,6 @@ class FileData:
             self._uncommitted = True
             self._uncommitted_since = now
             self._pool.mark_dirty(self)
-        self._send_full(_gather_unit(stripe_size))
-        # Backpressure: the writer that fills the memory waits for it to become free.
-        while self._inflight > limits.FILE_INFLIGHT_MAX or self._pool.unsent > limits.MOUNT_DIRTY_MAX:
-            if not self._flights:
-                self._send_run()
-            await self._pool.room.wait()
-        return size
 
     def _send_full(self, unit: int) -> None:
         """Send what reaches up to multiples of *unit*; the rest is gathered on."""
@@ -326,7 +348,7 @@ class FileData:
 
     async def _write_extent(self, extent: Extent, piece: tuple[Buffer, ...]) -> None:
         stripe_size, chains = self._layout()
-        key = ObjectKey(self.ino, extent.column)
+        key = ObjectKey(self.attr.objects, extent.column)
         chain = chains[extent.column]
         trims = object_truncations(self.attr.truncations, extent.column, stripe_size, len(chains))
         self._unsynced.add(extent.column)
@@ -370,6 +392,10 @@ class FileData:
             raise
         self._attr_moves += 1
         self._settled(writes)
+        self._learn_own(attr, end)
+
+    def _learn_own(self, attr: Attr, end: int) -> None:
+        """*attr* is the answer to our commit of bytes up to *end*."""
         mine = attr.size == max(self.attr.size, end)
         version = self.version
         self.learn(attr)
@@ -392,7 +418,8 @@ class FileData:
         """Send what has waited for long; whether a commit is due."""
         if len(self._run) and now - self._run_since >= limits.GATHER_AGE_S:
             self._send_run()
-        due = self._uncommitted and now - self._uncommitted_since >= limits.COMMIT_AGE_S
+        age = limits.GATHER_AGE_S if self.is_small else limits.COMMIT_AGE_S
+        due = self._uncommitted and now - self._uncommitted_since >= age
         if due and self._committing_aged:
             return False
         self._committing_aged = due
@@ -422,7 +449,7 @@ class FileData:
             _, chains = self._layout()
 
             async def sync(column: int) -> None:
-                key, chain = ObjectKey(self.ino, column), chains[column]
+                key, chain = ObjectKey(self.attr.objects, column), chains[column]
                 try:
                     await self._pool.targets.call(chain, lambda call, ver: ObjectSync(call, key, chain, ver))
                 except FileSystemError as exc:
@@ -435,7 +462,7 @@ class FileData:
 
     # -- reading
 
-    async def read(self, offset: int, size: int) -> Buffer:
+    async def read(self, offset: int, size: int, fresh: bool = True) -> Buffer:
         """Bytes ``[offset, offset + size)`` as far as the file goes; holes are zeros.
 
         Raises :class:`FileSystemError`.
@@ -479,13 +506,13 @@ class FileData:
             at = extent.offset - offset
             view[at : at + len(data)] = data
 
-        await _together([(fill, extent) for extent in extents])
+        await together([(fill, extent) for extent in extents])
         return whole
 
     async def _read_extent(self, extent: Extent) -> Buffer:
         assert self.attr.layout is not None
         stripe_size, chains = self.attr.layout
-        key, chain = ObjectKey(self.ino, extent.column), chains[extent.column]
+        key, chain = ObjectKey(self.attr.objects, extent.column), chains[extent.column]
         trims = object_truncations(self.attr.truncations, extent.column, stripe_size, len(chains))
         data = await self._pool.targets.call(
             chain,
@@ -505,7 +532,7 @@ class FileData:
             self._truncating = done = trio.Event()
             try:
                 await self.settle()
-                if self._uncommitted and self._written_end > op.size:
+                if self._uncommitted and (self._written_end > op.size or self.is_small):
                     # 1. 9 bytes are written, the service still knows of size 0.  2. Truncation to 5: growth, to the
                     # service, which trims nothing.  3. Extension to 9: the old bytes come back. So tell it first.
                     # (test_random_writes_against_a_local_file)
@@ -516,7 +543,7 @@ class FileData:
                 self.version += 1
                 self._uncommitted = False
                 self._end = self._written_end = 0
-                self.attr = attr
+                self.attr = attr = self._latest(attr)
                 await self._trim(attr)
             finally:
                 self._truncating = None
@@ -549,11 +576,11 @@ class FileData:
         stripe_size, chains = attr.layout
 
         async def trim(column: int) -> None:
-            key, chain = ObjectKey(self.ino, column), chains[column]
+            key, chain = ObjectKey(self.attr.objects, column), chains[column]
             trims = object_truncations(attr.truncations, column, stripe_size, len(chains))
             await self._pool.targets.call(chain, lambda call, ver: ObjectTruncate(call, key, chain, ver, trims))
 
-        await _together([(trim, column) for column in range(len(chains))])
+        await together([(trim, column) for column in range(len(chains))])
 
     async def _settle_truncations(self, seq: int) -> None:
         try:
@@ -563,33 +590,8 @@ class FileData:
             log.info("inode %d: settling truncation %d: %s", self.ino, seq, exc)
 
 
-class WriteFailed(FileSystemError):
-    """Written data was lost earlier; ``errors`` is the count a handle remembers once it was told."""
-
-    def __init__(self, status: int, errors: int) -> None:
-        super().__init__(status, "written data was lost")
-        self.errors = errors
-
-
 def _gather_unit(stripe_size: int) -> int:
     """Runs are cut at multiples of this: whole stripes, about GATHER_MAX of them."""
     if stripe_size >= limits.GATHER_MAX:
         return limits.GATHER_MAX
     return limits.GATHER_MAX // stripe_size * stripe_size
-
-
-async def _together(calls: list[tuple[object, object]]) -> None:
-    """Run the calls ((function, argument), ...) in parallel; the first FileSystemError of any is raised as itself."""
-    failures: list[FileSystemError] = []
-
-    async def one(function: object, argument: object) -> None:
-        try:
-            await function(argument)  # type: ignore[operator]
-        except FileSystemError as exc:
-            failures.append(exc)
-
-    async with trio.open_nursery() as nursery:
-        for function, argument in calls:
-            nursery.start_soon(one, function, argument)
-    if failures:
-        raise failures[0]

@@ -98,6 +98,9 @@ ACCESSES_AGE_S: Final = 1.0
 """That files were read from (atime) is told to the service this often, all in one request."""
 ACCESSES_MAX: Final = 16384
 """Files whose atime waits to be told; more within ACCESSES_AGE_S keep theirs."""
+GROW_FIRST_S: Final = 0.01
+GROW_MAX_S: Final = 0.2
+"""A file that another mount changes while it grows out here is tried again after so long, at first and at most."""
 TRIM_RETRIES: Final = 8
 """Times a truncation is tried again after TRUNCATIONS_UNSETTLED (others may truncate at the same time)."""
 

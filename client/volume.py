@@ -21,12 +21,14 @@ from client import limits
 from client.accesses import Accesses
 from client.attributes import Attr, attr_untrusted
 from client.credentials import ROOT
+from client.failures import WriteFailed
 from client.gather import Buffer
 from client.inodes import DirectoryHandle, FileHandle, HandleTable
-from client.io import FileData, FilePool, WriteFailed
+from client.io import FileData, FilePool
 from client.namecache import ABSENT
 from client.readahead import ReadAhead
 from client.service import MetadataClient, boottime
+from client.small import Contents, SmallFile
 from client.targets import Targets
 from wire import ids, ops
 from wire.codec import unpack_untrusted
@@ -94,7 +96,7 @@ class Volume:
                 return await self.service.query(ops.StorageMap())
 
             self._targets = Targets(nursery, self._cluster, self._who, storage_map, self._soft_after)
-            self._pool = FilePool(nursery, self.service, self._targets)
+            self._pool = FilePool(nursery, self.service, self._targets, SmallFile)
             nursery.start_soon(self._pool.run)
             nursery.start_soon(self._tell_accesses_often)
             nursery.start_soon(self._targets.watch)
@@ -288,7 +290,7 @@ class Volume:
                     raise
             else:
                 attr = attr_untrusted(made)
-                return self._opened(cred, attr, flags, pid, generation), attr
+                return self._opened(cred, attr, flags, pid, generation, (0, b"")), attr
             try:
                 there = await self.lookup(cred, parent, name)
                 if stat.S_ISLNK(there.mode):
@@ -303,8 +305,9 @@ class Volume:
 
     async def open(self, cred: ops.Cred, ino: int, flags: int, pid: int = 0) -> FileHandle:
         generation = self.service.generation
-        attr = attr_untrusted(await self.service.query(ops.Open(cred, ino, flags)))
-        handle = self._opened(cred, attr, flags, pid, generation)
+        told, contents = await self.service.query(ops.Open(cred, ino, flags))
+        attr = attr_untrusted(told)
+        handle = self._opened(cred, attr, flags, pid, generation, contents)
         if flags & os.O_TRUNC and attr.is_regular:  # with O_RDONLY too: POSIX leaves that open, Linux truncates
             try:
                 op = ops.SetAttr(cred, ino, ops.SET_SIZE, 0, 0, 0, 0, 0, 0, True)
@@ -315,9 +318,14 @@ class Volume:
                 raise
         return handle
 
-    def _opened(self, cred: ops.Cred, attr: Attr, flags: int, pid: int, generation: int) -> FileHandle:
+    def _opened(
+        self, cred: ops.Cred, attr: Attr, flags: int, pid: int, generation: int, contents: Contents | None
+    ) -> FileHandle:
         """No checkpoint between the answer that counted the handle and this: cancelled, it would be lost."""
+        first = self.pool.get(attr.ino) is None
         data = self.pool.acquire(attr)
+        assert isinstance(data, SmallFile), "the pool was told to make these"
+        data.opened(contents, first)
         ahead = ReadAhead(self.pool.nursery)
         handle = FileHandle(self.files.next_number(), data, flags, pid, generation, data.errors, ahead, cred.uid == 0)
         self.files.add(handle.number, handle)
@@ -335,8 +343,8 @@ class Volume:
         if self._atime and not handle.flags & os.O_NOATIME:
             self._note_access(data)
         stop = min(offset + size, data.size)
-        if handle.direct or stop <= offset or stop - offset >= limits.READ_AHEAD_MAX:
-            return await data.read(offset, size)
+        if handle.direct or data.is_small or stop <= offset or stop - offset >= limits.READ_AHEAD_MAX:
+            return await data.read(offset, size, fresh=handle.direct)
         await data.settle_range(offset, stop)
         return await handle.ahead.read(data, offset, stop)
 
@@ -367,6 +375,8 @@ class Volume:
             await self.fsync(handle)
         elif handle.direct:
             await data.settle()
+            if data.is_small:
+                await data.commit()
             handle.errors = self._report(handle)
         return taken
 

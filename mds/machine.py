@@ -39,6 +39,7 @@ from mds.namespace.ops import (
     targets,
     unlink,
 )
+from mds.namespace.ops import inline as inline_ops
 from mds.namespace.ops import roster as roster_ops
 from mds.namespace.ops import sessions as session_ops
 from mds.namespace.ops import setattr as setattr_op
@@ -52,6 +53,7 @@ from wire import ids, ops, targetops
 from wire.chains import StorageMap
 from wire.codec import decode, pack, unpack_untrusted
 from wire.errors import OK, FileSystemError, Status, WireError
+from wire.inline import GrownOut, GrowOut, InlineRequest, WriteInline
 from wire.roster import ReplicaRemove, ReplicaSet, RosterRequest, WitnessRemove, WitnessSet
 
 DIGEST_MASK: Final = 2**64 - 1
@@ -75,6 +77,9 @@ _APPLY: Final[dict[type, Callable[[Scope, Any], Any]]] = {
     ops.Commit: commit.apply,
     ops.Settle: settle.apply,
     ops.Accessed: accessed.apply,
+    WriteInline: inline_ops.write,
+    GrowOut: inline_ops.grow_out,
+    GrownOut: inline_ops.grown_out,
 }
 """What clients ask, in a slot of their session."""
 
@@ -129,6 +134,7 @@ def _storage(op: Any) -> frozenset[int]:
 _TOUCHES: Final[dict[type, Callable[[Any], frozenset[int]]]] = {
     **dict.fromkeys((ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink), _parent),
     **dict.fromkeys((ops.SetAttr, ops.Commit, ops.Settle, ops.SetXattr, ops.RemoveXattr), _inode),
+    **dict.fromkeys(typing.get_args(InlineRequest), _inode),
     **dict.fromkeys(
         (ops.SessionOpen, ops.SessionAttach, ops.SessionClose, ops.SessionExpire, ops.ReclaimDone), _nothing
     ),
@@ -185,6 +191,7 @@ class Bootstrap:
     stripe_size: int = layout.STRIPE_SIZE
     stripe_count: int = layout.STRIPE_COUNT
     copies: int = layout.COPIES
+    inline: int = layout.INLINE
     root_uid: int = 0
     root_gid: int = 0
     root_mode: int = 0o755
@@ -246,8 +253,8 @@ class StateMachine:
             mode, 2, bootstrap.root_uid, bootstrap.root_gid, 0, DIRECTORY_SIZE, 0, 0, 0, None, (), 0, 0, ids.ROOT_INO, 0
         )
         store.put(schema.INODES, schema.u64(ids.ROOT_INO), root.encode())
-        storage = (0, bootstrap.stripe_size, bootstrap.stripe_count, bootstrap.copies)
-        store.put(schema.META, schema.META_STORAGE, pack(storage))
+        policy = layout.Policy(bootstrap.stripe_size, bootstrap.stripe_count, bootstrap.copies, bootstrap.inline)
+        store.put(schema.META, schema.META_STORAGE, pack((0, *policy)))
         rosters.write_first(store, bootstrap.replicas, bootstrap.witnesses)
         self._count(0, BOOT_ENTRY, store.commit())
 
@@ -331,7 +338,7 @@ class StateMachine:
         return self.store.get(schema.ORPHANS, schema.u64(ino)) is not None
 
     def reclaimable(self, limit: int) -> list[tuple[int, Layout]]:
-        """Removed files whose objects are to be deleted, at most *limit*: (inode, its layout)."""
+        """Objects to be deleted, of at most *limit* numbers: (number, layout). Most are those of removed inodes."""
         found: list[tuple[int, Layout]] = []
         for key, value in self.store.scan(schema.RECLAIM, b"", None):
             if len(found) == limit:

@@ -11,7 +11,7 @@ import itertools
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 from mds import limits
 from mds.borrowers import Borrowers
@@ -32,6 +32,7 @@ from wire import messages as msg
 from wire.codec import decode, encode, pack, unpack_untrusted
 from wire.errors import OK, Status, WireError
 from wire.group import LetGo
+from wire.inline import InlineRequest
 from wire.roster import RosterRequest
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ _NOTHING: frozenset[int] = frozenset()
 _ADMIN_REQUESTS = ops.TargetSet | RosterRequest | targetops.AdminRequest
 _CLIENT_REQUESTS = (
     ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink, ops.Link, ops.Unlink, ops.Rmdir, ops.Rename, ops.SetAttr,
-    ops.SetXattr, ops.RemoveXattr, ops.Commit, ops.Settle, ops.Accessed,
+    ops.SetXattr, ops.RemoveXattr, ops.Commit, ops.Settle, ops.Accessed, *get_args(InlineRequest),
 )  # fmt: skip
 
 

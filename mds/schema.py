@@ -16,13 +16,14 @@ SYMLINKS        ino u64                      the target (raw). Exactly for inode
 XATTRS          ino u64, name                the value (raw). ``Inode.xattrs`` counts them
 ORPHANS         ino u64                      ``((replica, pinned), ...)`` ascending by replica, never empty
 OWED            replica u8, ino u64          empty. Derived from ORPHANS: one per replica named there
-RECLAIM         ino u64                      ``(stripe_size, (chain, ...))``: objects to delete, inode gone
+RECLAIM         number u64                   ``(stripe_size, (chain, ...))``: objects of that number are to be deleted
 SESSIONS        session u64                  ``(key, client, slots, replica, attempt)``
 SESSION_KEYS    key (16 bytes)               session u64. Derived from SESSIONS: one for one
 REPLIES         session u64, slot u16        ``(number, status, opened, body)`` of the slot's last request
 TARGETS         target u16                   :class:`mds.namespace.layout.Target`, its fields in order
 CHAINS          chain u32                    ``(version, ((target, state), ...))``, see :mod:`wire.chains`
 ROSTER          voter u8                     ``(kind, address, by, time_ns)``; see :mod:`mds.namespace.roster`
+INLINE          ino u64                      :class:`mds.namespace.inline.Contents`, its fields in order
 ==============  ===========================  =====================================================================
 
 META
@@ -30,21 +31,22 @@ META
     ``applied``   ``(index, digest, time_ns, inodes, sessions)``: last applied index, sum of effects, the state's time,
                   and two counts derived from INODES and SESSIONS
     ``members``   ``(generation, epoch, (replica, ...))`` of the last view event
-    ``storage``   ``(version, stripe_size, stripe_count, copies)`` of the storage map and the layout of new files
+    ``storage``   ``(version, stripe_size, stripe_count, copies, inline)`` of the storage map, and of new files' layout
     ``roster``    ``(version,)``: how often the roster was changed
     ``position``  raw: what the replica stores with the effects to know from where to replay; not looked into
 
 Invariants (:mod:`mds.check` tests them): every entry names an inode; an inode that is no directory is named by
 exactly ``nlink`` entries, and is in ORPHANS if and only if that is 0; a directory is named once, by the entry that
 its ``parent`` field leads to, and has ``nlink`` 2 + its subdirectories; cookies are unique for the life of the
-cluster.
+cluster. INLINE has only files with ``inline`` above 0, and of each at most so many bytes, and none beyond its size;
+objects of a number are a file's, or in RECLAIM, or being written to (``growing`` in INLINE), and never two of these.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 
 
 class Table:
@@ -75,10 +77,11 @@ REPLIES: Final = Table(11, "replies")
 TARGETS: Final = Table(12, "targets")
 CHAINS: Final = Table(13, "chains")
 ROSTER: Final = Table(14, "roster")
+INLINE: Final = Table(15, "inline")
 
 TABLES: Final = (
     META, INODES, DIRENTS, COOKIES, SYMLINKS, XATTRS, ORPHANS, OWED, RECLAIM, SESSIONS, SESSION_KEYS, REPLIES, TARGETS,
-    CHAINS, ROSTER,
+    CHAINS, ROSTER, INLINE,
 )  # fmt: skip
 assert [t.number for t in TABLES] == list(range(len(TABLES))), "a table's number is its place"
 
@@ -106,7 +109,7 @@ def number_at(index: int, entry: int) -> int:
 
 
 def u64(number: int) -> bytes:
-    """Key of INODES, SYMLINKS, ORPHANS, RECLAIM, SESSIONS; prefix of DIRENTS, COOKIES, XATTRS, REPLIES."""
+    """Key of INODES, SYMLINKS, ORPHANS, RECLAIM, SESSIONS, INLINE; prefix of DIRENTS, COOKIES, XATTRS, REPLIES."""
     return number.to_bytes(8, "big")
 
 

@@ -13,6 +13,7 @@ import errno
 from typing import Final
 
 from mds import schema
+from mds.namespace import inline
 from mds.namespace.inode import S_IFDIR, S_IFMT, Inode, decode
 from mds.namespace.perm import W, X, allowed, in_group, need
 from mds.namespace.scope import Scope
@@ -127,6 +128,8 @@ def erase(scope: Scope, ino: int, inode: Inode) -> None:
             scope.store.delete(schema.XATTRS, xattr)
     if inode.mode >> 12 == 0o12:
         scope.store.delete(schema.SYMLINKS, key)
-    if inode.layout is not None:
-        scope.store.put(schema.RECLAIM, key, pack(inode.layout))
+    if inode.inline:
+        inline.drop(scope, ino, inode)
+    elif inode.layout is not None:
+        scope.store.put(schema.RECLAIM, schema.u64(inode.objects or ino), pack(inode.layout))
     scope.inodes -= 1

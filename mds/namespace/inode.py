@@ -46,12 +46,17 @@ class Inode:
     """Of a directory: the one above (the root is its own); else 0."""
     entries: int
     """Of a directory: how many entries it has, without ``.`` and ``..``; else 0."""
+    inline: int = 0
+    """Of a file whose bytes are in the metadata (schema.INLINE): up to how many may be. 0: they are in objects."""
+    objects: int = 0
+    """The number its objects have; 0: the inode's own."""
 
     def encode(self) -> bytes:
         return pack(
             (
                 self.mode, self.nlink, self.uid, self.gid, self.rdev, self.size, self.atime_ns, self.mtime_ns,
                 self.ctime_ns, self.layout, self.truncations, self.truncate_seq, self.xattrs, self.parent, self.entries,
+                self.inline, self.objects,
             )
         )  # fmt: skip
 
@@ -64,7 +69,7 @@ class Inode:
             nlink = 1
         return (
             ino, self.mode, nlink, self.uid, self.gid, self.rdev, self.size, self.atime_ns, self.mtime_ns,
-            self.ctime_ns, self.layout, self.truncations,
+            self.ctime_ns, self.layout, self.truncations, self.inline, self.objects or ino,
         )  # fmt: skip
 
     @property

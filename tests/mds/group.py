@@ -37,6 +37,7 @@ from wire import ops
 from wire.codec import decode, encode, unpack_untrusted
 from wire.errors import OK, SERVICE_BASE, Status
 from wire.group import LetGo
+from wire.inline import WriteInline
 
 TOP: Final = harness.TOP
 ROOT: Final = harness.ROOT
@@ -51,6 +52,7 @@ KEEP: Final = 80 * MS
 STEPS_MAX: Final = 2_000_000
 CHANGING: Final = (
     ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink, ops.Link, ops.Unlink, ops.Rmdir, ops.Rename, ops.SetAttr,
+    WriteInline,
 )  # fmt: skip
 
 

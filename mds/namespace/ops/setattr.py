@@ -11,7 +11,7 @@ import errno
 import stat
 from typing import Any, Final
 
-from mds.namespace import xattrs
+from mds.namespace import inline, xattrs
 from mds.namespace.inode import TRUNCATIONS_MAX, Inode
 from mds.namespace.perm import W, allowed, in_group, need, owns, without_set_id
 from mds.namespace.scope import Scope
@@ -126,7 +126,9 @@ def _truncate(scope: Scope, inode: Inode, op: SetAttr) -> None:
     A truncation that grows the file cuts nothing off. One to the size that the file already has here may well cut:
     writes of other clients beyond it may not be committed yet.
     """
-    if inode.layout is not None and op.size <= inode.size:
+    if inode.inline:
+        inline.cut(scope, op.ino, inode, op.size)
+    elif inode.layout is not None and op.size <= inode.size:
         kept = tuple(item for item in inode.truncations if item[1] < op.size)
         if len(kept) >= TRUNCATIONS_MAX:
             raise FileSystemError(Status.TRUNCATIONS_UNSETTLED)
