@@ -20,6 +20,7 @@ LIMIT = 4096
 async def test_two_ordered_requests_and_no_target(tmp_path: Path) -> None:
     """Create, write, write, close: the create, and the bytes with size and times. There is no target at all."""
     async with opened(tmp_path, targets=0) as (cluster, fs), open_file_system(cluster.config) as other:
+        assert await fs.exists("/") and await other.exists("/"), "both sessions are open"
         before = cluster.replica.executed
         async with await fs.create("/f") as file:
             await file.write(b"one ", 0)
@@ -38,6 +39,7 @@ async def test_two_ordered_requests_and_no_target(tmp_path: Path) -> None:
 
 async def test_a_large_new_file_costs_one_request_more(tmp_path: Path) -> None:
     async with opened(tmp_path) as (cluster, fs):
+        assert await fs.exists("/")
         before = cluster.replica.executed
         await fs.write_file("/f", bytes(LIMIT + 1))
         assert cluster.replica.executed - before == 3
