@@ -302,6 +302,11 @@ class LockstepOperations(pyfuse3.Operations):
         handle, attr = await self._volume.create(cred, parent, name, mode & 0o7777, flags, ctx.pid)
         return self._info(handle.number, flags), self._given(attr)
 
+    def _read_known(self, fh: int, off: int, size: int) -> Any:
+        found = self._volume.read_known(self._volume.files.get(fh), off, size)
+        return _HAS_TO_WAIT if found is None else found
+
+    @_at_once(_read_known)
     @_operation
     async def read(self, fh: int, off: int, size: int) -> Any:
         return await self._volume.read(self._volume.files.get(fh), off, size)

@@ -256,21 +256,23 @@ class SmallFile(FileData):
                 await self._truncating.wait()
             elif not self.attr.inline:
                 await self.grow_out()
-            elif fresh or not self._is_known():
+            elif fresh or (found := self.read_known(offset, size)) is None:
                 await self._ask()
                 fresh = False
             else:
-                return await self._read_known(offset, min(offset + size, self.size))
+                await trio.lowlevel.checkpoint()
+                return found
         return await super().read(offset, size)
 
-    def _is_known(self) -> bool:
-        return self._known is not None and trio.current_time() - self._known[1] <= limits.READ_AHEAD_AGE_S
-
-    async def _read_known(self, offset: int, stop: int) -> Buffer:
-        await trio.lowlevel.checkpoint()
-        if stop <= offset or self._known is None:
+    def read_known(self, offset: int, size: int) -> Buffer | None:
+        """As :meth:`read`, at once; None when the service has to be asked."""
+        known = self._known
+        if known is None or self._truncating is not None or trio.current_time() - known[1] > limits.READ_AHEAD_AGE_S:
+            return None
+        stop = min(offset + size, self.size)
+        if stop <= offset:
             return b""
-        data = self._known[0][offset:stop]
+        data = known[0][offset:stop]
         if len(data) == stop - offset and not self._patch and not self._sent:
             return data
         view = bytearray(stop - offset)

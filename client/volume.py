@@ -162,17 +162,17 @@ class Volume:
 
     def getattr_cached(self, ino: int) -> Attr | None:
         """As :meth:`getattr`, at once: None when the service has to be asked."""
-        # Of an open file others may have written more, which no lease covers until they commit it.
-        return None if self.pool.get(ino) is not None else self.service.cache.getattr(ino, boottime())
+        known = self.service.cache.getattr(ino, boottime())
+        return None if known is None else self.seen(known)
 
     async def getattr(self, ino: int) -> Attr:
+        known = self.getattr_cached(ino)
+        if known is not None:
+            return known
         data = self.pool.get(ino)
         if data is not None:
             return await data.refresh()
         cache = self.service.cache
-        known = self.getattr_cached(ino)
-        if known is not None:
-            return known
         status, result, stamp = await self.service.query_leased(ops.GetAttr(ino))
         if status != OK:
             raise FileSystemError(status, "GetAttr")
@@ -290,7 +290,10 @@ class Volume:
                     raise
             else:
                 attr = attr_untrusted(made)
-                return self._opened(cred, attr, flags, pid, generation, (0, b"")), attr
+                handle = self._opened(cred, attr, flags, pid, generation, (0, b""))
+                # It is new: the kernel need not wait for an answer to know that it has none before it writes.
+                handle.data.no_capability_until = trio.current_time() + limits.CAPABILITY_CACHE_S
+                return handle, attr
             try:
                 there = await self.lookup(cred, parent, name)
                 if stat.S_ISLNK(there.mode):
@@ -334,6 +337,17 @@ class Volume:
     def _check(self, handle: FileHandle) -> None:
         if handle.generation != self.service.generation:
             raise FileSystemError(errno.ESTALE, "the session this file was opened in has expired")
+
+    def read_known(self, handle: FileHandle, offset: int, size: int) -> Buffer | None:
+        """As :meth:`read`, at once: the bytes of a small file, or None when they have to be asked for."""
+        self._check(handle)
+        data = handle.data
+        if handle.direct or not isinstance(data, SmallFile) or (offset + size > data.size and not self._page_cache):
+            return None
+        found = data.read_known(offset, size)
+        if found is not None and self._atime and not handle.flags & os.O_NOATIME:
+            self._note_access(data)
+        return found
 
     async def read(self, handle: FileHandle, offset: int, size: int) -> Buffer:
         self._check(handle)
