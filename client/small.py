@@ -173,7 +173,7 @@ class SmallFile(FileData):
     def _take_layout(self, attr: Attr) -> None:
         self.learn(attr)
         # An answer that came late for the rest, by its ctime, may still be the first to tell where the bytes are.
-        if self.attr.inline and self.attr.inline != attr.inline:
+        if self.attr.inline and not attr.inline:
             self.attr = self.attr._replace(inline=attr.inline, objects=attr.objects, layout=attr.layout)
 
     # -- growing out
