@@ -85,6 +85,21 @@ async def test_random_io_of_two_clients(tmp_path: Path) -> None:
                 await file.close()
 
 
+async def test_cut_off_what_was_not_told_and_what_was_read(tmp_path: Path) -> None:
+    """Neither what waits here to be told nor what is kept for reading comes back when the file is extended."""
+    async with opened(tmp_path) as (cluster, fs), open_file_system(cluster.config) as other:
+        async with await fs.create("/f") as file:
+            await file.write(b"0123456789", 0)
+            await file.truncate(6)
+            assert await other.read_file("/f") == b"012345"
+            assert bytes(await file.read(100, 0)) == b"012345"
+            await file.truncate(4)
+            await file.truncate(8)
+            assert bytes(await file.read(100, 0)) == b"0123" + bytes(4)
+            await file.write(b"x", 8)
+        assert await fs.read_file("/f") == await other.read_file("/f") == b"0123" + bytes(4) + b"x"
+
+
 async def test_two_clients_let_one_file_grow_out_at_once(tmp_path: Path) -> None:
     """Each writes its own part, below and beyond the limit, while the other does: nothing is lost."""
     async with opened(tmp_path) as (cluster, fs), open_file_system(cluster.config) as other:
