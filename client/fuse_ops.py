@@ -311,6 +311,10 @@ class LockstepOperations(pyfuse3.Operations):
     async def read(self, fh: int, off: int, size: int) -> Any:
         return await self._volume.read(self._volume.files.get(fh), off, size)
 
+    def _write_at_once(self, fh: int, off: int, buf: bytes) -> Any:
+        return len(buf) if self._volume.write_at_once(self._volume.files.get(fh), off, buf) else _HAS_TO_WAIT
+
+    @_at_once(_write_at_once)
     @_operation
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         return await self._volume.write(self._volume.files.get(fh), off, buf)

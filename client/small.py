@@ -108,12 +108,30 @@ class SmallFile(FileData):
             else:
                 break
         # No checkpoint from here on, as in FileData.write.
-        self._patch.write(end - size, data)
-        self._count()
-        self._noted(end, privileged, trio.current_time())
+        self._take_in(end, data, privileged)
         if self._pool.unsent > limits.MOUNT_DIRTY_MAX:
             await self.commit()
         return size
+
+    def write_at_once(self, offset: int, data: Buffer, append: bool, privileged: bool) -> bool:
+        """As :meth:`write`, if nothing has to be waited for; else False, and nothing is done."""
+        end = (self.size if append else offset) + len(data)
+        if (
+            not self._small
+            or self._truncating is not None
+            or (append and not self._uncommitted)
+            or not len(data)
+            or end > self.attr.inline
+            or self._pool.unsent > limits.MOUNT_DIRTY_MAX
+        ):
+            return False
+        self._take_in(end, data, privileged)
+        return True
+
+    def _take_in(self, end: int, data: Buffer, privileged: bool) -> None:
+        self._patch.write(end - len(data), data)
+        self._count()
+        self._noted(end, privileged, trio.current_time())
 
     def _count(self) -> None:
         grown = len(self._patch) + len(self._sent) - self._counted

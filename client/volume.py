@@ -381,6 +381,14 @@ class Volume:
             except FileSystemError as exc:
                 log.info("atime of %d files is not kept: %s", len(told.files), exc)
 
+    def write_at_once(self, handle: FileHandle, offset: int, buffer: Buffer) -> bool:
+        """As :meth:`write` of all of *buffer*, if nothing has to be waited for; else False, and nothing is done."""
+        self._check(handle)
+        data = handle.data
+        if handle.synchronous or handle.direct or not isinstance(data, SmallFile):
+            return False
+        return data.write_at_once(offset, buffer, handle.append, handle.privileged)
+
     async def write(self, handle: FileHandle, offset: int, buffer: Buffer) -> int:
         self._check(handle)
         data = handle.data

@@ -589,8 +589,10 @@ class User:
         call.ended = self.world.clock.now
         if call.ok:
             call.body = unpack_untrusted(answer.body)
-            if isinstance(call.op, ops.Create | ops.Open):
+            if isinstance(call.op, ops.Create):
                 self.handles[call.body[0]] += 1
+            elif isinstance(call.op, ops.Open):
+                self.handles[call.body[0][0]] += 1
             if answer.lease:
                 for ino in inodes_told(call):
                     self.kept.setdefault(ino, self.told[answer.call])
