@@ -11,22 +11,28 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import trio
 
 from client import limits
 from client.attributes import Attr, attr_untrusted
-from client.failures import WriteFailed, together
-from client.gather import Buffer, Run, deal
-from client.service import MetadataClient, errno_of
-from client.striping import Extent, object_truncations, split
-from client.targets import Targets
+from client.capabilities import Held
+from client.gather import Buffer, Run, deal, gather_unit
+from client.parallel import WriteFailed, together
+from client.service import errno_of
+from client.striping import Extent, split
 from wire import ids
+from wire.capability import READ, TRUNCATE, WRITE
+from wire.columns import object_truncations
 from wire.errors import FileSystemError, Status
+from wire.fileops import Reserve
 from wire.messages import ObjectKey, ObjectRead, ObjectSync, ObjectTruncate, ObjectWrite
 from wire.ops import Commit, GetAttr, SetAttr, Settle
+
+if TYPE_CHECKING:
+    from client.pool import FilePool
 
 log = logging.getLogger(__name__)
 
@@ -40,109 +46,14 @@ class _Flight:
     done: trio.Event = field(default_factory=trio.Event)
 
 
-class FilePool:
-    """The open files of one mount, and what they share: the memory they may use, the clock that writes them out."""
-
-    def __init__(
-        self,
-        nursery: trio.Nursery,
-        service: MetadataClient,
-        targets: Targets,
-        make: Callable[[FilePool, Attr], FileData],
-    ) -> None:
-        self._make = make
-        self.nursery = nursery
-        self.service = service
-        self.targets = targets
-        self._open: dict[int, FileData] = {}
-        self._dirty: set[FileData] = set()
-        self._any_dirty = trio.Event()
-        self.unsent = 0
-        """Bytes gathered or in flight, of all files."""
-        self.room = trio.Event()
-        """Set, and replaced, whenever ``unsent`` has become smaller."""
-
-    def acquire(self, attr: Attr) -> FileData:
-        """The file of *attr*, kept until :meth:`release` was called as often."""
-        data = self._open.get(attr.ino)
-        if data is None:
-            data = self._open[attr.ino] = self._make(self, attr)
-        else:
-            data.learn(attr)
-        data.users += 1
-        return data
-
-    async def release(self, data: FileData) -> None:
-        """One user less; the last one sees to it that nothing stays unwritten (errors were for close to report)."""
-        try:
-            if data.users == 1 and data.is_dirty:
-                await data.settle()
-                await data.commit()
-        except FileSystemError as exc:
-            log.error("inode %d: written data could not be committed after close: %s", data.ino, exc)
-        finally:
-            self.let_go(data)
-
-    def let_go(self, data: FileData) -> None:
-        """One user less, at once: nothing is unwritten, or another user sees to it."""
-        data.users -= 1
-        if not data.users and not data.is_dirty:
-            self._open.pop(data.ino, None)
-
-    def get(self, ino: int) -> FileData | None:
-        return self._open.get(ino)
-
-    def mark_dirty(self, data: FileData) -> None:
-        if data not in self._dirty:
-            self._dirty.add(data)
-            self._any_dirty.set()
-
-    def freed(self, size: int) -> None:
-        self.unsent -= size
-        self.room.set()
-        self.room = trio.Event()
-
-    async def run(self) -> None:
-        """Write out what has been gathered for long, commit what has been written for long."""
-        while True:
-            if not self._dirty:
-                self._any_dirty = trio.Event()
-                await self._any_dirty.wait()
-            await trio.sleep(limits.GATHER_AGE_S / 2)
-            now = trio.current_time()
-            for data in list(self._dirty):
-                if not data.is_dirty:
-                    self._dirty.discard(data)
-                    if not data.users:
-                        self._open.pop(data.ino, None)
-                elif data.grow_old(now):
-                    self.nursery.start_soon(data.commit_aged)
-
-    async def flush_all(self) -> None:
-        """Everything written so far to the targets and committed (unmount). Errors are logged."""
-
-        async def flush(data: FileData) -> None:
-            try:
-                await data.settle()
-                await data.commit()
-            except FileSystemError as exc:
-                log.error("inode %d: written data could not be committed: %s", data.ino, exc)
-
-        async with trio.open_nursery() as nursery:
-            for data in list(self._dirty):
-                nursery.start_soon(flush, data)
-
-    @property
-    def dirty_files(self) -> int:
-        return sum(1 for data in self._dirty if data.is_dirty)
-
-
 class FileData:
     """See the module. ``attr`` is the latest known of the service; :meth:`overlay` adds what is not committed."""
 
     def __init__(self, pool: FilePool, attr: Attr) -> None:
         self.ino = attr.ino
         self.attr = attr
+        self.held = Held(attr.ino)
+        """The capabilities for it."""
         self.users = 0
         self.version = 0
         """Moves whenever the contents may have changed: data read ahead under another version is not used."""
@@ -259,21 +170,32 @@ class FileData:
         if not size:
             await trio.lowlevel.checkpoint()
             return 0
-        stripe_size, _ = self._layout()
-        asked_size = False
-        while True:
-            if self._truncating is not None:
-                await self._truncating.wait()
-            elif append and not self._uncommitted and not asked_size:
-                # Another mount may have appended since; while writes of ours are pending, their end is the end.
-                await self.refresh()
-                asked_size = True
-            else:
-                break
-        # No checkpoint from here to the append: two appending writers must not get one offset.
+        self._layout()  # before room is asked for
         if append:
-            offset = self.size
+            # Other mounts append, too: where these bytes belong is ordered. Under the lock, so that no truncation of
+            # this mount comes between the answer and the bytes.
+            async with self._changing:
+                offset, attr = await self._pool.service.request(Reserve(self.ino, size, self._end))
+                self.learn(attr_untrusted(attr))
+                self._take(offset, data, privileged)
+                # Not gathered: as soon as others have appended behind it, it is a hole to whoever reads there.
+                self._send_run()
+        else:
+            while self._truncating is not None:
+                await self._truncating.wait()
+            self._take(offset, data, privileged)
+        # Backpressure: the writer that fills the memory waits for it to become free.
+        while self._inflight > limits.FILE_INFLIGHT_MAX or self._pool.unsent > limits.MOUNT_DIRTY_MAX:
+            if not self._flights:
+                self._send_run()
+            await self._pool.room.wait()
+        return size
+
+    def _take(self, offset: int, data: Buffer, privileged: bool) -> None:
+        """*data* is written at *offset*, as far as this mount can see."""
+        size = len(data)
         end = offset + size
+        stripe_size, _ = self._layout()
         if end > ids.FILE_SIZE_MAX:
             raise FileSystemError(errno.EFBIG)
         if not self._run.accepts(offset):
@@ -284,13 +206,7 @@ class FileData:
         self._run.append(offset, data)
         self._pool.unsent += size
         self._noted(end, privileged, now)
-        self._send_full(_gather_unit(stripe_size))
-        # Backpressure: the writer that fills the memory waits for it to become free.
-        while self._inflight > limits.FILE_INFLIGHT_MAX or self._pool.unsent > limits.MOUNT_DIRTY_MAX:
-            if not self._flights:
-                self._send_run()
-            await self._pool.room.wait()
-        return size
+        self._send_full(gather_unit(stripe_size))
 
     def _noted(self, end: int, privileged: bool, now: float) -> None:
         """Bytes up to *end* have been taken."""
@@ -353,9 +269,11 @@ class FileData:
         trims = object_truncations(self.attr.truncations, extent.column, stripe_size, len(chains))
         self._unsynced.add(extent.column)
         try:
-            await self._pool.targets.call(
+            await self._pool.access.call(
+                self.held,
+                WRITE,
                 chain,
-                lambda call, version: ObjectWrite(call, key, chain, version, trims, extent.object_offset),
+                lambda call, ver, token: ObjectWrite(call, key, chain, ver, trims, extent.object_offset, token),
                 piece,
                 extent.length,
             )
@@ -451,7 +369,9 @@ class FileData:
             async def sync(column: int) -> None:
                 key, chain = ObjectKey(self.attr.objects, column), chains[column]
                 try:
-                    await self._pool.targets.call(chain, lambda call, ver: ObjectSync(call, key, chain, ver))
+                    await self._pool.access.call(
+                        self.held, WRITE, chain, lambda call, ver, token: ObjectSync(call, key, chain, ver, token)
+                    )
                 except FileSystemError as exc:
                     self._failed(errno_of(exc), f"sync of column {column}: {exc}")
 
@@ -514,9 +434,13 @@ class FileData:
         stripe_size, chains = self.attr.layout
         key, chain = ObjectKey(self.attr.objects, extent.column), chains[extent.column]
         trims = object_truncations(self.attr.truncations, extent.column, stripe_size, len(chains))
-        data = await self._pool.targets.call(
+        data = await self._pool.access.call(
+            self.held,
+            READ,
             chain,
-            lambda call, version: ObjectRead(call, key, chain, version, trims, extent.object_offset, extent.length),
+            lambda call, ver, token: ObjectRead(
+                call, key, chain, ver, trims, extent.object_offset, extent.length, token
+            ),
             read=True,
         )
         if len(data) > extent.length:
@@ -555,7 +479,9 @@ class FileData:
     async def _set_size(self, op: SetAttr) -> Attr:
         for _ in range(limits.TRIM_RETRIES):
             try:
-                return attr_untrusted(await self._pool.service.request(op))
+                result, granted = await self._pool.service.request_granting(op)
+                self.held.take(granted, None, trio.current_time())
+                return attr_untrusted(result)
             except FileSystemError as exc:
                 if exc.status != Status.TRUNCATIONS_UNSETTLED:
                     raise
@@ -578,7 +504,12 @@ class FileData:
         async def trim(column: int) -> None:
             key, chain = ObjectKey(self.attr.objects, column), chains[column]
             trims = object_truncations(attr.truncations, column, stripe_size, len(chains))
-            await self._pool.targets.call(chain, lambda call, ver: ObjectTruncate(call, key, chain, ver, trims))
+            await self._pool.access.call(
+                self.held,
+                TRUNCATE,
+                chain,
+                lambda call, ver, token: ObjectTruncate(call, key, chain, ver, trims, token),
+            )
 
         await together([(trim, column) for column in range(len(chains))])
 
@@ -588,10 +519,3 @@ class FileData:
         except FileSystemError as exc:
             # Harmless: the entries stay, and whoever truncates often enough settles them.
             log.info("inode %d: settling truncation %d: %s", self.ino, seq, exc)
-
-
-def _gather_unit(stripe_size: int) -> int:
-    """Runs are cut at multiples of this: whole stripes, about GATHER_MAX of them."""
-    if stripe_size >= limits.GATHER_MAX:
-        return limits.GATHER_MAX
-    return limits.GATHER_MAX // stripe_size * stripe_size

@@ -13,18 +13,23 @@ from __future__ import annotations
 
 import errno
 import random
+from functools import partial
 
 import trio
 
 from client import limits
 from client.attributes import Attr, attr_untrusted
+from client.capabilities import Held
 from client.gather import Buffer
-from client.io import FileData, FilePool
+from client.io import FileData
 from client.patch import Patch
+from client.pool import FilePool
 from client.service import errno_of
 from client.striping import split
 from wire import ids
+from wire.capability import WRITE
 from wire.errors import FileSystemError, Status
+from wire.fileops import Reserve
 from wire.inline import GrownOut, GrowOut, ReadInline, WriteInline
 from wire.messages import ObjectKey, ObjectSync, ObjectWrite
 from wire.ops import GetAttr, SetAttr
@@ -83,24 +88,23 @@ class SmallFile(FileData):
 
     async def write(self, offset: int, data: Buffer, *, append: bool = False, privileged: bool = False) -> int:
         if self._small and len(data):
-            taken = await self._write_small(offset, data, append, privileged)
+            if append:
+                taken = await self._append_small(data, privileged)
+            else:
+                taken = await self._write_small(offset, data, privileged)
             if taken:
                 return taken
         return await super().write(offset, data, append=append, privileged=privileged)
 
-    async def _write_small(self, offset: int, data: Buffer, append: bool, privileged: bool) -> int:
+    async def _write_small(self, offset: int, data: Buffer, privileged: bool) -> int:
         """Bytes taken; 0: the file is not small any more."""
         size = len(data)
-        asked_size = False
+        end = offset + size
         while True:
             if not self._small:
                 return 0
-            end = (self.size if append else offset) + size
             if self._truncating is not None:
                 await self._truncating.wait()
-            elif append and not self._uncommitted and not asked_size:
-                await self.refresh()
-                asked_size = True
             elif end > ids.FILE_SIZE_MAX:
                 raise FileSystemError(errno.EFBIG)
             elif end > self.attr.inline:
@@ -113,13 +117,30 @@ class SmallFile(FileData):
             await self.commit()
         return size
 
+    async def _append_small(self, data: Buffer, privileged: bool) -> int:
+        """As FileData.write appends: where the bytes belong is ordered, and they are told before anything else is."""
+        async with self._changing:
+            if not self._small:
+                return 0
+            offset, attr = await self._pool.service.request(Reserve(self.ino, len(data), self._end))
+            self.learn(attr_untrusted(attr))
+            if offset + len(data) <= self.attr.inline:
+                self._take_in(offset + len(data), data, privileged)
+                await self._commit()
+                return len(data)
+            await self._move_out()
+            self._hand_over()
+            self._take(offset, data, privileged)
+            self._send_run()
+            return len(data)
+
     def write_at_once(self, offset: int, data: Buffer, append: bool, privileged: bool) -> bool:
         """As :meth:`write`, if nothing has to be waited for; else False, and nothing is done."""
-        end = (self.size if append else offset) + len(data)
+        end = offset + len(data)
         if (
             not self._small
             or self._truncating is not None
-            or (append and not self._uncommitted)
+            or append
             or not len(data)
             or end > self.attr.inline
             or self._pool.unsent > limits.MOUNT_DIRTY_MAX
@@ -208,6 +229,8 @@ class SmallFile(FileData):
         assert self._small and not self.attr.inline and not self._sent
         self._small = False
         self._forget()
+        if self.attr.objects != self.ino:
+            self.held.void()
         pieces = self._patch.pieces()
         self._patch = Patch()
         for offset, data in pieces:
@@ -219,10 +242,10 @@ class SmallFile(FileData):
         """Until the service says that the bytes are in objects. Called with ``_changing`` held."""
         pause = limits.GROW_FIRST_S
         while self.attr.inline:
-            number, values = await self._pool.service.request(GrowOut(self.ino))
+            (number, values), granted = await self._pool.service.request_granting(GrowOut(self.ino))
             self._attr_moves += 1
             attr = attr_untrusted(values)
-            if number and await self._copy(number):
+            if number and granted and await self._copy(number, granted):
                 try:
                     attr = attr_untrusted(await self._pool.service.request(GrownOut(self.ino, number)))
                 except FileSystemError as exc:
@@ -235,8 +258,10 @@ class SmallFile(FileData):
                 await trio.sleep(random.uniform(0, pause))
                 pause = min(2 * pause, limits.GROW_MAX_S)
 
-    async def _copy(self, number: int) -> bool:
+    async def _copy(self, number: int, granted: bytes) -> bool:
         """Write the bytes of now to the objects of *number*, durably. False: there are none."""
+        held = Held(number)
+        held.take(granted, None, trio.current_time())
         values, contents = await self._pool.service.query(ReadInline(self.ino))
         attr = attr_untrusted(values)
         if contents is None or not contents[1]:
@@ -244,20 +269,28 @@ class SmallFile(FileData):
         assert attr.layout is not None, "GrowOut gives no number to a file without a layout"
         data = memoryview(contents[1])
         stripe_size, chains = attr.layout
-        targets = self._pool.targets
         columns = set()
         for extent in split(0, len(data), stripe_size, len(chains), limits.EXTENT_MAX):
             key, chain, at = ObjectKey(number, extent.column), chains[extent.column], extent.object_offset
-            await targets.call(
+            write = partial(ObjectWrite, key=key, chain=chain, truncations=(), offset=at)
+            await self._pool.access.call(
+                held,
+                WRITE,
                 chain,
-                lambda call, ver, key=key, chain=chain, at=at: ObjectWrite(call, key, chain, ver, (), at),  # type: ignore[misc]
+                lambda call, ver, token, write=write: write(call=call, chain_version=ver, capability=token),  # type: ignore[misc]
                 (data[extent.offset : extent.offset + extent.length],),
                 extent.length,
             )
             columns.add(extent.column)
         for column in sorted(columns):
             key, chain = ObjectKey(number, column), chains[column]
-            await targets.call(chain, lambda call, ver, key=key, chain=chain: ObjectSync(call, key, chain, ver))  # type: ignore[misc]
+            sync = partial(ObjectSync, key=key, chain=chain)
+            await self._pool.access.call(
+                held,
+                WRITE,
+                chain,
+                lambda call, ver, token, sync=sync: sync(call=call, chain_version=ver, capability=token),  # type: ignore[misc]
+            )
         return True
 
     async def fsync(self) -> None:

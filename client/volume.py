@@ -21,11 +21,12 @@ from client import limits
 from client.accesses import Accesses
 from client.attributes import Attr, attr_untrusted
 from client.credentials import ROOT
-from client.failures import WriteFailed
 from client.gather import Buffer
 from client.inodes import DirectoryHandle, FileHandle, HandleTable
-from client.io import FileData, FilePool
+from client.io import FileData
 from client.namecache import ABSENT
+from client.parallel import WriteFailed
+from client.pool import FilePool
 from client.readahead import ReadAhead
 from client.service import MetadataClient, boottime
 from client.small import Contents, SmallFile
@@ -95,9 +96,12 @@ class Volume:
             async def storage_map() -> Any:
                 return await self.service.query(ops.StorageMap())
 
-            self._targets = Targets(nursery, self._cluster, self._who, storage_map, self._soft_after)
+            self._targets = Targets(
+                nursery, self._cluster, self._who, self.service.uuid, storage_map, self._soft_after
+            )
             self._pool = FilePool(nursery, self.service, self._targets, SmallFile)
             nursery.start_soon(self._pool.run)
+            nursery.start_soon(self._pool.renew_often)
             nursery.start_soon(self._tell_accesses_often)
             nursery.start_soon(self._targets.watch)
             task_status.started()
@@ -200,6 +204,7 @@ class Volume:
             return attr_untrusted(await self.service.request(op))  # let the service say what is wrong with it
         data = self.pool.acquire(attr)
         try:
+            data.held.asked_by(op.cred)
             return await data.set_size(op)
         finally:
             with trio.CancelScope(shield=True):  # settles nothing: set_size left nothing pending, or others hold it
@@ -284,13 +289,13 @@ class Volume:
         while True:
             generation = self.service.generation
             try:
-                made = await self.service.request(ops.Create(cred, parent, name, mode))
+                made, granted = await self.service.request_granting(ops.Create(cred, parent, name, mode))
             except FileSystemError as exc:
                 if exc.status != errno.EEXIST or flags & os.O_EXCL:
                     raise
             else:
                 attr = attr_untrusted(made)
-                handle = self._opened(cred, attr, flags, pid, generation, (0, b""))
+                handle = self._opened(cred, attr, flags, pid, generation, granted, (0, b""))
                 # It is new: the kernel need not wait for an answer to know that it has none before it writes.
                 handle.data.no_capability_until = trio.current_time() + limits.CAPABILITY_CACHE_S
                 return handle, attr
@@ -308,9 +313,10 @@ class Volume:
 
     async def open(self, cred: ops.Cred, ino: int, flags: int, pid: int = 0) -> FileHandle:
         generation = self.service.generation
-        told, contents = await self.service.query(ops.Open(cred, ino, flags))
+        found, granted = await self.service.query_granting(ops.Open(cred, ino, flags))
+        told, contents = found
         attr = attr_untrusted(told)
-        handle = self._opened(cred, attr, flags, pid, generation, contents)
+        handle = self._opened(cred, attr, flags, pid, generation, granted, contents)
         if flags & os.O_TRUNC and attr.is_regular:  # with O_RDONLY too: POSIX leaves that open, Linux truncates
             try:
                 op = ops.SetAttr(cred, ino, ops.SET_SIZE, 0, 0, 0, 0, 0, 0, True)
@@ -322,13 +328,21 @@ class Volume:
         return handle
 
     def _opened(
-        self, cred: ops.Cred, attr: Attr, flags: int, pid: int, generation: int, contents: Contents | None
+        self,
+        cred: ops.Cred,
+        attr: Attr,
+        flags: int,
+        pid: int,
+        generation: int,
+        granted: bytes,
+        contents: Contents | None,
     ) -> FileHandle:
         """No checkpoint between the answer that counted the handle and this: cancelled, it would be lost."""
         first = self.pool.get(attr.ino) is None
         data = self.pool.acquire(attr)
         assert isinstance(data, SmallFile), "the pool was told to make these"
         data.opened(contents, first)
+        data.held.take(granted, cred, trio.current_time())
         ahead = ReadAhead(self.pool.nursery)
         handle = FileHandle(self.files.next_number(), data, flags, pid, generation, data.errors, ahead, cred.uid == 0)
         self.files.add(handle.number, handle)

@@ -32,13 +32,28 @@ ORPHAN_ANSWERS: Final = 1024
 """Inodes in one OrphanAnswer."""
 RECLAIM_FILES: Final = 64
 """Removed files whose objects are deleted in one go."""
+TRIM_AFTER_S: Final = 2.0
+"""A truncation that its client has not settled by then is carried out by the service: the client may be gone."""
+TRIM_FILES: Final = 64
+"""Files that are cut off in one go."""
 LEAVE_S: Final = 3.0
 """A replica that is to stop waits so long for a view without it: with a majority of the voters up it takes
 milliseconds."""
 LEAVE_LOOK_S: Final = 0.002
 SNAPSHOT_PART: Final = 1 << 20
 """Bytes of a snapshot in one frame."""
+SNAPSHOT_PIPE: Final = 1 << 20
+"""Bytes between the thread that copies the state and who sends it: what an unprivileged process may have."""
 SNAPSHOT_STALL_S: Final = 10.0
 """A learner that takes no part of a snapshot for so long is given up."""
 
 assert BATCH_ENTRIES <= 4096, "inode numbers leave 12 bits for the entry (mds.schema.NUMBER_BITS)"
+
+SWITCH_INTERVAL_S: Final = 0.0005
+"""How long the interpreter lets one thread run while another waits: the loop must not wait for a writer's slice."""
+GC_THRESHOLD: Final = (20_000, 20, 50)
+"""Messages live for a millisecond and hold no cycles: the default, a pass per 700 objects, finds nothing."""
+ACTIVE_TICK_US: Final = 3_000
+"""Shortest sleep of the timer in an active view: under load its deadline moves with every message."""
+IDLE_TICK_US: Final = 10_000
+"""Longest sleep of the timer while no view is active: deadlines come and go quickly then."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from mds import schema
-from mds.namespace.inode import Inode
+from mds.namespace.inode import Inode, decode
 from mds.namespace.scope import Scope
 from mds.store import Store
 from wire.codec import pack, unpack_untrusted
@@ -33,6 +33,12 @@ def contents(store: Store, ino: int) -> Contents:
     """What INLINE has of file *ino*; EMPTY for none."""
     raw = store.get(schema.INLINE, schema.u64(ino))
     return EMPTY if raw is None else Contents(*unpack_untrusted(raw))
+
+
+def objects_of(store: Store, ino: int) -> int:
+    """The number of the objects of inode *ino*."""
+    record = store.get(schema.INODES, schema.u64(ino))
+    return ino if record is None else decode(record).objects or ino
 
 
 def put(scope: Scope, ino: int, inode: Inode, data: bytes) -> None:

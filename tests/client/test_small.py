@@ -133,8 +133,8 @@ async def test_bytes_that_change_while_they_are_moved(tmp_path: Path, monkeypatc
         copy = SmallFile._copy
         rounds = []
 
-        async def slow(self: SmallFile, number: int) -> bool:
-            done = await copy(self, number)
+        async def slow(self: SmallFile, number: int, granted: bytes) -> bool:
+            done = await copy(self, number, granted)
             rounds.append(number)
             if len(rounds) == 1:
                 async with await other.open("/f", os.O_WRONLY) as file:

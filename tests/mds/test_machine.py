@@ -271,12 +271,14 @@ def test_touched(world: World, op: Any, inos: frozenset[int] | None) -> None:
 def test_every_request_and_query_is_implemented(world: World) -> None:
     from mds.machine import _APPLY_ALL
     from mds.namespace.queries import QUERIES
+    from wire.fileops import Renew, Reserve
+    from wire.mending import Mend
     from wire.roster import RosterRequest
     from wire.targetops import TargetRequest
 
-    requests = (ops.Request, InlineRequest, RosterRequest, TargetRequest)
-    assert set(_APPLY_ALL) == {kind for union in requests for kind in union.__args__}
-    assert set(QUERIES) == {*ops.Query.__args__, ReadInline}
+    requests = (ops.Request, InlineRequest, RosterRequest, TargetRequest, Reserve, Mend)
+    assert set(_APPLY_ALL) == {kind for union in requests for kind in getattr(union, "__args__", (union,))}
+    assert set(QUERIES) == {*ops.Query.__args__, ReadInline, Renew}
 
 
 @pytest.mark.parametrize("seed", range(6))

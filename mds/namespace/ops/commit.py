@@ -13,6 +13,7 @@ from typing import Any
 
 from mds.namespace import xattrs
 from mds.namespace.inode import Inode
+from mds.namespace.ops import reserve
 from mds.namespace.perm import without_set_id
 from mds.namespace.scope import Scope
 from wire.errors import FileSystemError
@@ -38,6 +39,7 @@ def written(scope: Scope, ino: int, inode: Inode, end: int, mtime_ns: int, privi
     now = scope.now
     if end > inode.size:
         inode.size = end
+        reserve.resized(scope, ino, inode, truncated=False)
     if mtime_ns:
         when = min(mtime_ns, now)
         inode.mtime_ns = when if inode.mtime_ns > now else max(inode.mtime_ns, when)

@@ -8,7 +8,8 @@ nothing that an application sees has changed.
 from __future__ import annotations
 
 import errno
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 from mds import schema
 from mds.namespace import inline
@@ -62,3 +63,6 @@ def _become(scope: Scope, ino: int, inode: Inode, number: int) -> None:
     inline.remove(scope, ino)
     inode.inline = 0
     inode.objects = number
+
+
+APPLY: Final[dict[type, Callable[[Scope, Any], Any]]] = {WriteInline: write, GrowOut: grow_out, GrownOut: grown_out}

@@ -1,18 +1,10 @@
-"""How failures of several writes or reads are told: as one, and each to whom it concerns."""
+"""Several calls to targets at once, and how their failure is told: to who waits for them, or later."""
 
 from __future__ import annotations
 
 import trio
 
 from wire.errors import FileSystemError
-
-
-class WriteFailed(FileSystemError):
-    """Written data was lost earlier; ``errors`` is the count a handle remembers once it was told."""
-
-    def __init__(self, status: int, errors: int) -> None:
-        super().__init__(status, "written data was lost")
-        self.errors = errors
 
 
 async def together(calls: list[tuple[object, object]]) -> None:
@@ -30,3 +22,11 @@ async def together(calls: list[tuple[object, object]]) -> None:
             nursery.start_soon(one, function, argument)
     if failures:
         raise failures[0]
+
+
+class WriteFailed(FileSystemError):
+    """Written data was lost earlier; ``errors`` is the count a handle remembers once it was told."""
+
+    def __init__(self, status: int, errors: int) -> None:
+        super().__init__(status, "written data was lost")
+        self.errors = errors
