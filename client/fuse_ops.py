@@ -302,10 +302,19 @@ class LockstepOperations(pyfuse3.Operations):
         handle, attr = await self._volume.create(cred, parent, name, mode & 0o7777, flags, ctx.pid)
         return self._info(handle.number, flags), self._given(attr)
 
+    def _read_known(self, fh: int, off: int, size: int) -> Any:
+        found = self._volume.read_known(self._volume.files.get(fh), off, size)
+        return _HAS_TO_WAIT if found is None else found
+
+    @_at_once(_read_known)
     @_operation
     async def read(self, fh: int, off: int, size: int) -> Any:
         return await self._volume.read(self._volume.files.get(fh), off, size)
 
+    def _write_at_once(self, fh: int, off: int, buf: bytes) -> Any:
+        return len(buf) if self._volume.write_at_once(self._volume.files.get(fh), off, buf) else _HAS_TO_WAIT
+
+    @_at_once(_write_at_once)
     @_operation
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         return await self._volume.write(self._volume.files.get(fh), off, buf)
@@ -374,7 +383,7 @@ class LockstepOperations(pyfuse3.Operations):
             if exc.status not in (errno.ESTALE, errno.ENOENT):
                 raise
             # Removed while it was open: rmdir(2) leaves a directory without entries.
-            return Attr(ino, stat.S_IFDIR | 0o700, 0, 0, 0, 0, 0, 0, 0, 0, None, ())
+            return Attr(ino, stat.S_IFDIR | 0o700, 0, 0, 0, 0, 0, 0, 0, 0, None, (), 0, ino)
 
     @_operation
     async def fsyncdir(self, fh: int, datasync: bool) -> None:

@@ -107,6 +107,9 @@ QUOTA_ROOM_AGE_S: Final = 1.0
 """How much room a quota has is asked again after this time: other mounts use it as well."""
 QUOTA_ROOMS_MAX: Final = 1024
 """Quotas of which that is remembered."""
+GROW_FIRST_S: Final = 0.01
+GROW_MAX_S: Final = 0.2
+"""A file that another mount changes while it grows out here is tried again after so long, at first and at most."""
 TRIM_RETRIES: Final = 8
 """Times a truncation is tried again after TRUNCATIONS_UNSETTLED (others may truncate at the same time)."""
 

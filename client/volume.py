@@ -23,11 +23,13 @@ from client.attributes import Attr, attr_untrusted
 from client.credentials import ROOT
 from client.gather import Buffer
 from client.inodes import DirectoryHandle, FileHandle, HandleTable
-from client.io import FileData, FilePool
+from client.io import FileData
 from client.namecache import ABSENT
 from client.parallel import WriteFailed
+from client.pool import FilePool
 from client.readahead import ReadAhead
 from client.service import MetadataClient, boottime
+from client.small import Contents, SmallFile
 from client.targets import Targets
 from wire import ids, ops
 from wire.codec import unpack_untrusted
@@ -99,7 +101,7 @@ class Volume:
             self._targets = Targets(
                 nursery, self._cluster, self._who, self.service.uuid, storage_map, self._soft_after
             )
-            self._pool = FilePool(nursery, self.service, self._targets)
+            self._pool = FilePool(nursery, self.service, self._targets, SmallFile)
             nursery.start_soon(self._pool.run)
             nursery.start_soon(self._pool.renew_often)
             nursery.start_soon(self._tell_accesses_often)
@@ -166,17 +168,17 @@ class Volume:
 
     def getattr_cached(self, ino: int) -> Attr | None:
         """As :meth:`getattr`, at once: None when the service has to be asked."""
-        # Of an open file others may have written more, which no lease covers until they commit it.
-        return None if self.pool.get(ino) is not None else self.service.cache.getattr(ino, boottime())
+        known = self.service.cache.getattr(ino, boottime())
+        return None if known is None else self.seen(known)
 
     async def getattr(self, ino: int) -> Attr:
+        known = self.getattr_cached(ino)
+        if known is not None:
+            return known
         data = self.pool.get(ino)
         if data is not None:
             return await data.refresh()
         cache = self.service.cache
-        known = self.getattr_cached(ino)
-        if known is not None:
-            return known
         status, result, stamp = await self.service.query_leased(ops.GetAttr(ino))
         if status != OK:
             raise FileSystemError(status, "GetAttr")
@@ -303,7 +305,10 @@ class Volume:
                     raise
             else:
                 attr = attr_untrusted(made)
-                return self._opened(cred, attr, flags, pid, generation, granted), attr
+                handle = self._opened(cred, attr, flags, pid, generation, granted, (0, b""))
+                # It is new: the kernel need not wait for an answer to know that it has none before it writes.
+                handle.data.no_capability_until = trio.current_time() + limits.CAPABILITY_CACHE_S
+                return handle, attr
             try:
                 there = await self.lookup(cred, parent, name)
                 if stat.S_ISLNK(there.mode):
@@ -319,8 +324,9 @@ class Volume:
     async def open(self, cred: ops.Cred, ino: int, flags: int, pid: int = 0) -> FileHandle:
         generation = self.service.generation
         found, granted = await self.service.query_granting(ops.Open(cred, ino, flags))
-        attr = attr_untrusted(found)
-        handle = self._opened(cred, attr, flags, pid, generation, granted)
+        told, contents = found
+        attr = attr_untrusted(told)
+        handle = self._opened(cred, attr, flags, pid, generation, granted, contents)
         if flags & os.O_TRUNC and attr.is_regular:  # with O_RDONLY too: POSIX leaves that open, Linux truncates
             try:
                 op = ops.SetAttr(cred, ino, ops.SET_SIZE, 0, 0, 0, 0, 0, 0, True)
@@ -332,10 +338,20 @@ class Volume:
         return handle
 
     def _opened(
-        self, cred: ops.Cred, attr: Attr, flags: int, pid: int, generation: int, granted: bytes
+        self,
+        cred: ops.Cred,
+        attr: Attr,
+        flags: int,
+        pid: int,
+        generation: int,
+        granted: bytes,
+        contents: Contents | None,
     ) -> FileHandle:
         """No checkpoint between the answer that counted the handle and this: cancelled, it would be lost."""
+        first = self.pool.get(attr.ino) is None
         data = self.pool.acquire(attr)
+        assert isinstance(data, SmallFile), "the pool was told to make these"
+        data.opened(contents, first)
         data.held.take(granted, cred, trio.current_time())
         ahead = ReadAhead(self.pool.nursery)
         handle = FileHandle(self.files.next_number(), data, flags, pid, generation, data.errors, ahead, cred.uid == 0)
@@ -346,6 +362,17 @@ class Volume:
         if handle.generation != self.service.generation:
             raise FileSystemError(errno.ESTALE, "the session this file was opened in has expired")
 
+    def read_known(self, handle: FileHandle, offset: int, size: int) -> Buffer | None:
+        """As :meth:`read`, at once: the bytes of a small file, or None when they have to be asked for."""
+        self._check(handle)
+        data = handle.data
+        if handle.direct or not isinstance(data, SmallFile) or (offset + size > data.size and not self._page_cache):
+            return None
+        found = data.read_known(offset, size)
+        if found is not None and self._atime and not handle.flags & os.O_NOATIME:
+            self._note_access(data)
+        return found
+
     async def read(self, handle: FileHandle, offset: int, size: int) -> Buffer:
         self._check(handle)
         data = handle.data
@@ -354,8 +381,8 @@ class Volume:
         if self._atime and not handle.flags & os.O_NOATIME:
             self._note_access(data)
         stop = min(offset + size, data.size)
-        if handle.direct or stop <= offset or stop - offset >= limits.READ_AHEAD_MAX:
-            return await data.read(offset, size)
+        if handle.direct or data.is_small or stop <= offset or stop - offset >= limits.READ_AHEAD_MAX:
+            return await data.read(offset, size, fresh=handle.direct)
         await data.settle_range(offset, stop)
         return await handle.ahead.read(data, offset, stop)
 
@@ -378,6 +405,14 @@ class Volume:
             except FileSystemError as exc:
                 log.info("atime of %d files is not kept: %s", len(told.files), exc)
 
+    def write_at_once(self, handle: FileHandle, offset: int, buffer: Buffer) -> bool:
+        """As :meth:`write` of all of *buffer*, if nothing has to be waited for; else False, and nothing is done."""
+        self._check(handle)
+        data = handle.data
+        if handle.synchronous or handle.direct or not isinstance(data, SmallFile):
+            return False
+        return data.write_at_once(offset, buffer, handle.append, handle.privileged)
+
     async def write(self, handle: FileHandle, offset: int, buffer: Buffer) -> int:
         self._check(handle)
         data = handle.data
@@ -389,6 +424,8 @@ class Volume:
             await self.fsync(handle)
         elif handle.direct:
             await data.settle()
+            if data.is_small:
+                await data.commit()
             handle.errors = self._report(handle)
         return taken
 

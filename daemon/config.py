@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from wire import ids
 from wire.chains import COPIES_MAX
+from wire.inline import INLINE_MAX
 from wire.peer import split_address
 
 CONFIG_NAME: Final = "lockstep.toml"
@@ -61,6 +62,8 @@ class StorageConfig:
     """Columns of a new file; fewer when there are fewer targets."""
     copies: int = 1
     """Copies of a new file's data, on different targets; fewer when there are fewer targets."""
+    inline: int = 4096
+    """Bytes of a new file that are kept in the metadata; one that grows larger is striped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +252,7 @@ def _storage(section: _Section) -> StorageConfig:
         section.number("stripe_size", STRIPE_SIZE_MIN, STRIPE_SIZE_MAX, default.stripe_size),
         section.number("stripe_count", 1, STRIPE_COUNT_MAX, default.stripe_count),
         section.number("copies", 1, COPIES_MAX, default.copies),
+        section.number("inline", 0, INLINE_MAX, default.inline),
     )
     if made.stripe_size % 4096:
         raise section.fail("stripe_size", f"{made.stripe_size} is not a multiple of 4096")
@@ -411,6 +415,8 @@ def render(config: Config) -> str:
         "# Copies of a new file's data, each on another target. With two, any target may be lost. A directory may have",
         "# a layout of its own: see lockstep layout.",
         f"copies = {config.storage.copies}",
+        "# Files of at most so many bytes (up to 65536) are kept in the metadata, without a storage target; 0: none.",
+        f"inline = {config.storage.inline}",
         "",
         "# Metadata replicas: each holds all metadata and serves clients. id: 1 to 255, never given to another disk.",
         "# This is how the cluster began; who belongs to it now is part of its state (lockstep replica list). One that",

@@ -43,6 +43,7 @@ from mds.namespace.ops import (
     targets,
     unlink,
 )
+from mds.namespace.ops import inline as inline_ops
 from mds.namespace.ops import roster as roster_ops
 from mds.namespace.ops import sessions as session_ops
 from mds.namespace.ops import setattr as setattr_op
@@ -57,6 +58,7 @@ from wire.chains import StorageMap
 from wire.codec import decode, pack, unpack_untrusted
 from wire.errors import OK, FileSystemError, Status, WireError
 from wire.fileops import Reserve
+from wire.inline import InlineRequest
 from wire.mending import Mend
 from wire.roster import ReplicaRemove, ReplicaSet, RosterRequest, WitnessRemove, WitnessSet
 
@@ -81,6 +83,7 @@ _APPLY: Final[dict[type, Callable[[Scope, Any], Any]]] = {
     ops.Commit: commit.apply,
     ops.Settle: settle.apply,
     ops.Accessed: accessed.apply,
+    **inline_ops.APPLY,
     Reserve: reserve.apply,
 }
 """What clients ask, in a slot of their session."""
@@ -139,6 +142,7 @@ def _storage(op: Any) -> frozenset[int]:
 
 _TOUCHES: Final[dict[type, Callable[[Any], frozenset[int]]]] = {
     **dict.fromkeys((ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink), _parent),
+    **dict.fromkeys(typing.get_args(InlineRequest), _inode),
     **dict.fromkeys((ops.SetAttr, ops.Commit, ops.Settle, ops.SetXattr, ops.RemoveXattr, Reserve), _inode),
     **dict.fromkeys(
         (
@@ -200,6 +204,7 @@ class Bootstrap:
     stripe_size: int = layout.STRIPE_SIZE
     stripe_count: int = layout.STRIPE_COUNT
     copies: int = layout.COPIES
+    inline: int = layout.INLINE
     root_uid: int = 0
     root_gid: int = 0
     root_mode: int = 0o755
@@ -264,8 +269,8 @@ class StateMachine:
             mode, 2, bootstrap.root_uid, bootstrap.root_gid, 0, DIRECTORY_SIZE, 0, 0, 0, None, (), 0, 0, ids.ROOT_INO, 0
         )
         store.put(schema.INODES, schema.u64(ids.ROOT_INO), root.encode())
-        storage = (0, bootstrap.stripe_size, bootstrap.stripe_count, bootstrap.copies)
-        store.put(schema.META, schema.META_STORAGE, pack(storage))
+        policy = layout.Policy(bootstrap.stripe_size, bootstrap.stripe_count, bootstrap.copies, bootstrap.inline)
+        store.put(schema.META, schema.META_STORAGE, pack((0, *policy)))
         rosters.write_first(store, bootstrap.replicas, bootstrap.witnesses)
         self._count(0, BOOT_ENTRY, store.commit())
 
@@ -353,7 +358,7 @@ class StateMachine:
         return self.store.get(schema.ORPHANS, schema.u64(ino)) is not None
 
     def reclaimable(self, limit: int) -> list[tuple[int, Layout]]:
-        """Removed files whose objects are to be deleted, at most *limit*: (inode, its layout)."""
+        """Objects to be deleted, of at most *limit* numbers: (number, layout). Most are those of removed inodes."""
         found: list[tuple[int, Layout]] = []
         for key, value in self.store.scan(schema.RECLAIM, b"", None):
             if len(found) == limit:

@@ -12,7 +12,7 @@ import itertools
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 from mds import limits
 from mds.borrowers import Borrowers
@@ -35,6 +35,7 @@ from wire.codec import decode, encode, pack, unpack_untrusted
 from wire.errors import OK, Status, WireError
 from wire.fileops import Reserve
 from wire.group import LetGo
+from wire.inline import InlineRequest
 from wire.mending import Mend
 from wire.roster import RosterRequest
 
@@ -44,7 +45,7 @@ _NOTHING: frozenset[int] = frozenset()
 _ADMIN_REQUESTS = ops.TargetSet | RosterRequest | targetops.AdminRequest | Mend
 _CLIENT_REQUESTS = (
     ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink, ops.Link, ops.Unlink, ops.Rmdir, ops.Rename, ops.SetAttr,
-    ops.SetXattr, ops.RemoveXattr, ops.Commit, ops.Settle, ops.Accessed, Reserve,
+    ops.SetXattr, ops.RemoveXattr, ops.Commit, ops.Settle, ops.Accessed, Reserve, *get_args(InlineRequest),
 )  # fmt: skip
 
 

@@ -40,6 +40,8 @@ class Status(IntEnum):
     """Between targets: the copy here is not what the change was made for; send me what I lack first."""
     CAPABILITY_EXPIRED = 10_011
     """The capability is no longer good, or signed with a key that is not known here: renew it and ask again."""
+    STALE_LAYOUT = 10_012
+    """The file's bytes are not where the request takes them to be (any more): fetch its attributes and begin again."""
 
 
 class WireError(Exception):
@@ -83,6 +85,7 @@ _TO_ERRNO: Final = {
     Status.BAD_MESSAGE: errno.EPROTO,
     Status.CORRUPT: errno.EIO,
     Status.OUT_OF_STEP: errno.EIO,
+    Status.STALE_LAYOUT: errno.EAGAIN,
     Status.CAPABILITY_EXPIRED: errno.EACCES,
 }
 assert set(_TO_ERRNO) == set(Status), "every service status has its errno"

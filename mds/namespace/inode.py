@@ -52,6 +52,10 @@ class Inode:
     """Of a directory: the one above (the root is its own); else 0."""
     entries: int
     """Of a directory: how many entries it has, without ``.`` and ``..``; else 0."""
+    inline: int = 0
+    """Of a file whose bytes are in the metadata (schema.INLINE): up to how many may be. 0: they are in objects."""
+    objects: int = 0
+    """The number its objects have; 0: the inode's own."""
     quota: int = 0
     """The quota root that it is counted in, 0: none (:mod:`mds.namespace.quota`). A root names itself."""
     acl: Acl = ()
@@ -62,7 +66,7 @@ class Inode:
             (
                 self.mode, self.nlink, self.uid, self.gid, self.rdev, self.size, self.atime_ns, self.mtime_ns,
                 self.ctime_ns, self.layout, self.truncations, self.truncate_seq, self.xattrs, self.parent, self.entries,
-                self.quota, self.acl,
+                self.inline, self.objects, self.quota, self.acl,
             )
         )  # fmt: skip
 
@@ -75,7 +79,7 @@ class Inode:
             nlink = 1
         return (
             ino, self.mode, nlink, self.uid, self.gid, self.rdev, self.size, self.atime_ns, self.mtime_ns,
-            self.ctime_ns, self.layout, self.truncations, self.quota, self.acl != (),
+            self.ctime_ns, self.layout, self.truncations, self.inline, self.objects or ino, self.quota, self.acl != (),
         )  # fmt: skip
 
     @property

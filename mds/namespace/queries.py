@@ -15,14 +15,15 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from mds import schema
-from mds.namespace import acl, entries, layout, quota, quota_queries, xattrs
-from mds.namespace.inode import S_IFLNK, S_IFMT, decode
+from mds.namespace import acl, entries, inline, layout, quota, quota_queries, xattrs
+from mds.namespace.inode import S_IFLNK, S_IFMT, Inode, decode
 from mds.namespace.perm import R, W, X, need
 from mds.namespace.scope import Scope
 from wire import ops, quotaops
 from wire.capability import READ
 from wire.errors import FileSystemError
 from wire.fileops import Renew
+from wire.inline import ReadInline
 
 READDIR_BYTES: Final = 1 << 20
 """A page of a listing ends at about so many bytes, whatever its limit: half of what a frame takes."""
@@ -30,6 +31,7 @@ STORAGE_MAP: Final = 0
 """Stands for the storage map among the inodes that queries read and requests touch; no inode is number 0."""
 O_ACCMODE: Final = 3
 O_RDONLY: Final = 0
+O_WRONLY: Final = 1
 O_TRUNC: Final = 0o1000
 """Linux's numbers, which the client passes on as they are."""
 FMODE_EXEC: Final = 0o40
@@ -146,7 +148,21 @@ def open_(scope: Scope, op: ops.Open, handles: Handles, read: list[int]) -> Any:
     if inode.is_dir and want & W:
         raise FileSystemError(errno.EISDIR)
     need(inode, op.cred, want)
-    return inode.attr(op.ino)
+    read_too = access != O_WRONLY and not op.flags & O_TRUNC
+    return inode.attr(op.ino), _contents(scope, op.ino, inode) if read_too else None
+
+
+def read_inline(scope: Scope, op: ReadInline, handles: Handles, read: list[int]) -> Any:
+    read.append(op.ino)
+    inode = scope.inode(op.ino)
+    return inode.attr(op.ino), _contents(scope, op.ino, inode)
+
+
+def _contents(scope: Scope, ino: int, inode: Inode) -> tuple[int, bytes] | None:
+    if not inode.inline:
+        return None
+    version, _, data = inline.contents(scope.store, ino)
+    return version, data
 
 
 def access(scope: Scope, op: ops.Access, handles: Handles, read: list[int]) -> Any:
@@ -182,6 +198,7 @@ QUERIES: Final[dict[type, Callable[[Scope, Any, Handles, list[int]], Any]]] = {
     ops.GetXattr: getxattr,
     ops.ListXattr: listxattr,
     ops.Open: open_,
+    ReadInline: read_inline,
     ops.Access: access,
     ops.StatFs: statfs,
     ops.StorageMap: storage_map,

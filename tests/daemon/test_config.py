@@ -93,6 +93,7 @@ def test_a_uuid_with_dashes_is_an_id() -> None:
         ("[[target]]", "[target]", "target: write [[target]], with two brackets"),
         ("[cluster]", "[storage]\nstripe_size = 5000\n[cluster]", "storage.stripe_size: 5000 is not a multiple of 40"),
         ("[cluster]", "[storage]\nstripe_count = 0\n[cluster]", "storage.stripe_count: 0 is not a number from 1 to"),
+        ("[cluster]", "[storage]\ninline = 65537\n[cluster]", "storage.inline: 65537 is not a number from 0 to 65536"),
         ("[cluster]", '[client]\nsoft = "yes"\n[cluster]', "client.soft: 'yes' is neither true nor false"),
         ("[cluster]", "client = 5\n[cluster]", "client: is not a table"),
     ],

@@ -37,6 +37,7 @@ from wire import ops
 from wire.codec import decode, encode, unpack_untrusted
 from wire.errors import OK, SERVICE_BASE, Status
 from wire.group import LetGo
+from wire.inline import WriteInline
 
 TOP: Final = harness.TOP
 ROOT: Final = harness.ROOT
@@ -51,6 +52,7 @@ KEEP: Final = 80 * MS
 STEPS_MAX: Final = 2_000_000
 CHANGING: Final = (
     ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink, ops.Link, ops.Unlink, ops.Rmdir, ops.Rename, ops.SetAttr,
+    WriteInline,
 )  # fmt: skip
 
 
@@ -587,8 +589,10 @@ class User:
         call.ended = self.world.clock.now
         if call.ok:
             call.body = unpack_untrusted(answer.body)
-            if isinstance(call.op, ops.Create | ops.Open):
+            if isinstance(call.op, ops.Create):
                 self.handles[call.body[0]] += 1
+            elif isinstance(call.op, ops.Open):
+                self.handles[call.body[0][0]] += 1
             if answer.lease:
                 for ino in inodes_told(call):
                     self.kept.setdefault(ino, self.told[answer.call])

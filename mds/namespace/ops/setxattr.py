@@ -53,7 +53,8 @@ def apply(scope: Scope, op: SetXattr) -> Any:
 def _set_layout(scope: Scope, op: SetXattr, inode: Inode) -> None:
     """Of a directory: how files made in it from now on are laid out. Of an empty file: how its data will be.
 
-    The owner may. EBUSY for a file that holds data, or has: its writers know where it lies.
+    The owner may. EBUSY for a file that holds data, or has: its writers know where it lies. For the same reason a file
+    that is in objects does not go back into the metadata.
     """
     storage = scope.storage
     if not (inode.is_dir or inode.is_file):
@@ -68,7 +69,11 @@ def _set_layout(scope: Scope, op: SetXattr, inode: Inode) -> None:
     else:
         if inode.size or inode.truncate_seq:
             raise FileSystemError(errno.EBUSY)
-        inode.layout = storage.layout(op.ino, layout.policy_untrusted(op.value, storage.default))
+        policy = layout.policy_untrusted(op.value, storage.default._replace(inline=inode.inline))
+        if policy.inline and not inode.inline:
+            raise FileSystemError(errno.EBUSY)
+        inode.layout = storage.layout(op.ino, policy)
+        inode.inline = policy.inline
     inode.ctime_ns = scope.now
     scope.put(op.ino, inode)
 
