@@ -204,7 +204,7 @@ async def _serve(
             async def answer(task_status: trio.TaskStatus[trio.lowlevel.Task]) -> None:
                 nonlocal unmounted
                 task_status.started(trio.lowlevel.current_task())
-                kernel_turn.install()
+                kernel_turn.install(operations.running)
                 await pyfuse3.main(limits.FUSE_TASKS_IDLE, limits.FUSE_TASKS_MAX)
                 unmounted = True
                 log.info("%s was unmounted", where)
