@@ -18,6 +18,7 @@ PYTHON := $(shell $(CHOOSE_PYTHON))
 endif
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SEEDS ?= 100
 STEPS ?= 20000
 CYCLES ?= 10000
@@ -100,12 +101,13 @@ system:
 $(VENV)/bin/python: | system
 	$(PYTHON) -m venv $(VENV)
 
+# With faster checksums where there is a compiled package of them for this machine, else with zlib's.
 $(VENV)/installed: pyproject.toml | system $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(PIP) --only-binary isal --editable '.[fast]' || $(PIP) --editable .
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(PIP) --editable '.[dev]'
 	touch $@
 
 clean:
