@@ -20,19 +20,22 @@ from typing import Any, Final
 from mds import schema, sessions
 from mds.namespace import layout
 from mds.namespace import roster as rosters
-from mds.namespace.inode import DIRECTORY_SIZE, S_IFDIR, Inode, Layout
+from mds.namespace.inode import DIRECTORY_SIZE, S_IFDIR, Inode, Layout, Truncations
 from mds.namespace.layout import Storage
 from mds.namespace.ops import (
     accessed,
     commit,
     create,
+    keys,
     link,
+    mend,
     mkdir,
     mknod,
     orphans,
     reclaim,
     removexattr,
     rename,
+    reserve,
     rmdir,
     settle,
     symlink,
@@ -52,6 +55,8 @@ from wire import ids, ops, targetops
 from wire.chains import StorageMap
 from wire.codec import decode, pack, unpack_untrusted
 from wire.errors import OK, FileSystemError, Status, WireError
+from wire.fileops import Reserve
+from wire.mending import Mend
 from wire.roster import ReplicaRemove, ReplicaSet, RosterRequest, WitnessRemove, WitnessSet
 
 DIGEST_MASK: Final = 2**64 - 1
@@ -75,6 +80,7 @@ _APPLY: Final[dict[type, Callable[[Scope, Any], Any]]] = {
     ops.Commit: commit.apply,
     ops.Settle: settle.apply,
     ops.Accessed: accessed.apply,
+    Reserve: reserve.apply,
 }
 """What clients ask, in a slot of their session."""
 
@@ -94,10 +100,13 @@ _APPLY_INTERNAL: Final[dict[type, Callable[[Scope, Any], Any]]] = {
     targetops.TargetRemove: targets.remove,
     targetops.TargetReplace: targets.replace,
     ops.ReclaimDone: reclaim.apply,
+    targetops.KeyRotate: keys.apply,
+    targetops.TargetSpace: targets.space,
     ReplicaSet: roster_ops.set_replica,
     ReplicaRemove: roster_ops.remove_replica,
     WitnessSet: roster_ops.set_witness,
     WitnessRemove: roster_ops.remove_witness,
+    Mend: mend.apply,
 }
 """What replicas ask for themselves (session 0); from a client's session they are refused."""
 
@@ -128,9 +137,13 @@ def _storage(op: Any) -> frozenset[int]:
 
 _TOUCHES: Final[dict[type, Callable[[Any], frozenset[int]]]] = {
     **dict.fromkeys((ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink), _parent),
-    **dict.fromkeys((ops.SetAttr, ops.Commit, ops.Settle, ops.SetXattr, ops.RemoveXattr), _inode),
+    **dict.fromkeys((ops.SetAttr, ops.Commit, ops.Settle, ops.SetXattr, ops.RemoveXattr, Reserve), _inode),
     **dict.fromkeys(
-        (ops.SessionOpen, ops.SessionAttach, ops.SessionClose, ops.SessionExpire, ops.ReclaimDone), _nothing
+        (
+            ops.SessionOpen, ops.SessionAttach, ops.SessionClose, ops.SessionExpire, ops.ReclaimDone,
+            targetops.KeyRotate, targetops.TargetSpace,
+        ),
+        _nothing,
     ),
     **dict.fromkeys(typing.get_args(RosterRequest), _nothing),
     ops.Link: lambda op: frozenset((op.ino, op.parent)),
@@ -219,8 +232,11 @@ class StateMachine:
         self._generation = 0
         self._epoch = 0
         self._prepared: _Prepared | None = None
+        self._numbers = schema.numbers_from(store.get(schema.META, schema.META_NUMBERS))
         self.roster = Roster()
         """Who belongs to the cluster: what is in the store, replaced as a whole when it changes."""
+        self.keys = keys.load(store)
+        """What capabilities are signed with, likewise."""
         raw = store.get(schema.META, schema.META_APPLIED)
         if raw is None:
             self._make_new(bootstrap)
@@ -291,6 +307,10 @@ class StateMachine:
         """See wire.chains.StorageMap."""
         return self._scope.storage.map
 
+    def space_shares(self) -> dict[int, int]:
+        """How full each target is, as it was ordered last: see mds.placement."""
+        return self._scope.storage.shares
+
     def target_uuid(self, target: int) -> bytes | None:
         """Of the disk that storage target *target* has."""
         raw = self.store.get(schema.TARGETS, schema.target_key(target))
@@ -337,6 +357,20 @@ class StateMachine:
             if len(found) == limit:
                 break
             found.append((int.from_bytes(key, "big"), unpack_untrusted(value)))
+        return found
+
+    def untrimmed(self, limit: int, before_ns: int) -> list[tuple[int, Layout, Truncations]]:
+        """Files whose truncations are older than *before_ns* and not settled, at most *limit*."""
+        found: list[tuple[int, Layout, Truncations]] = []
+        for key, value in self.store.scan(schema.TRIMS, b"", None):
+            if len(found) == limit:
+                break
+            if unpack_untrusted(value)[0] > before_ns:
+                continue
+            ino = int.from_bytes(key, "big")
+            inode = self._scope.inode(ino)
+            if inode.layout is not None:
+                found.append((ino, inode.layout, inode.truncations))
         return found
 
     # -- applying
@@ -427,7 +461,7 @@ class StateMachine:
                 return known
         store = self.store
         scope = self._scope
-        scope.start(self._time, schema.number_at(index, k))
+        scope.start(self._time, schema.number_at(self._numbers + index, k))
         store.begin()
         status, body = self._execute(session, op)
         if status != OK:
@@ -441,6 +475,8 @@ class StateMachine:
             scope.storage.load()
         if scope.roster_changed:
             self.roster = rosters.load(store)
+        if scope.keys_changed:
+            self.keys = keys.load(store)
         return Outcome(
             session, slot, number, status, body, session != 0, scope.opened, tuple(scope.orphaned), scope.session_gone
         )
@@ -508,6 +544,7 @@ class StateMachine:
         assert scope.inodes >= 1 and scope.sessions >= 0, "the root is never removed"
         assert Storage(store).map == scope.storage.map, "the storage map in memory is the stored one"
         assert self.roster == rosters.load(store), "the roster in memory is the stored one"
+        assert self.keys == keys.load(store), "the keys in memory are the stored ones"
         assert list(scope.members) == sorted(set(scope.members)), "members ascend"
         assert store.get(schema.INODES, schema.u64(ids.ROOT_INO)) is not None, "the root is never removed"
 

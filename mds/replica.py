@@ -15,6 +15,7 @@ from typing import Any
 
 from mds import limits
 from mds.borrowers import Borrowers
+from mds.capabilities import Signer
 from mds.lending import Lending
 from mds.machine import Decoded, Outcome, StateMachine, decode_batch, decode_entry, entries_untrusted
 from mds.namespace.roster import Roster
@@ -31,16 +32,18 @@ from wire import ids, ops, targetops
 from wire import messages as msg
 from wire.codec import decode, encode, pack, unpack_untrusted
 from wire.errors import OK, Status, WireError
+from wire.fileops import Reserve
 from wire.group import LetGo
+from wire.mending import Mend
 from wire.roster import RosterRequest
 
 log = logging.getLogger(__name__)
 
 _NOTHING: frozenset[int] = frozenset()
-_ADMIN_REQUESTS = ops.TargetSet | RosterRequest | targetops.AdminRequest
+_ADMIN_REQUESTS = ops.TargetSet | RosterRequest | targetops.AdminRequest | Mend
 _CLIENT_REQUESTS = (
     ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink, ops.Link, ops.Unlink, ops.Rmdir, ops.Rename, ops.SetAttr,
-    ops.SetXattr, ops.RemoveXattr, ops.Commit, ops.Settle, ops.Accessed,
+    ops.SetXattr, ops.RemoveXattr, ops.Commit, ops.Settle, ops.Accessed, Reserve,
 )  # fmt: skip
 
 
@@ -57,7 +60,8 @@ class Replica:
         self.caches = self.lending.caches
         self.owed = Owed(me, state, shell, self.internal)
         self.handles = self.owed.handles
-        self.reading = Reading(group, state, self.pending, self.handles, self.lending, shell)
+        self.signer = Signer(state, shell.stamp_ns)
+        self.reading = Reading(group, state, self.pending, self.handles, self.lending, self.signer, shell)
         self.clients: dict[Client, None] = {}
         """Connected ones, in the order of their coming: what is sent to all of them goes out in that order."""
         self.borrowers = Borrowers()
@@ -255,7 +259,10 @@ class Replica:
                     # A reply given again tells of a state that others may have changed since.
                     made = decoded[k] if outcome.status == OK and outcome.store_reply else None
                     lease = self.lending.grant_made(client, made, outcome.body, k, uncertain)
-                    client.send(msg.Answer(call, outcome.status, outcome.body, lease))
+                    granted = outcome.status == OK and attached
+                    made_for = (client.uuid, outcome.session, decoded[k], outcome.body)
+                    capability = self.signer.answered(*made_for) if granted else b""
+                    client.send(msg.Answer(call, outcome.status, outcome.body, lease, capability))
             elif outcome.slot == self.me:
                 done = self._internal.pop(outcome.number, None)
                 if done is not None:
@@ -541,7 +548,7 @@ class Replica:
         if state is not None:
             # What waits for an outcome here may have got it in what the snapshot replaces: it is asked for again.
             self._turn_away()
-            self.state = self.lending.state = self.reading.state = state
+            self.state = self.lending.state = self.reading.state = self.signer.state = state
             self.owed.replaced(state)
             self.caches.take_all()
             self.pending.clear()

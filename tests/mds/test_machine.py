@@ -264,11 +264,12 @@ def test_touched(world: World, op: Any, inos: frozenset[int] | None) -> None:
 def test_every_request_and_query_is_implemented(world: World) -> None:
     from mds.machine import _APPLY_ALL
     from mds.namespace.queries import QUERIES
+    from wire.fileops import Renew, Reserve
     from wire.roster import RosterRequest
     from wire.targetops import TargetRequest
 
-    assert set(_APPLY_ALL) == {*ops.Request.__args__, *RosterRequest.__args__, *TargetRequest.__args__}
-    assert set(QUERIES) == set(ops.Query.__args__)
+    assert set(_APPLY_ALL) == {*ops.Request.__args__, *RosterRequest.__args__, *TargetRequest.__args__, Reserve}
+    assert set(QUERIES) == {*ops.Query.__args__, Renew}
 
 
 @pytest.mark.parametrize("seed", range(6))
