@@ -18,6 +18,7 @@ from hashlib import blake2b
 from typing import Any, Final
 
 from mds import schema, sessions
+from mds.layer import Effects
 from mds.namespace import layout
 from mds.namespace import roster as rosters
 from mds.namespace.inode import DIRECTORY_SIZE, S_IFDIR, Inode, Layout, Truncations
@@ -50,7 +51,7 @@ from mds.namespace.queries import QUERIES, STORAGE_MAP, Handles
 from mds.namespace.roster import Roster
 from mds.namespace.scope import Scope
 from mds.sessions import Session
-from mds.store import Effects, Store, StoreCorrupt
+from mds.store import Store, StoreCorrupt
 from wire import ids, ops, targetops
 from wire.chains import StorageMap
 from wire.codec import decode, pack, unpack_untrusted
