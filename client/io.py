@@ -137,8 +137,8 @@ class FilePool:
                 nursery.start_soon(flush, data)
 
     @property
-    def dirty_files(self) -> int:
-        return sum(1 for data in self._dirty if data.is_dirty)
+    def dirty(self) -> frozenset[FileData]:
+        return frozenset(data for data in self._dirty if data.is_dirty)
 
 
 class FileData:
@@ -388,6 +388,8 @@ class FileData:
         except FileSystemError as exc:
             if exc.status != errno.ETIMEDOUT:  # not "nobody answers" but "no": asking again would not help
                 self._settled(writes)
+                if not self._uncommitted:
+                    self._end, self._written_end, self.version = 0, 0, self.version + 1  # the file has not grown
                 self._failed(errno_of(exc), f"commit of size {end}: {exc}")
             raise
         self._attr_moves += 1

@@ -106,6 +106,10 @@ ACCESSES_AGE_S: Final = 1.0
 """That files were read from (atime) is told to the service this often, all in one request."""
 ACCESSES_MAX: Final = 16384
 """Files whose atime waits to be told; more within ACCESSES_AGE_S keep theirs."""
+QUOTA_ROOM_AGE_S: Final = 1.0
+"""How much room a quota has is asked again after this time: other mounts use it as well."""
+QUOTA_ROOMS_MAX: Final = 1024
+"""Quotas of which that is remembered."""
 TRIM_RETRIES: Final = 8
 """Times a truncation is tried again after TRUNCATIONS_UNSETTLED (others may truncate at the same time)."""
 

@@ -184,6 +184,8 @@ def _mount(
         # The kernel opens devices (FIFOs and sockets too) without asking us. Where it lets devices be devices,
         # it has to check.
         kernel.add("default_permissions")
+    # A kernel that checks would else go by the modes of what has an access control list.
+    operations.enable_acl = "default_permissions" in kernel
     try:
         pyfuse3.init(operations, where, kernel)
     except RuntimeError as exc:

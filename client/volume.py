@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import trio
 
-from client import limits
+from client import limits, quotas
 from client.accesses import Accesses
 from client.attributes import Attr, attr_untrusted
 from client.credentials import ROOT
@@ -37,6 +37,7 @@ from wire.messages import TargetStat
 log = logging.getLogger(__name__)
 
 CAPABILITY: Final = b"security.capability"
+ACL: Final = b"system.posix_acl_access"
 DIRECTORY_NUMBERS: Final = 1 << 32
 """Handles of directories are numbered from here on, so that a number tells what it is of."""
 
@@ -81,6 +82,7 @@ class Volume:
         self._atime = atime
         self._accesses = Accesses()
         self._accessed = trio.Event()
+        self._rooms = quotas.Rooms(self.service.query, lambda: self.pool.dirty)
         self._pool: FilePool | None = None
         self._targets: Targets | None = None
 
@@ -117,8 +119,8 @@ class Volume:
         with trio.move_on_after(flush_s):
             await self.pool.flush_all()
             await self._tell_accesses()
-        if self.pool.dirty_files:
-            log.error("%d files have written data that could not be saved: it is lost", self.pool.dirty_files)
+        if self.pool.dirty:
+            log.error("%d files have written data that could not be saved: it is lost", len(self.pool.dirty))
         await self.service.close()
 
     # -- attributes and names
@@ -195,7 +197,7 @@ class Volume:
             changed = attr_untrusted(await self.service.request(op))
             if op.valid & ops.SET_MODE and changed.mode & 0o111 != 0o111:
                 # Whoever may pass through a directory has changed when this returns, for the kernel here, too.
-                await trio.sleep(max(0.0, self.service.cache.kernel_until(op.ino) - boottime()))
+                await self._kernel_forgets(op.ino)
             return self.seen(changed)
         attr = attr_untrusted(await self.service.query(ops.GetAttr(op.ino)))
         if not attr.is_regular:
@@ -207,6 +209,10 @@ class Volume:
         finally:
             with trio.CancelScope(shield=True):  # settles nothing: set_size left nothing pending, or others hold it
                 await self.pool.release(data)
+
+    async def _kernel_forgets(self, ino: int) -> None:
+        """Wait until the kernel asks before it passes through directory *ino*."""
+        await trio.sleep(max(0.0, self.service.cache.kernel_until(ino) - boottime()))
 
     async def mkdir(self, cred: ops.Cred, parent: int, name: bytes, mode: int) -> Attr:
         return attr_untrusted(await self.service.request(ops.Mkdir(cred, parent, name, mode)))
@@ -253,6 +259,8 @@ class Volume:
     # -- extended attributes
 
     async def getxattr(self, cred: ops.Cred, ino: int, name: bytes) -> bytes:
+        if name in quotas.USAGE:
+            return await quotas.usage(self.service.query, cred, ino, name)
         data = self.pool.get(ino) if name == CAPABILITY else None
         if data is not None and trio.current_time() < data.no_capability_until:
             raise FileSystemError(errno.ENODATA)
@@ -266,6 +274,8 @@ class Volume:
 
     async def setxattr(self, cred: ops.Cred, ino: int, name: bytes, value: bytes, flags: int = 0) -> None:
         await self.service.request(ops.SetXattr(cred, ino, name, value, flags))
+        if name == ACL:
+            await self._kernel_forgets(ino)
         data = self.pool.get(ino)
         if data is not None:
             data.no_capability_until = 0.0
@@ -371,6 +381,9 @@ class Volume:
     async def write(self, handle: FileHandle, offset: int, buffer: Buffer) -> int:
         self._check(handle)
         data = handle.data
+        if data.attr.quota:
+            growth = len(buffer) if handle.append else offset + len(buffer) - data.size
+            await self._rooms.claim(data.attr.quota, growth)
         taken = await data.write(offset, buffer, append=handle.append, privileged=handle.privileged)
         if handle.synchronous:
             await self.fsync(handle)
@@ -453,9 +466,16 @@ class Volume:
         if handle.buffer or handle.complete:
             return
         # Permission was asked when it was opened; asked by root, so that a later chmod does not stop the listing.
-        op = ops.ReadDir(ROOT, handle.ino, cookie, limits.READDIR_BATCH)
+        # Where root is not root (exports), the one who opened it asks.
         try:
-            found, end = await self.service.query(op)
+            try:
+                found, end = await self.service.query(ops.ReadDir(ROOT, handle.ino, cookie, limits.READDIR_BATCH))
+            except FileSystemError as exc:
+                if exc.status != errno.EACCES:
+                    raise
+                found, end = await self.service.query(
+                    ops.ReadDir(handle.cred, handle.ino, cookie, limits.READDIR_BATCH)
+                )
         except FileSystemError as exc:
             if exc.status not in (errno.ENOENT, errno.ESTALE):
                 raise

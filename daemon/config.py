@@ -14,6 +14,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +30,7 @@ STRIPE_SIZE_MAX: Final = 8 << 20
 """One stripe unit must fit one frame's bulk data (wire.framing.BULK_MAX)."""
 STRIPE_COUNT_MAX: Final = 64
 CONFIG_SIZE_MAX: Final = 1 << 20
+SQUASHES: Final = ("root", "all", "none")
 
 
 class ConfigError(Exception):
@@ -92,6 +94,17 @@ class ClientConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ExportConfig:
+    """``[[export]]``: as whom requests from a network count."""
+
+    clients: str
+    """An address, or a network as 10.1.0.0/16."""
+    squash: str = "root"
+    """``root``: uid 0 and gid 0 count as ``anonymous``; ``all``: everybody does; ``none``: nobody."""
+    anonymous: int = 65534
+
+
+@dataclass(frozen=True, slots=True)
 class VoterConfig:
     """One voter of the group: a metadata replica, or a witness hosted by target ``target``."""
 
@@ -114,6 +127,7 @@ class Config:
     targets: tuple[TargetConfig, ...]
     storage: StorageConfig = field(default_factory=StorageConfig)
     client: ClientConfig = field(default_factory=ClientConfig)
+    exports: tuple[ExportConfig, ...] = ()
 
     @property
     def voters(self) -> tuple[VoterConfig, ...]:
@@ -274,6 +288,20 @@ def _client(section: _Section) -> ClientConfig:
     return made
 
 
+def _export(section: _Section) -> ExportConfig:
+    clients = section.text("clients", _REQUIRED)
+    try:
+        network = str(ip_network(clients))
+    except ValueError as exc:
+        raise section.fail("clients", str(exc)) from exc
+    squash = section.text("squash", "root")
+    if squash not in SQUASHES:
+        raise section.fail("squash", f"{squash!r} is none of {', '.join(SQUASHES)}")
+    made = ExportConfig(network, squash, section.number("anonymous", 1, 2**32 - 2, 65534))
+    section.end()
+    return made
+
+
 def _refuse_twice(path: Path, items: Iterable[tuple[str, str, object]], what: Callable[[Any], str]) -> None:
     """Of *items* (who, key, value) no two may have the same value."""
     seen: dict[object, str] = {}
@@ -299,11 +327,14 @@ def parse(text: str, path: Path) -> Config:
         replicas=tuple(_replica(s) for s in top.sections("replica")),
         targets=tuple(_target(s) for s in top.sections("target")),
         client=_client(top.section("client")),
+        exports=tuple(_export(s) for s in top.sections("export")),
     )
     top.end()
     if not config.replicas:
         raise ConfigError(path, "replica", "at least one [[replica]] is needed")
     _refuse_doubles(config)
+    networks = ((f"export[{k}]", "clients", one.clients) for k, one in enumerate(config.exports, 1))
+    _refuse_twice(path, networks, lambda v: f"network {v}")
     return config
 
 
@@ -416,7 +447,18 @@ def render(config: Config) -> str:
         f"soft = {'true' if config.client.soft else 'false'}",
         f"timeout_ms = {config.client.timeout_ms}",
         "",
+        "# As whom requests from a network count, for each network: [[export]] with clients = \"10.1.0.0/16\" and",
+        "# squash = \"root\" (root there is user and group `anonymous`, 65534), \"all\" or \"none\". The narrowest",
+        "# network that holds an address counts; without any, root is root. The replicas read it at their start.",
     ]
+    for export in config.exports:
+        out += [
+            "[[export]]",
+            f"clients = {_quoted(export.clients)}",
+            f"squash = {_quoted(export.squash)}",
+            f"anonymous = {export.anonymous}",
+            "",
+        ]
     return "\n".join(out)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from mds import schema
+from mds import schema, usage
 from mds.namespace.inode import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, TRUNCATIONS_MAX, Inode, decode
 from mds.sessions import Session
 from mds.store import Store
@@ -53,6 +53,7 @@ def _problems(store: Store) -> Iterator[str]:
     yield from _check_orphans(store)
     yield from _check_sessions(store)
     yield from _check_storage(store)
+    yield from usage.problems(store)
 
 
 def _number(key: bytes) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 from mds.caches import LEASE_US, Caches
 from mds.machine import StateMachine
+from mds.namespace.acl import ACCESS
 from mds.pending import Pending
 from mds.shell import Client, Shell
 from vsync.machine import Machine
@@ -82,7 +83,8 @@ class Lending:
         names: frozenset[int] = frozenset(
             op.ino
             for op in decoded
-            if isinstance(op, ops.SetAttr) and op.valid & ops.SET_MODE and op.mode & 0o111 != 0o111
+            if (isinstance(op, ops.SetAttr) and op.valid & ops.SET_MODE and op.mode & 0o111 != 0o111)
+            or (isinstance(op, ops.SetXattr) and op.name == ACCESS)
         )
         if touched is None:
             touched, named = self._resolve(decoded)

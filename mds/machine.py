@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from mds import schema, sessions
 from mds.layer import Effects
-from mds.namespace import layout
+from mds.namespace import layout, quota
 from mds.namespace import roster as rosters
 from mds.namespace.inode import DIRECTORY_SIZE, S_IFDIR, Inode, Layout, Truncations
 from mds.namespace.layout import Storage
@@ -52,7 +52,7 @@ from mds.namespace.roster import Roster
 from mds.namespace.scope import Scope
 from mds.sessions import Session
 from mds.store import Store, StoreCorrupt
-from wire import ids, ops, targetops
+from wire import ids, ops, quotaops, targetops
 from wire.chains import StorageMap
 from wire.codec import decode, pack, unpack_untrusted
 from wire.errors import OK, FileSystemError, Status, WireError
@@ -101,6 +101,7 @@ _APPLY_INTERNAL: Final[dict[type, Callable[[Scope, Any], Any]]] = {
     targetops.TargetRemove: targets.remove,
     targetops.TargetReplace: targets.replace,
     ops.ReclaimDone: reclaim.apply,
+    quotaops.QuotaWork: lambda scope, op: quota.work(scope),
     targetops.KeyRotate: keys.apply,
     targetops.TargetSpace: targets.space,
     ReplicaSet: roster_ops.set_replica,
@@ -146,13 +147,13 @@ _TOUCHES: Final[dict[type, Callable[[Any], frozenset[int]]]] = {
         ),
         _nothing,
     ),
-    **dict.fromkeys(typing.get_args(RosterRequest), _nothing),
+    **dict.fromkeys((*typing.get_args(RosterRequest), quotaops.QuotaWork), _nothing),
     ops.Link: lambda op: frozenset((op.ino, op.parent)),
     ops.Accessed: lambda op: frozenset(ino for ino, _time in op.files),
     ops.OrphanAnswer: lambda op: frozenset(op.released + op.pinned),
     **dict.fromkeys(_STORAGE, _storage),
 }
-"""See :meth:`StateMachine.touched`."""
+"""See :meth:`StateMachine.touched`. Where an inode is counted (QuotaWork) is but a hint to caches."""
 
 
 class _NoHandles:

@@ -7,6 +7,7 @@ through the :class:`Shell` it passes.  The life of a request: :meth:`Replica.cli
 
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
 from collections import deque
@@ -396,6 +397,8 @@ class Replica:
                 self._attach(client, m)
             case msg.CloseSession(call, session, key):
                 self._order(client, call, ops.SessionClose(session, key))
+            case msg.ControlCall(call) | msg.RosterCall(call) | msg.CopyCall(call) if client.squash is not None:
+                client.send(msg.Answer(call, errno.EPERM, b""))
             case msg.AdminCall(call, op):
                 self._admin(client, call, op)
             case _:
@@ -425,8 +428,12 @@ class Replica:
             client.send(msg.Answer(m.call, Status.BAD_MESSAGE, b""))
             return
         self._waiting[m.session, m.slot, m.number] = (client, m.call)
-        self._fresh[m.op] = op
-        self._queue.append((self.shell.stamp_ns(), m.session, m.slot, m.number, m.op))
+        data = m.op
+        if client.squash is not None:
+            op = client.squash.applied(op)
+            data = encode(op)
+        self._fresh[data] = op
+        self._queue.append((self.shell.stamp_ns(), m.session, m.slot, m.number, data))
         self._run()
 
     def internal(self, op: Any, done: Callable[[Outcome], None]) -> None:
@@ -489,6 +496,10 @@ class Replica:
                 self.group_event(ev.Returned(peer, incarnation))
 
     def _admin(self, client: Client, call: int, op_bytes: bytes) -> None:
+        if client.squash is not None:
+            log.warning("%s asks for what only an administrator may: refused", client.name)
+            client.send(msg.Answer(call, errno.EPERM, b""))
+            return
         try:
             op = decode(op_bytes)
         except WireError as exc:
@@ -528,6 +539,8 @@ class Replica:
         if not self.active:
             return
         self.owed.release()
+        if self.lowest:
+            self.owed.count()
         if look_at_sessions:
             self.owed.expire(self.group.core.newest.members, self.lowest, self.clients)
 

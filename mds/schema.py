@@ -22,6 +22,8 @@ SESSION_KEYS    key (16 bytes)               session u64. Derived from SESSIONS:
 REPLIES         session u64, slot u16        ``(number, status, opened, body)`` of the slot's last request
 TARGETS         target u16                   :class:`mds.namespace.layout.Target`, its fields in order
 CHAINS          chain u32                    ``(version, ((target, state), ...))``, see :mod:`wire.chains`
+QUOTAS          quota root ino u64           :class:`mds.namespace.quota.Quota`, its fields in order
+QUOTA_WORK      directory ino u64            cookie u64 (raw): entries up to it are counted where the directory is
 ROSTER          voter u8                     ``(kind, address, by, time_ns)``; see :mod:`mds.namespace.roster`
 TRIMS           ino u64                      ``(time_ns,)`` of the last truncation. Exactly for inodes that have some
 APPENDS         ino u64                      ``(end,)`` of the room given to appending writes: above the inode's size
@@ -43,7 +45,8 @@ META
 Invariants (:mod:`mds.check` tests them): every entry names an inode; an inode that is no directory is named by
 exactly ``nlink`` entries, and is in ORPHANS if and only if that is 0; a directory is named once, by the entry that
 its ``parent`` field leads to, and has ``nlink`` 2 + its subdirectories; cookies are unique for the life of the
-cluster.
+cluster. What QUOTAS counts for a root is the sum over all inodes whose ``quota`` is that root or one below it; while
+QUOTA_WORK is empty, a directory that is no root has the ``quota`` of its parent.
 """
 
 from __future__ import annotations
@@ -52,7 +55,7 @@ from typing import Final
 
 from wire.codec import unpack_untrusted
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 
 
 class Table:
@@ -85,10 +88,12 @@ CHAINS: Final = Table(13, "chains")
 ROSTER: Final = Table(14, "roster")
 TRIMS: Final = Table(15, "trims")
 APPENDS: Final = Table(16, "appends")
+QUOTAS: Final = Table(17, "quotas")
+QUOTA_WORK: Final = Table(18, "quota_work")
 
 TABLES: Final = (
     META, INODES, DIRENTS, COOKIES, SYMLINKS, XATTRS, ORPHANS, OWED, RECLAIM, SESSIONS, SESSION_KEYS, REPLIES, TARGETS,
-    CHAINS, ROSTER, TRIMS, APPENDS,
+    CHAINS, ROSTER, TRIMS, APPENDS, QUOTAS, QUOTA_WORK,
 )  # fmt: skip
 assert [t.number for t in TABLES] == list(range(len(TABLES))), "a table's number is its place"
 

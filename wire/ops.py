@@ -16,11 +16,13 @@ from wire.codec import message
 
 ATTR_FIELDS: Final = (
     "ino", "mode", "nlink", "uid", "gid", "rdev", "size",
-    "atime_ns", "mtime_ns", "ctime_ns", "layout", "truncations",
+    "atime_ns", "mtime_ns", "ctime_ns", "layout", "truncations", "quota", "acl",
 )  # fmt: skip
 """An inode's attributes, a tuple in this order.  ``mode`` holds type and permission bits.  ``layout`` is
 None or ``(stripe_size, (chain, ...))``, one chain per column.  ``truncations`` is ``((seq, size), ...)``,
-oldest first: truncations that storage targets may not have carried out yet (30-data: lazy trimming)."""
+oldest first: truncations that storage targets may not have carried out yet (30-data: lazy trimming).
+``quota`` is the directory whose quota the inode is counted in, or 0; ``acl`` is true where an access control list
+says more than the mode."""
 
 SET_MODE: Final = 1
 SET_UID: Final = 2

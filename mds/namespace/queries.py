@@ -15,11 +15,11 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from mds import schema
-from mds.namespace import entries, layout, xattrs
+from mds.namespace import acl, entries, layout, quota, quota_queries, xattrs
 from mds.namespace.inode import S_IFLNK, S_IFMT, decode
 from mds.namespace.perm import R, W, X, need
 from mds.namespace.scope import Scope
-from wire import ops
+from wire import ops, quotaops
 from wire.capability import READ
 from wire.errors import FileSystemError
 from wire.fileops import Renew
@@ -105,6 +105,10 @@ def getxattr(scope: Scope, op: ops.GetXattr, handles: Handles, read: list[int]) 
     inode = scope.inode(op.ino)
     if op.name == layout.ATTRIBUTE:
         return layout.shown(scope.store, scope.storage, op.ino, inode)
+    if op.name in acl.NAMES:
+        return acl.shown(scope.store, op.ino, inode, op.name)
+    if op.name in (quota.ATTRIBUTE, quota.USAGE):
+        return quota_queries.attribute(scope, op.ino, inode, op.name)
     xattrs.check_read(inode, op.cred, op.name)
     value = scope.store.get(schema.XATTRS, schema.xattr_key(op.ino, op.name)) if inode.xattrs else None
     if value is None:
@@ -115,10 +119,12 @@ def getxattr(scope: Scope, op: ops.GetXattr, handles: Handles, read: list[int]) 
 def listxattr(scope: Scope, op: ops.ListXattr, handles: Handles, read: list[int]) -> Any:
     """All names, those of ``trusted.`` too: the query does not say who asks, the client leaves them out for others."""
     read.append(op.ino)
-    if not scope.inode(op.ino).xattrs:
-        return ()
-    prefix = schema.u64(op.ino)
-    return [key[8:] for key, _value in scope.store.scan(schema.XATTRS, prefix, schema.after(prefix))]
+    inode = scope.inode(op.ino)
+    names = [acl.ACCESS] if inode.acl else []
+    if inode.xattrs:
+        prefix = schema.u64(op.ino)
+        names += [key[8:] for key, _value in scope.store.scan(schema.XATTRS, prefix, schema.after(prefix))]
+    return names
 
 
 def open_(scope: Scope, op: ops.Open, handles: Handles, read: list[int]) -> Any:
@@ -179,5 +185,8 @@ QUERIES: Final[dict[type, Callable[[Scope, Any, Handles, list[int]], Any]]] = {
     ops.Access: access,
     ops.StatFs: statfs,
     ops.StorageMap: storage_map,
+    quotaops.QuotaRoom: quota_queries.room,
+    quotaops.Tally: quota_queries.tally,
+    quotaops.QuotaList: quota_queries.list_,
     Renew: renew,
 }

@@ -265,11 +265,14 @@ def test_every_request_and_query_is_implemented(world: World) -> None:
     from mds.machine import _APPLY_ALL
     from mds.namespace.queries import QUERIES
     from wire.fileops import Renew, Reserve
+    from wire.mending import Mend
+    from wire.quotaops import QuotaQuery, QuotaWork
     from wire.roster import RosterRequest
     from wire.targetops import TargetRequest
 
-    assert set(_APPLY_ALL) == {*ops.Request.__args__, *RosterRequest.__args__, *TargetRequest.__args__, Reserve}
-    assert set(QUERIES) == {*ops.Query.__args__, Renew}
+    others = {Reserve, Mend, QuotaWork}
+    assert set(_APPLY_ALL) == {*ops.Request.__args__, *RosterRequest.__args__, *TargetRequest.__args__, *others}
+    assert set(QUERIES) == {*ops.Query.__args__, *QuotaQuery.__args__, Renew}
 
 
 @pytest.mark.parametrize("seed", range(6))
