@@ -99,6 +99,9 @@ READ_AHEAD_MAX: Final = 4 << 20
 """Bytes read ahead of a sequential reader: first window, doubled up to the largest."""
 READ_AHEAD_AGE_S: Final = 1.0
 """Data read ahead is not used when it is older: another mount may have written meanwhile."""
+KERNEL_READ_AHEAD: Final = 4 << 20
+"""What the kernel may read ahead of a sequential reader, into its own cache: a few of the largest requests that FUSE
+knows (1 MiB). It begins with little and doubles, so small files and random reads cost no more."""
 ACCESSES_AGE_S: Final = 1.0
 """That files were read from (atime) is told to the service this often, all in one request."""
 ACCESSES_MAX: Final = 16384

@@ -11,7 +11,6 @@ executed at all keeps no reply: an entry or batch that is malformed, a session o
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -53,14 +52,14 @@ from mds.namespace.roster import Roster
 from mds.namespace.scope import Scope
 from mds.sessions import Session
 from mds.store import Store, StoreCorrupt
+from mds.touches import TOUCHES
 from wire import ids, ops, quotaops, targetops
 from wire.chains import StorageMap
 from wire.codec import decode, pack, unpack_untrusted
 from wire.errors import OK, FileSystemError, Status, WireError
 from wire.fileops import Reserve
-from wire.inline import InlineRequest
 from wire.mending import Mend
-from wire.roster import ReplicaRemove, ReplicaSet, RosterRequest, WitnessRemove, WitnessSet
+from wire.roster import ReplicaRemove, ReplicaSet, WitnessRemove, WitnessSet
 
 DIGEST_MASK: Final = 2**64 - 1
 VIEW_ENTRY: Final = -1
@@ -116,48 +115,7 @@ _APPLY_INTERNAL: Final[dict[type, Callable[[Scope, Any], Any]]] = {
 """What replicas ask for themselves (session 0); from a client's session they are refused."""
 
 _APPLY_ALL: Final = {**_APPLY, **_APPLY_INTERNAL}
-_STORAGE: Final = (
-    ops.TargetSet, targetops.TargetUp, targetops.TargetDown, targetops.TargetDrain, targetops.TargetRemove,
-    targetops.TargetReplace, targetops.ChainSynced, targetops.ChainMove, targetops.ChainLeave,
-)  # fmt: skip
-"""Requests that change the storage map."""
 _NOTHING: Final[frozenset[int]] = frozenset()
-
-
-def _parent(op: Any) -> frozenset[int]:
-    return frozenset((op.parent,))
-
-
-def _inode(op: Any) -> frozenset[int]:
-    return frozenset((op.ino,))
-
-
-def _nothing(op: Any) -> frozenset[int]:
-    return _NOTHING
-
-
-def _storage(op: Any) -> frozenset[int]:
-    return frozenset((STORAGE_MAP,))
-
-
-_TOUCHES: Final[dict[type, Callable[[Any], frozenset[int]]]] = {
-    **dict.fromkeys((ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink), _parent),
-    **dict.fromkeys(typing.get_args(InlineRequest), _inode),
-    **dict.fromkeys((ops.SetAttr, ops.Commit, ops.Settle, ops.SetXattr, ops.RemoveXattr, Reserve), _inode),
-    **dict.fromkeys(
-        (
-            ops.SessionOpen, ops.SessionAttach, ops.SessionClose, ops.SessionExpire, ops.ReclaimDone,
-            targetops.KeyRotate, targetops.TargetSpace,
-        ),
-        _nothing,
-    ),
-    **dict.fromkeys((*typing.get_args(RosterRequest), quotaops.QuotaWork), _nothing),
-    ops.Link: lambda op: frozenset((op.ino, op.parent)),
-    ops.Accessed: lambda op: frozenset(ino for ino, _time in op.files),
-    ops.OrphanAnswer: lambda op: frozenset(op.released + op.pinned),
-    **dict.fromkeys(_STORAGE, _storage),
-}
-"""See :meth:`StateMachine.touched`. Where an inode is counted (QuotaWork) is but a hint to caches."""
 
 
 class _NoHandles:
@@ -537,7 +495,7 @@ class StateMachine:
 
         None where that depends on the state in which it is executed: then it is any of them.
         """
-        tell = _TOUCHES.get(type(op))
+        tell = TOUCHES.get(type(op))
         return tell(op) if tell is not None else None  # Unlink, Rmdir, Rename: the inodes behind the names
 
     def validate(self) -> None:
