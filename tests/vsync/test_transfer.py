@@ -131,7 +131,7 @@ def test_what_waits_for_a_slow_learner_is_bounded_in_bytes() -> None:
     one.step(join(0, NO_HASH))
     history = one.machine.core.history
     history.epoch = 1
-    for seq in range(1, 60):
+    for seq in range(1, limits.RECENT_BYTES // limits.BATCH_BYTES):
         big = Entry(1, 2, seq, seq, bytes(limits.BATCH_BYTES))
         out = Effects()
         history.append(big, out)
