@@ -272,7 +272,7 @@ class Process:
         replica = self.replica
         with trio.move_on_after(limits.LEAVE_S) as scope:
             # What clients were lent comes back while this replica still serves: the others need not wait for it.
-            replica.lending.stop()
+            replica.stop_lending()
             while not replica.lending.all_returned:  # noqa: ASYNC110  (the cores are pure: they have no event to wait for)
                 await trio.sleep(limits.LEAVE_LOOK_S)
             replica.group_event(ev.Leave())
