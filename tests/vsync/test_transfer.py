@@ -99,6 +99,23 @@ def test_a_gap_in_the_feed_is_not_jumped() -> None:
     assert messages(out, FeedAck) == [(1, FeedAck(0))]
 
 
+def test_who_feeds_with_a_gap_is_asked_again() -> None:
+    """The first frame was lost with the bulk connection; the others come every 100 ms, so there never is a silence."""
+    three = learner()
+    first = three.machine.core.history.views[0]
+    ask = (1, Join(-1, 0, NO_HASH, False))
+    assert messages(three.step(Received(1, Feed(1, (to_tuple(SECOND),))), 100), Join) == [ask]
+    fed = [tuple(entry(1, 1, k, k)) for k in (1, 2, 3, 4, 5)]
+    for k in (1, 2):
+        assert not messages(three.step(Received(1, Feed(k + 1, (fed[k],))), 100), Join), "it knows"
+    out = three.step(Received(1, Feed(0, (to_tuple(first), to_tuple(SECOND), fed[0]))), 100)
+    assert [item.index for item in out.history] == [0, 1, 2]
+    assert not messages(out, Join)
+    position = three.machine.position()
+    out = three.step(Received(1, Feed(4, (fed[2],))), 100)
+    assert messages(out, Join) == [(1, Join(1, 3, position.hash, False))], "and again for another gap"
+
+
 def test_a_feed_nobody_asked_for_is_ignored() -> None:
     three = learner()
     out = three.step(Received(2, Feed(0, (to_tuple(three.machine.core.history.views[0]),))))
@@ -131,7 +148,7 @@ def test_what_waits_for_a_slow_learner_is_bounded_in_bytes() -> None:
     one.step(join(0, NO_HASH))
     history = one.machine.core.history
     history.epoch = 1
-    for seq in range(1, 60):
+    for seq in range(1, limits.RECENT_BYTES // (limits.BATCH_BYTES + 128)):  # as many as are kept
         big = Entry(1, 2, seq, seq, bytes(limits.BATCH_BYTES))
         out = Effects()
         history.append(big, out)
