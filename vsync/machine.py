@@ -296,7 +296,7 @@ class Machine:
                 if view is not None:
                     before = core.newest
                     self._learned(view, now)
-                    self.membership.announce(view, before)
+                    self.membership.announce(view, before, durable=True)
             case Stored():
                 self.membership.on_stored(peer, m)
             case Obituary():
@@ -437,7 +437,7 @@ class Machine:
         before = self.core.newest
         self.core.note(f"view {describe_epoch(view.epoch)} of replica {self.core.me} alone is forced")
         self._learned(view, now)
-        self.membership.announce(view, before)
+        self.membership.announce(view, before, durable=False)
 
     def _leave(self, now: int) -> None:
         """Ask the others to go on without us: at once, and again until they do."""
