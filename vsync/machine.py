@@ -105,6 +105,8 @@ class Machine:
     def hear_each_other(self, peer: int) -> bool:
         """Whether we hear *peer* and it hears us, by its last heartbeat. True for those of whom nothing is known."""
         detector = self.core.detector
+        if peer in self.core.strangers:
+            return True  # it is not listened to: a new connection would be as silent
         return peer not in detector.peers or detector.hear_each_other((self.core.me,), peer)
 
     def read_until(self) -> int:
