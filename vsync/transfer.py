@@ -47,6 +47,7 @@ class Transfer:
         self.learners: dict[int, Learner] = {}
         self.snapshots: set[int] = set()
         """Peers a snapshot is on its way to."""
+        self._pinned_until = 0
         self._stay: dict[int, int] = {}
         self._joined: dict[int, int] = {}
         self._tried: int = 0
@@ -77,6 +78,7 @@ class Transfer:
             return  # removed: it is only to learn that it is, from the feed; or it asks again
         elif peer not in self.snapshots and (m.empty or m.index <= core.history.index or self._left_behind(m)):
             self.snapshots.add(peer)
+            core.history.pinned = True  # until when is seen to at each tick
             self.learners.pop(peer, None)
             core.note(f"learner {peer} at index {m.index} gets a snapshot: history is not kept that far, or differs")
             core.out.snapshot_for.append(peer)
@@ -173,6 +175,9 @@ class Transfer:
     def tick(self, now: int) -> None:
         """Ask a member of the active view to feed us, another one each time nothing comes."""
         core = self.core
+        if self.snapshots:
+            self._pinned_until = now + limits.SNAPSHOT_TAKEN
+        core.history.pinned = now < self._pinned_until
         if not self.learning or now - self._quiet_since < limits.JOIN_RETRY:
             return
         feeders = [p for p in core.others if (said := core.detector.last(p)) is not None and said.active >= 0]

@@ -6,7 +6,7 @@ from tests.vsync.builders import MS, Driven, entry, heartbeat, messages, view
 from tests.vsync.test_machine import active, told
 from tests.vsync.town import Town
 from vsync import limits
-from vsync.effects import Delivered, Effects, Event, Received, Tick, ViewEvent
+from vsync.effects import Delivered, Effects, Event, Received, SnapshotSent, Tick, ViewEvent
 from vsync.records import Decided, Entry
 from vsync.transfer import Learner
 from vsync.view import NO_HASH
@@ -159,6 +159,34 @@ def test_what_waits_for_a_slow_learner_is_bounded_in_bytes() -> None:
     stopped_at = learner.next
     one.machine.transfer.on_feed_ack(3, FeedAck(stopped_at))
     assert learner.next > stopped_at
+
+
+def test_what_follows_a_snapshot_is_kept_until_the_learner_has_it() -> None:
+    """Copying takes a minute, in which more happens than is kept else: it must not end with the next snapshot."""
+    one = feeder()
+    assert one.step(join(1, b"x" * 16)).snapshot_for == [3]
+    history = one.machine.core.history
+    taken_at, hash_there, history.epoch = history.index, history.hash, 1
+
+    def deliver(count: int) -> None:
+        for _ in range(count):
+            seq = history.top(1, 2) + 1
+            out = Effects()
+            history.append(Entry(1, 2, seq, seq, bytes(limits.BATCH_BYTES)), out)
+            history.deliver(history.heads(1)[0], out)
+
+    kept = limits.RECENT_BYTES // limits.BATCH_BYTES
+    deliver(2 * kept)
+    one.machine.transfer.tick(one.now)
+    one.machine.step(SnapshotSent(3), one.now)
+    one.machine.transfer.tick(one.now + limits.SNAPSHOT_TAKEN - 1)
+    deliver(kept)
+    assert history.can_feed(taken_at, hash_there)
+    deliver(2 * kept)
+    assert len(history._items) <= limits.PINNED * kept, "not without bound"
+    one.machine.transfer.tick(one.now + limits.SNAPSHOT_TAKEN)
+    deliver(1)
+    assert len(history._items) <= kept
 
 
 def test_only_so_many_snapshots_at_a_time() -> None:
