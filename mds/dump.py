@@ -158,7 +158,7 @@ def load(
     inodes = 0
     store.begin()
     for name, key, value in records:
-        table = _TABLES.get(name)
+        table = _TABLES.get(name) if type(name) is str else None
         if table is None or name in LEFT_OUT or type(key) is not bytes or type(value) is not bytes:
             raise DumpError(f"it has a record of {name!r}, which belongs in no dump")
         digest.update(pack((name, key, value)))
@@ -177,7 +177,7 @@ def load(
             parent = int.from_bytes(key[:8], "big")
             store.put(schema.COOKIES, schema.cookie_key(parent, cookie), schema.u64(ino) + key[8:])
         elif table is schema.INLINE and not keep:
-            value = pack(Contents(*unpack_untrusted(value))._replace(growing=0))
+            value = _contents(value)
         store.put(table, key, value)
         if store.pending_bytes > LAYER_BYTES:
             store.commit()
@@ -207,13 +207,23 @@ def _entry(value: bytes) -> tuple[int, int]:
     return ino, cookie
 
 
+def _contents(value: bytes) -> bytes:
+    """The record of a small file's bytes as it is to be: nobody is writing them to objects."""
+    try:
+        return pack(Contents(*unpack_untrusted(value))._replace(growing=0))
+    except (WireError, TypeError) as exc:
+        raise DumpError(f"it has the contents of a small file that are damaged: {exc}") from exc
+
+
 def _inode(store: Store, key: bytes, value: bytes, keep: bool) -> bytes | None:
     """The record of an inode as it is to be; None for one without a name: nobody has it open any more."""
     try:
         inode = decode(value)
     except (WireError, TypeError) as exc:
         raise DumpError(f"it has an inode that is damaged: {exc}") from exc
-    if type(inode.mode) is not int or type(inode.nlink) is not int or type(inode.truncations) is not tuple:
+    numbers = (inode.mode, inode.nlink, inode.size, inode.inline, inode.objects)
+    sound = all(type(number) is int and 0 <= number < 2**64 for number in numbers)
+    if not sound or type(inode.truncations) is not tuple:
         raise DumpError("it has an inode that is damaged")
     if not stat.S_ISDIR(inode.mode) and not inode.nlink:
         if keep and inode.layout is not None and not inode.inline:
