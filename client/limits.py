@@ -113,6 +113,10 @@ QUOTA_ROOMS_MAX: Final = 1024
 GROW_FIRST_S: Final = 0.01
 GROW_MAX_S: Final = 0.2
 """A file that another mount changes while it grows out here is tried again after so long, at first and at most."""
+PATCH_PIECES: Final = 1024
+"""Pieces apart from each other that wait to be told of one small file; whoever writes another one tells them first. One
+message takes four times as many (wire.inline.PIECES_MAX): those on their way may come back to those that wait, and
+writers that were let in at once may each add one."""
 TRIM_RETRIES: Final = 8
 """Times a truncation is tried again after TRUNCATIONS_UNSETTLED (others may truncate at the same time)."""
 

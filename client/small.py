@@ -109,6 +109,8 @@ class SmallFile(FileData):
                 raise FileSystemError(errno.EFBIG)
             elif end > self.attr.inline:
                 await self.grow_out()
+            elif self._patch.count >= limits.PATCH_PIECES:
+                await self.commit()
             else:
                 break
         # No checkpoint from here on, as in FileData.write.
@@ -143,6 +145,7 @@ class SmallFile(FileData):
             or append
             or not len(data)
             or end > self.attr.inline
+            or self._patch.count >= limits.PATCH_PIECES
             or self._pool.unsent > limits.MOUNT_DIRTY_MAX
         ):
             return False

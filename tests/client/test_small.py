@@ -13,7 +13,7 @@ import trio.testing
 from client.api import File, open_file_system
 from client.small import SmallFile
 from tests.client.test_service import opened
-from wire.inline import GrowOut, WriteInline
+from wire.inline import INLINE_MAX, GrowOut, WriteInline
 
 LIMIT = 4096
 
@@ -147,6 +147,15 @@ async def test_bytes_that_change_while_they_are_moved(tmp_path: Path, monkeypatc
         assert len(rounds) == 2
         assert await other.read_file("/f") == b"NEW" + bytes(LIMIT - 3) + b"end"
         assert [number for number, _ in cluster.replica.machine.reclaimable(9)] == rounds[:1]
+
+
+async def test_more_pieces_than_one_message_takes(tmp_path: Path) -> None:
+    async with opened(tmp_path, inline=INLINE_MAX) as (_, fs):
+        async with await fs.create("/f") as file:
+            for at in range(0, INLINE_MAX, 8):
+                await file.write(b"x", at)
+        assert await fs.read_file("/f") == (b"x" + bytes(7)) * (INLINE_MAX // 8 - 1) + b"x"
+        assert (await fs.stat("/f")).inline == INLINE_MAX
 
 
 async def test_who_is_killed_while_it_moves_the_bytes_leaves_them(tmp_path: Path) -> None:
