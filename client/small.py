@@ -248,7 +248,7 @@ class SmallFile(FileData):
             (number, values), granted = await self._pool.service.request_granting(GrowOut(self.ino))
             self._attr_moves += 1
             attr = attr_untrusted(values)
-            if number and granted and await self._copy(number, granted):
+            if number and granted and await self._copied(number, granted):
                 try:
                     attr = attr_untrusted(await self._pool.service.request(GrownOut(self.ino, number)))
                 except FileSystemError as exc:
@@ -261,9 +261,18 @@ class SmallFile(FileData):
                 await trio.sleep(random.uniform(0, pause))
                 pause = min(2 * pause, limits.GROW_MAX_S)
 
+    async def _copied(self, number: int, granted: bytes) -> bool:
+        """As :meth:`_copy`; also False when it took so long (no target was there) that *granted* has expired."""
+        try:
+            return await self._copy(number, granted)
+        except FileSystemError as exc:
+            if exc.status != Status.CAPABILITY_EXPIRED:
+                raise
+            return False
+
     async def _copy(self, number: int, granted: bytes) -> bool:
         """Write the bytes of now to the objects of *number*, durably. False: there are none."""
-        held = Held(number)
+        held = Held(number, renewable=False)  # the service knows of no file of that number
         held.take(granted, None, trio.current_time())
         values, contents = await self._pool.service.query(ReadInline(self.ino))
         attr = attr_untrusted(values)
