@@ -6,9 +6,10 @@ The stream is msgpack, one array after the other:
     [table, key, value]             one record of a table of :mod:`mds.schema`, by the table's name; any number of them
     ["end", records, checksum]      BLAKE2b-16 over all arrays before, each packed by itself
 
-In it is what the file system is: inodes, entries, link targets, extended attributes, what is to be deleted, and where
-contents lie (targets and chains). Left out are what can be derived, and what belongs to the running service: sessions,
-replies, the roster, the position in history. The contents of files are not in it: they are on the storage targets.
+In it is what the file system is: inodes, entries, link targets, extended attributes, the contents of small files, what
+is to be deleted, and where other contents lie (targets and chains). Left out are what can be derived, and what belongs
+to the running service: sessions, replies, the roster, keys, the position in history. The contents of all other files
+are not in it: they are on the storage targets.
 
 Inode numbers are kept, because the targets know objects by them. Numbers derive from the place in history, and that
 begins anew: the new state says from where on it counts (``numbers`` in META).
