@@ -411,6 +411,8 @@ class Volume:
         data = handle.data
         if handle.synchronous or handle.direct or not isinstance(data, SmallFile):
             return False
+        if data.attr.quota and offset + len(buffer) > data.size:
+            return False  # whether there is room is asked for
         return data.write_at_once(offset, buffer, handle.append, handle.privileged)
 
     async def write(self, handle: FileHandle, offset: int, buffer: Buffer) -> int:

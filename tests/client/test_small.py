@@ -158,6 +158,22 @@ async def test_more_pieces_than_one_message_takes(tmp_path: Path) -> None:
         assert (await fs.stat("/f")).inline == INLINE_MAX
 
 
+async def test_a_write_beyond_a_quota_is_refused_and_not_lost_at_close(tmp_path: Path) -> None:
+    """What is taken at once would be refused with the commit only."""
+    async with opened(tmp_path) as (_, fs):
+        volume = fs.volume
+        await fs.mkdir("/d")
+        await volume.setxattr(fs.cred, (await fs.stat("/d")).ino, b"lockstep.quota", b"bytes_hard=100")
+        file = await fs.create("/d/f")
+        assert not volume.write_at_once(file._handle, 0, b"x" * 101)
+        with pytest.raises(OSError, match="quota"):
+            await file.write(b"x" * 101, 0)
+        await file.write(b"x" * 100, 0)
+        assert volume.write_at_once(file._handle, 50, b"y" * 50), "it does not grow by that"
+        await file.close()
+        assert await fs.read_file("/d/f") == b"x" * 50 + b"y" * 50
+
+
 async def test_who_is_killed_while_it_moves_the_bytes_leaves_them(tmp_path: Path) -> None:
     async with opened(tmp_path, targets=1) as (cluster, fs):
         await fs.write_file("/f", b"small")
