@@ -140,7 +140,8 @@ KILL_CHECK_S: Final = 0.5
 MOUNT_TIMEOUT_S: Final = 30.0
 """A mount fails when no replica has taken our session by then."""
 UNMOUNT_FLUSH_S: Final = 10.0
-"""SIGTERM writes what is buffered for so long; what the targets have not taken then is lost, and logged."""
+"""SIGTERM writes what is buffered for so long in all; what nobody has taken then is lost, and logged. The end comes at
+most CLOSE_TIMEOUT_S later, and what the kernel needs to unmount."""
 CAPABILITY_CACHE_S: Final = 1.0
 """The kernel asks for ``security.capability`` before every write; that there is none is remembered so long."""
 
