@@ -616,6 +616,15 @@ async def test_refused(port: int, changes: dict[str, Any], why: str) -> None:
         assert await client.write(0, b"x") == OK
 
 
+@pytest.mark.parametrize("name", ["²", "1" * 250, "x", "-1"])
+async def test_a_target_that_is_none(port: int, name: str) -> None:
+    """str.isdigit says yes to some of these, and int no: whoever says so must not end the daemon."""
+    conn = await dial(f"127.0.0.1:{port}", Hello(1, CLUSTER, Role.TARGET, name, bytes(16), 0, "main"))
+    conn.close()
+    async with calling(port) as client:
+        assert await client.write(0, b"x") == OK
+
+
 async def test_stop_and_start(tmp_path: Path) -> None:
     async with target(tmp_path) as port, calling(port) as client:
         assert await client.write(0, b"0123456789") == OK

@@ -237,7 +237,7 @@ async def test_an_address_that_is_taken() -> None:
     listener.close()
 
 
-@pytest.mark.parametrize("address", ["", "host", ":1", "host:", "host:x", "host:0", "host:65536", "host:-1"])
+@pytest.mark.parametrize("address", ["", "host", ":1", "host:", "host:x", "host:0", "host:65536", "host:-1", "host:²"])
 def test_addresses_that_are_none(address: str) -> None:
     with pytest.raises(ValueError, match="is not HOST:PORT"):
         peer.split_address(address)
