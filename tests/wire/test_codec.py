@@ -9,9 +9,15 @@ import pytest
 from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 
+# Importing a module makes its messages known.
 import wire.group
+import wire.inline
+import wire.mending
 import wire.messages
-import wire.ops  # noqa: F401 - importing a module makes its messages known
+import wire.ops
+import wire.quotaops
+import wire.storage
+import wire.targetops  # noqa: F401
 from tests.wire.strategies import anything, near_misses, of_class
 from wire import codec
 from wire.errors import BadMessage, WireError
