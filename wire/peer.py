@@ -297,7 +297,7 @@ async def dial(address: str, hello: Hello, connect_s: float = HANDSHAKE_TIMEOUT_
             conn.limits = HANDSHAKE_LIMITS
             conn.send(hello)
             answer, _ = await conn.receive()
-    except (OSError, trio.TooSlowError, WireError, ConnectionLost) as exc:
+    except (OSError, UnicodeError, trio.TooSlowError, WireError, ConnectionLost) as exc:  # Unicode: no name of a host
         if conn is not None:
             conn.close()
         raise ConnectionLost(f"{address}: {str(exc) or type(exc).__name__}") from exc
