@@ -182,7 +182,8 @@ class SmallFile(FileData):
                 await self._move_out()
                 continue
             writes, end = self._writes, self._patch.end
-            self._sent, self._patch = self._patch, Patch()
+            self._sent = sent = self._patch
+            self._patch = Patch()
             try:
                 told = WriteInline(self.ino, self._sent.pieces(), self._mtime_ns, self._privileged)
                 attr = attr_untrusted(await self._pool.service.request(told))
@@ -190,7 +191,7 @@ class SmallFile(FileData):
                 if exc.status not in (Status.STALE_LAYOUT, errno.ETIMEDOUT):  # "no", for good: see FileData._commit
                     self._sent = Patch()
                     self._settled(writes)
-                    self._failed(errno_of(exc), f"{end} bytes for the metadata are lost: {exc}")
+                    self._failed(errno_of(exc), f"{len(sent)} bytes for the metadata, up to {end}, are lost: {exc}")
                 if exc.status != Status.STALE_LAYOUT:
                     raise
             else:

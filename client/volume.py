@@ -128,7 +128,8 @@ class Volume:
         """Write what is pending (see :meth:`flush_all`), close the session, end :meth:`run`."""
         await self.flush_all()
         assert self._flush_until is not None, "flush_all has set it"
-        with trio.CancelScope(deadline=self._flush_until):
+        # Of these nobody was promised anything: not worth the time that bytes are.
+        with trio.CancelScope(deadline=min(self._flush_until, trio.current_time() + limits.CLOSE_TIMEOUT_S)):
             await self._tell_accesses()
         if self.pool.dirty:
             log.error("%d files have written data that could not be saved: it is lost", len(self.pool.dirty))

@@ -242,3 +242,15 @@ async def test_an_unmount_without_a_service_waits_for_it_once(tmp_path: Path, mo
         await volume.close()
         assert len(ends) == 2 and ends[1] <= ends[0], ends
         cluster.replica.faults.hold.set()
+
+
+async def test_an_unmount_does_not_wait_for_atime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(tmp_path) as (_, fs):
+        left = []
+
+        async def noted() -> None:
+            left.append(trio.current_effective_deadline() - trio.current_time())
+
+        monkeypatch.setattr(fs.volume, "_tell_accesses", noted)
+        await fs.volume.close()
+        assert left and left[0] <= limits.CLOSE_TIMEOUT_S < limits.UNMOUNT_FLUSH_S
