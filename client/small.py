@@ -186,7 +186,7 @@ class SmallFile(FileData):
             self._patch = Patch()
             try:
                 told = WriteInline(self.ino, self._sent.pieces(), self._mtime_ns, self._privileged)
-                attr = attr_untrusted(await self._pool.service.request(told))
+                attr = await self._tell(told)
             except FileSystemError as exc:
                 if exc.status not in (Status.STALE_LAYOUT, errno.ETIMEDOUT):  # "no", for good: see FileData._commit
                     self._sent = Patch()

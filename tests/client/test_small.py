@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+from client import limits
 from client.api import File, open_file_system
 from client.small import SmallFile
 from tests.client.test_service import opened
@@ -172,6 +173,24 @@ async def test_a_write_beyond_a_quota_is_refused_and_not_lost_at_close(tmp_path:
         assert volume.write_at_once(file._handle, 50, b"y" * 50), "it does not grow by that"
         await file.close()
         assert await fs.read_file("/d/f") == b"x" * 50 + b"y" * 50
+
+
+@pytest.mark.parametrize("inline", [0, LIMIT])
+async def test_more_files_at_once_than_may_wait_to_be_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inline: int
+) -> None:
+    """A commit that finds the queue full is no commit that was refused: no byte is lost for it."""
+    count = limits.SLOTS + 20
+    async with opened(tmp_path, inline=inline) as (_, fs):
+        files = [await fs.create(f"/f{k}") for k in range(count)]
+        for file in files:
+            await file.write(b"written", 0)
+        monkeypatch.setattr(limits, "WAITING_MAX", 4)
+        await fs.volume.pool.flush_all()
+        monkeypatch.undo()
+        for k, file in enumerate(files):
+            await file.close()
+            assert await fs.read_file(f"/f{k}") == b"written"
 
 
 async def test_who_is_killed_while_it_moves_the_bytes_leaves_them(tmp_path: Path) -> None:
