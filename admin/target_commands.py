@@ -68,9 +68,10 @@ def list_(spec: Path, as_json: bool) -> None:
             table.add_row(str(one.id), one.address, one.state, chains, free, *rest)
         Console(width=None if sys.stdout.isatty() else 140).print(table)
         for s in under_way:
+            left = "time left not known yet" if s.seconds_left is None else f"about {s.seconds_left} s left"
             print(
                 f"chain {s.chain}: target {s.target} is being synced: {s.percent} %, {s.objects} objects, "
-                f"{s.bytes >> 20} MiB so far, about {s.seconds_left} s left"
+                f"{s.bytes >> 20} MiB so far, {left}"
             )
 
 
@@ -170,7 +171,7 @@ def scrub(spec: Path, verify: bool, rate: int, as_json: bool) -> None:
 
         found = trio.run(targets.scrub, find_config(spec), rate << 20, verify, progress)
         if as_json:
-            print(json.dumps(found.to_json()))
+            print(json.dumps(targets.scrubbed_json(found)))
         else:
             if sys.stdout.isatty():
                 print("\r", end="")

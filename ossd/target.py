@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import trio
 
@@ -51,9 +51,6 @@ from wire.messages import (
 )
 from wire.peer import OUTBOUND_HIGH, OUTBOUND_MAX, Connection, ConnectionLost
 from wire.storage import Beat, ObjectChange, ObjectFlush, ObjectList, ObjectPatch, TargetScrub
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 
@@ -542,7 +539,7 @@ class Target:
             "map": self.chains.version,
             "refused": self.keys.refused,
             "syncing": [
-                [p.chain, p.target, p.directories, p.objects, p.bytes, round(p.seconds_left(now) or 0)]
+                [p.chain, p.target, int(100 * p.share), p.objects, p.bytes, p.seconds_left(now)]
                 for p in self.resync.progress.values()
             ],
             "connections": self.connections,

@@ -16,6 +16,8 @@ import pytest
 import trio
 
 from daemon.config import ClusterConfig, Config, ReplicaConfig, TargetConfig
+from ossd import limits
+from ossd.copystore import CopyStore
 from ossd.ledger import BLOCK, NO_STAMP
 from ossd.serve import serve
 from ossd.store import Store, file_name
@@ -218,13 +220,72 @@ async def test_a_member_that_returns_gets_what_it_missed_and_nothing_else(tmp_pa
         assert await targets.write(9 * BLOCK, b"meanwhile") == OK
         await targets.synced(1, 2)
         (progress,) = (await targets.status(1))["syncing"]
-        chain, target, directories, objects, size, _ = progress
-        assert (chain, target, directories, objects) == (CHAIN, 2, 1024, 4)
+        chain, target, percent, objects, size, left = progress
+        assert (chain, target, percent, objects, left) == (CHAIN, 2, 100, 4, 0.0)
         assert size == BLOCK + len(b"new") + 10, "one block changed, one is new, and of the one cut what is left"
         await targets.tell((1, SERVING), (2, SERVING))
         for key in (KEY, big, cut, new):
             assert await targets.read(2, key=key) == await targets.read(1, key=key)
         assert targets.file(2, (7, 0)) is None
+        assert await targets.scrubbed(1) == []
+
+
+async def test_nobody_waits_until_a_large_object_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two pieces of it a write is answered; it reaches the newcomer later."""
+    monkeypatch.setattr(limits, "AHEAD_BLOCKS", 2)
+    async with some(tmp_path, 1) as targets:
+        content = os.urandom(20 * BLOCK)
+        assert await targets.write(0, content) == OK
+        rate = limits.RESYNC_BYTES_PER_S
+        monkeypatch.setattr(limits, "RESYNC_BYTES_PER_S", 1)  # the second piece comes in a day
+        await targets.start(2)
+        await targets.tell((1, SERVING), (2, SYNCING))
+        with trio.fail_after(20):
+            while not (syncing := (await targets.status(1))["syncing"]) or not syncing[0][4]:
+                await trio.testing.wait_all_tasks_blocked(0.001)
+        (_, _, percent, _, size, left) = syncing[0]
+        assert size == 2 * BLOCK and 0 < percent < 100 and left > 0
+        for at in (0, 19 * BLOCK, 30 * BLOCK):
+            assert await targets.write(at, b"meanwhile") == OK
+            content = content.ljust(at, b"\0")
+            content = content[:at] + b"meanwhile" + content[at + 9 :]
+        assert await targets.read(1) == content
+        monkeypatch.setattr(limits, "RESYNC_BYTES_PER_S", rate)
+        await targets.tell((1, SERVING), (2, SYNCING))
+        await targets.synced(1, 2)
+        await targets.tell((1, SERVING), (2, SERVING))
+        assert await targets.read(2) == content
+        assert await targets.scrubbed(1) == []
+
+
+async def test_what_is_written_while_a_large_object_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writers overwrite, extend and cut objects that are being given, all the time: copies are equal afterwards."""
+    monkeypatch.setattr(limits, "AHEAD_BLOCKS", 1)
+    keys = [ObjectKey(200 + k, 0) for k in range(3)]
+    async with some(tmp_path, 1) as targets:
+        for key in keys:
+            assert await targets.write(0, os.urandom(30 * BLOCK), key=key) == OK
+        await targets.start(2)
+        await targets.tell((1, SERVING), (2, SYNCING))
+        done = False
+
+        async def write(seed: int) -> None:
+            rng = random.Random(seed)
+            key = keys[seed]
+            while not done:
+                trims = ((rng.randrange(1, 4), 25 * BLOCK + 77),) if rng.random() < 0.1 else ()
+                data = rng.randbytes(rng.choice((10, BLOCK, 3 * BLOCK)))
+                status = await targets.write(rng.randrange(40 * BLOCK), data, key=key, known=trims)
+                assert status in (OK, Status.STALE_CHAIN, Status.NOT_SERVING)  # the map moves while we write
+
+        async with trio.open_nursery() as nursery:
+            for seed in range(3):
+                nursery.start_soon(write, seed)
+            await targets.synced(1, 2)
+            await targets.tell((1, SERVING), (2, SERVING))
+            done = True
+        for key in keys:
+            assert await targets.read(2, key=key) == await targets.read(1, key=key)
         assert await targets.scrubbed(1) == []
 
 
@@ -279,6 +340,39 @@ async def test_a_bad_block_is_mended_from_the_other_copy(tmp_path: Path, at: int
         assert (status["blocks_bad"] >= 1, status["blocks_mended"]) == (True, 1)
         assert where.read_bytes() == data
         assert await targets.write(BLOCK + 3, b"!") == OK
+
+
+async def test_a_scrub_gives_way_between_two_pieces_of_a_large_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "AHEAD_BLOCKS", 2)
+    seen = []
+    real = CopyStore.read_block
+
+    def read_block(self: CopyStore, file: Any, block: int) -> bytes:
+        seen.append(block)
+        return real(self, file, block)
+
+    monkeypatch.setattr(CopyStore, "read_block", read_block)
+    async with some(tmp_path, 1, 2) as targets:
+        assert await targets.write(0, os.urandom(6 * BLOCK)) == OK
+        async with calling(targets.ports[1], Role.ADMIN) as admin:
+            for first in range(0, 1024, 64):
+                admin.send(TargetScrub, first, 64, 1, True)  # the next piece is due in a day
+            with trio.fail_after(20):
+                while len(seen) < 2:
+                    await trio.testing.wait_all_tasks_blocked(0.001)
+            assert await targets.write(5, b"meanwhile") == OK
+            assert seen == [0, 1]
+        bad = targets.file(2)
+        assert bad is not None
+        with bad.open("r+b") as file:
+            file.seek(5 * BLOCK + 3)
+            byte = file.read(1)
+            file.seek(-1, os.SEEK_CUR)
+            file.write(bytes([byte[0] ^ 1]))
+        assert await targets.scrubbed(2) == []
+        assert (await targets.status(2))["blocks_mended"] == 1, "in the last piece"
 
 
 async def test_a_bad_block_without_another_copy_is_an_error(tmp_path: Path) -> None:
