@@ -44,6 +44,8 @@ class Progress:
     directories: int = 0
     part: float = 0.0
     """How far it is with the next LIST_DIRECTORIES of them."""
+    rest: int = 0
+    """Bytes of the object under way that it has not got to."""
     objects: int = 0
     """Brought in step."""
     bytes: int = 0
@@ -55,9 +57,12 @@ class Progress:
         return 1.0 if self.done else (self.directories + self.part * LIST_DIRECTORIES) / (FANOUT + 1)
 
     def seconds_left(self, now: float) -> float | None:
-        """An estimate: the rest takes as long as what was done before; None: nothing is done yet."""
-        share = self.share
-        return (now - self.began) * (1 - share) / share if share else None
+        """An estimate: the other directories take as long as those before, and what is left of the object under way as
+        what was given before; None: nothing is done yet."""
+        share, took = self.share, now - self.began
+        if not share:
+            return None
+        return took * (1 - share) / share + (took * self.rest / self.bytes if self.bytes else 0.0)
 
 
 class Resync:
@@ -181,6 +186,7 @@ class Resync:
             given = await self._counted(progress, key, some)
             size += given
             progress.part = part + width * place[0] / max(1, place[1])
+            progress.rest = max(0, place[1] - place[0]) * BLOCK if width else 0
             if limited:
                 await trio.sleep(given / limits.RESYNC_BYTES_PER_S)  # the rate, not something waited for
         return size

@@ -21,7 +21,7 @@ from ossd.copystore import CopyStore
 from ossd.ledger import BLOCK, NO_STAMP
 from ossd.serve import serve
 from ossd.store import Store, file_name
-from tests.ossd.test_serve import CLUSTER, KEYS, Caller, calling
+from tests.ossd.serving import CLUSTER, KEYS, Caller, calling
 from wire.chains import OFFLINE, SERVING, SYNCING
 from wire.codec import pack
 from wire.errors import OK, Status
