@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import subprocess
+import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from wire.chains import OFFLINE, SERVING, SYNCING
 from wire.codec import pack
 from wire.errors import OK, Status
 from wire.messages import ObjectDelete, ObjectKey, ObjectRead, ObjectSync, ObjectTruncate, ObjectWrite, Role, StatusCall
-from wire.storage import Beat, TargetScrub
+from wire.storage import Beat, ObjectPatch, TargetScrub
 
 CHAIN = 9
 KEY = ObjectKey(5, 0)
@@ -249,6 +250,8 @@ async def test_nobody_waits_until_a_large_object_is_given(tmp_path: Path, monkey
             assert await targets.write(at, b"meanwhile") == OK
             content = content.ljust(at, b"\0")
             content = content[:at] + b"meanwhile" + content[at + 9 :]
+        there = targets.file(2)
+        assert there is not None and there.stat().st_size == 2 * BLOCK, "no writer has waited for more"
         assert await targets.read(1) == content
         monkeypatch.setattr(limits, "RESYNC_BYTES_PER_S", rate)
         await targets.tell((1, SERVING), (2, SYNCING))
@@ -286,6 +289,36 @@ async def test_what_is_written_while_a_large_object_is_given(tmp_path: Path, mon
             done = True
         for key in keys:
             assert await targets.read(2, key=key) == await targets.read(1, key=key)
+        assert await targets.scrubbed(1) == []
+
+
+async def test_what_is_left_out_at_the_last_moment_is_given_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1. All directories are gone through, the target has its disk synced. 2. Its copy of an object turns out to be
+    another one than was thought. 3. A change of it is left out. 4. It is not synced before it has been given that."""
+    gate, began = threading.Event(), threading.Event()
+    real = CopyStore.sync_all
+
+    def sync_all(self: CopyStore) -> None:
+        began.set()
+        assert gate.wait(20)
+        real(self)
+
+    async with some(tmp_path, 1) as targets:
+        assert await targets.write(0, b"a" * 100) == OK
+        await targets.start(2)
+        monkeypatch.setattr(CopyStore, "sync_all", sync_all)
+        await targets.tell((1, SERVING), (2, SYNCING))
+        assert await trio.to_thread.run_sync(began.wait, 20)
+        async with calling(targets.ports[2], Role.TARGET, "1") as member:
+            patch = await member.call(ObjectPatch, KEY, CHAIN, targets.chain_version, 0, bulk=b"other")
+            assert patch[0] == OK
+        assert await targets.write(10, b"left out") == OK
+        gate.set()
+        await targets.synced(1, 2)
+        await targets.tell((1, SERVING), (2, SERVING))
+        assert await targets.read(2) == await targets.read(1) == b"a" * 10 + b"left out" + b"a" * 82
         assert await targets.scrubbed(1) == []
 
 
