@@ -73,7 +73,7 @@ class Scrub:
             blocks = range(first, min(first + limits.AHEAD_BLOCKS, file.ledger.blocks))
             bad = {b for b in blocks if not await self._block(file, b, found)}
             chain = copies.table.get(file.ledger.chain)
-            if chain is None or chain.mine is None:
+            if chain is None:
                 if not first:
                     _say(found, f"object {_name(key)} of chain {file.ledger.chain} has no business here")
             elif verify and not bad and chain.before is None and copies.table.me in holders(chain.members):

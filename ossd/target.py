@@ -20,6 +20,7 @@ import trio
 from ossd import limits, work
 from ossd.capabilities import ANY_DATA, Keys, Shown
 from ossd.chains import ChainTable
+from ossd.clearing import Clearing
 from ossd.copies import Change, Copies
 from ossd.copystore import CopyStore
 from ossd.ledger import BadBlock
@@ -145,6 +146,7 @@ class Target:
         self.copies = Copies(store, self.chains, self.links, self._threads, self._at_once, self._watch_for_slowness)
         self.resync = Resync(self.copies, self.in_turn)
         self.scrub = Scrub(self.copies, self.in_turn)
+        self.clearing = Clearing(self.copies, self._in_turns)
         members = Members(self, self.copies, self.resync)
         everyone: dict[type, Act] = {
             StatusCall: self._status,
@@ -260,6 +262,17 @@ class Target:
             return await run()
         finally:
             _leave(self.order, turn)
+
+    async def _in_turns(self, keys: list[Key], run: Callable[[], Awaitable[None]]) -> None:
+        """*run* it in the exclusive turns of all *keys*."""
+        turns = [self.order.enter(key, shared=False) for key in keys]
+        try:
+            for turn in turns:
+                await _come(turn)
+            await run()
+        finally:
+            for turn in turns:
+                _leave(self.order, turn)
 
     def long_ago(self, since: float) -> bool:
         return trio.current_time() - since > limits.MISSED_AFTER_S

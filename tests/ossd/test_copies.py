@@ -27,7 +27,7 @@ from wire.chains import OFFLINE, SERVING, SYNCING
 from wire.codec import pack
 from wire.errors import OK, Status
 from wire.messages import ObjectDelete, ObjectKey, ObjectRead, ObjectSync, ObjectTruncate, ObjectWrite, Role, StatusCall
-from wire.storage import Beat, ObjectPatch, TargetScrub
+from wire.storage import Beat, ObjectList, ObjectPatch, TargetScrub
 
 CHAIN = 9
 KEY = ObjectKey(5, 0)
@@ -114,6 +114,12 @@ class Some:
 
     def file(self, target: int, key: tuple[int, int] = (5, 0)) -> Path | None:
         return next((self.base / f"t{target}" / "objects").glob(f"*/{file_name(key)}"), None)
+
+    async def without(self, target: int) -> None:
+        """Wait until *target* has no copy of KEY."""
+        with trio.fail_after(30):
+            while self.file(target) is not None:
+                await trio.testing.wait_all_tasks_blocked(0.005)
 
     async def scrubbed(self, target: int) -> list[str]:
         """What a scrub of *target* finds wrong."""
@@ -335,6 +341,33 @@ async def test_a_wiped_member_gets_everything(tmp_path: Path) -> None:
             key = ObjectKey(100 + k, k % 3)
             assert await targets.read(3, key=key) == await targets.read(1, key=key)
         assert await targets.scrubbed(1) == []
+
+
+async def test_what_a_target_holds_of_a_chain_that_it_has_left_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not before it is told, not what it holds as a member; and when it comes back it gets everything."""
+    monkeypatch.setattr(limits, "CLEAR_AFTER_S", 0.01)
+    async with some(tmp_path, 1, 2) as targets:
+        assert await targets.write(0, b"here and there") == OK
+        await targets.tell((1, SERVING), (2, OFFLINE))
+        async with calling(targets.ports[2], Role.TARGET, "1") as member:
+            assert (await member.call(ObjectList, CHAIN, 0, 64))[0] == OK
+            assert targets.file(2) is not None
+            await targets.tell((1, SERVING))
+            await targets.without(2)
+            assert (await member.call(ObjectList, CHAIN, 0, 64))[0] == Status.NOT_SERVING
+        assert targets.file(1) is not None
+        await targets.tell((1, SERVING), (2, SYNCING))
+        await targets.synced(1, 2)
+        await targets.tell((1, SERVING), (2, SERVING))
+        assert await targets.read(2) == b"here and there"
+        await targets.stop(2)
+        await targets.tell((1, SERVING), only=(1,))
+        await targets.start(2)
+        await targets.tell((1, SERVING))
+        await targets.without(2)
+        assert await targets.read(1) == b"here and there"
 
 
 async def test_a_full_member_refuses_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
