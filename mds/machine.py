@@ -240,6 +240,11 @@ class StateMachine:
         return self._digest.to_bytes(8, "big")
 
     @property
+    def mark(self) -> tuple[int, int]:
+        """(index up to which everything is applied, the digest there): what replicas compare."""
+        return self._index, self._digest
+
+    @property
     def index(self) -> int:
         """Delivery index of what was applied last; 0 in a new state."""
         return self._index

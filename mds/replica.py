@@ -15,8 +15,10 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 from mds import limits
+from mds.alarm import Standing
 from mds.borrowers import Borrowers
 from mds.capabilities import Signer
+from mds.comparing import Comparing
 from mds.lending import Lending
 from mds.machine import Decoded, Outcome, StateMachine, decode_batch, decode_entry, entries_untrusted
 from mds.namespace.roster import Roster
@@ -52,7 +54,8 @@ _CLIENT_REQUESTS = (
 class Replica:
     """See the module."""
 
-    def __init__(self, me: int, group: Machine, state: StateMachine, shell: Shell) -> None:
+    def __init__(self, me: int, group: Machine, state: StateMachine, shell: Shell, tie: str = "") -> None:
+        """*tie*: the alarm that is kept with the state, see :mod:`mds.comparing`."""
         self.me = me
         self.group = group
         self.state = state
@@ -93,6 +96,7 @@ class Replica:
         for entry in group.core.history.undelivered():
             self._entered(entry, 0)
         self._take_roster()
+        self.comparing = Comparing(me, group, shell, tie, self._turn_away)
 
     # -- the group
 
@@ -128,7 +132,10 @@ class Replica:
                     self._apply(item)
                 else:
                     self._new_view(item)
+                self.comparing.applied(*self.state.mark)
         self._running = False
+        if self.comparing.has_news:
+            self.comparing.look()
         if self._inactive_since is not None:
             self._look_at_loans()
         if self.reading.parked:
@@ -184,7 +191,10 @@ class Replica:
             else:
                 self._after.append((out.ticket, out.after))
         for peer in out.snapshot_for:
-            self.shell.send_snapshot(peer)
+            if self.comparing.standing is Standing.ALIKE:
+                self.shell.send_snapshot(peer)
+            else:  # a copy of what may be wrong would count like a state that has come about by itself
+                self._events.append(ev.SnapshotSent(peer))
         self._watch_activity()
 
     def _send_after(self, messages: list[tuple[int, Any]]) -> None:
@@ -351,6 +361,8 @@ class Replica:
     @property
     def serving(self) -> bool:
         """Clients may stay: active, or in the middle of a view change that has not taken long yet."""
+        if self.comparing.refuses:
+            return False
         if self.active:
             return True
         since = self._inactive_since
@@ -440,6 +452,9 @@ class Replica:
     def internal(self, op: Any, done: Callable[[Outcome], None]) -> None:
         """Order *op* for this replica itself; *done* gets the outcome (NOT_SERVING: we were left out)."""
         self._token += 1
+        if self.comparing.refuses:
+            done(Outcome(0, self.me, self._token, Status.NOT_SERVING, b"", False))
+            return
         self._internal[self._token] = done
         self._queue.append((self.shell.stamp_ns(), 0, self.me, self._token, encode(op)))
         self._run()
@@ -537,7 +552,8 @@ class Replica:
         self.lending.forget_departed(self.shell.now())
         self._acknowledge()  # recalls end by time as well
         self._run()
-        if not self.active:
+        self.comparing.look()
+        if not self.active or self.comparing.refuses:
             return
         self.owed.release()
         if self.lowest:
@@ -548,7 +564,7 @@ class Replica:
     @property
     def lowest(self) -> bool:
         """This replica does what one member does for all."""
-        return self.active and self.me == min(self.group.core.newest.members)
+        return self.active and not self.comparing.refuses and self.me == min(self.group.core.newest.members)
 
     # -- the state is replaced (a learner got a snapshot)
 
@@ -563,6 +579,7 @@ class Replica:
             # What waits for an outcome here may have got it in what the snapshot replaces: it is asked for again.
             self._turn_away()
             self.state = self.lending.state = self.reading.state = self.signer.state = state
+            self.comparing.replaced()
             self.owed.replaced(state)
             self.caches.take_all()
             self.pending.clear()
