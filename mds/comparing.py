@@ -95,6 +95,8 @@ class Comparing:
                 self._shell.link_send(peer, message)
 
     def _judge(self) -> None:
+        if self._group.active_view != self.alarm.epoch:
+            return  # left out, or in a change of the view: what was found there is found again in the next one
         before, tie = self.standing, self.alarm.tie
         now = self._shell.now()
         standing = self.alarm.judge(now)

@@ -378,6 +378,44 @@ def test_a_tie_outlasts_restarts_and_views(service: Any, seed: int) -> None:
 
 
 @SEEDS
+def test_two_against_two(service: Any, seed: int) -> None:
+    """One state is given up by an administrator; the other one that is wrong then is in the minority."""
+    with service(seed, 4) as group:
+        user = group.user(at=1)
+        ino = group.ask(user, create(b"victim"))[0]
+        all_committed(group)
+        for replica in (3, 4):
+            corrupt(group.nodes[replica], schema.INODES, schema.u64(ino), larger)
+        asked = user.request(chmod(ino))
+        group.until(lambda: all(standing(group, r) is Standing.TIE for r in group.nodes), 5 * SECOND)
+        queried = user.query(ops.GetAttr(ino))
+        group.run(5 * SECOND)
+        assert not queried.done and not any(node.given_up for node in group.nodes.values())
+        decide(group, 4)
+        group.complete(asked, queried)
+        assert queried.body[6] == 0
+        group.until(lambda: group.nodes[3].given_up == 1)
+
+
+@SEEDS
+def test_doubt_outside_of_a_view_is_no_tie(service: Any, seed: int) -> None:
+    """Who is left out while it doubts is not made to wait for an administrator."""
+    with service(seed, 3) as group:
+        user = group.user(at=2)
+        one = group.nodes[1].replica
+        group.isolate(1)
+        assert one.group.active_view is not None
+        found = Digests(one.group.active_view, False, (-1, 0, (), ((3, 10**6),)), (-1, 0, (), ()))
+        group.nodes[1].take(lambda: one.comparing.told(2, found))
+        assert standing(group, 1) is Standing.DOUBT
+        group.run(10 * SECOND)
+        assert not one.active and not group.nodes[1].alarm
+        group.heal()
+        group.until(lambda: group.view() == (1, 2, 3))
+        group.ask(user, create(b"x"))
+
+
+@SEEDS
 def test_one_that_was_away_settles_a_tie(service: Any, seed: int) -> None:
     """It is fed what it missed and executes it by itself, so it has an opinion."""
     with service(seed, 3) as group:
