@@ -14,9 +14,10 @@ from mds import machine, schema
 from mds.alarm import AHEAD, DIGESTS_KEPT, TIE_AFTER_US, Alarm, Comparison, Standing
 from mds.namespace import inode as inodes
 from tests.mds.group import ROOT, TOP, Group, Node, User, create, lookup, unlink
-from tests.sim.clock import SECOND
+from tests.sim.clock import MS, SECOND
 from wire import ops
 from wire.codec import pack, unpack_untrusted
+from wire.errors import Status
 from wire.group import Digests
 
 SEEDS = pytest.mark.parametrize("seed", range(4))
@@ -346,6 +347,7 @@ def test_two_that_differ_refuse_everything_until_somebody_decides(service: Any, 
         asked, queried = user.request(create(b"asked")), user.query(ops.GetAttr(ino))
         group.run(10 * SECOND)
         assert not asked.done and not queried.done
+        assert {*asked.refusals, *queried.refusals} == {Status.NOT_SERVING}
         assert group.nodes[1].replica.state.index == group.nodes[2].replica.state.index == index
         assert [node.given_up for node in group.nodes.values()] == [0, 0]
         assert all(f"replica {3 - r} differs" in node.alarm for r, node in group.nodes.items())
@@ -397,6 +399,27 @@ def test_two_against_two(service: Any, seed: int) -> None:
         group.until(lambda: group.nodes[3].given_up == 1)
 
 
+def a_doubt(group: Group) -> Digests:
+    """What 2 might say for replica 1 to doubt."""
+    epoch = group.nodes[1].replica.group.active_view
+    assert epoch is not None
+    return Digests(epoch, False, (-1, 0, (), ((3, 10**6),)), (-1, 0, (), ()))
+
+
+@SEEDS
+def test_doubt_lasts_a_round_trip_where_it_is_for_nothing(service: Any, seed: int) -> None:
+    """Whoever is asked answers at once, and meanwhile what clients ask waits."""
+    with service(seed, 3) as group:
+        user = group.user(at=1)
+        node = group.nodes[1]
+        node.take(lambda: node.replica.comparing.told(2, a_doubt(group)))
+        assert standing(group, 1) is Standing.DOUBT
+        asked = user.request(create(b"asked"))
+        group.until(lambda: standing(group, 1) is Standing.ALIKE, 20 * MS)
+        group.complete(asked)
+        assert not asked.refusals
+
+
 @SEEDS
 def test_doubt_outside_of_a_view_is_no_tie(service: Any, seed: int) -> None:
     """Who is left out while it doubts is not made to wait for an administrator."""
@@ -404,10 +427,8 @@ def test_doubt_outside_of_a_view_is_no_tie(service: Any, seed: int) -> None:
         user = group.user(at=2)
         one = group.nodes[1].replica
         group.isolate(1)
-        assert one.group.active_view is not None
-        found = Digests(one.group.active_view, False, (-1, 0, (), ((3, 10**6),)), (-1, 0, (), ()))
-        group.nodes[1].take(lambda: one.comparing.told(2, found))
-        assert standing(group, 1) is Standing.DOUBT
+        group.nodes[1].take(lambda: one.comparing.told(2, a_doubt(group)))
+        assert standing(group, 1) is Standing.DOUBT and one.group.withheld
         group.run(10 * SECOND)
         assert not one.active and not group.nodes[1].alarm
         group.heal()
