@@ -125,11 +125,14 @@ class Lending:
         """Drop what is kept of clients that left, where their lease is over."""
         self._departed = [client for client in self._departed if not self.caches.gone(client, now)]
 
-    def stop(self) -> None:
-        """This replica is to stop: clients keep nothing any more of what it told them. See :attr:`all_returned`."""
+    def stop(self, ticket: int) -> None:
+        """This replica is to stop: clients keep nothing any more of what it told them. See :attr:`all_returned`.
+
+        *ticket*: from that on nothing is acknowledged before they have let go. It may contradict what they keep, which
+        is not listed any more once it is called back.
+        """
         self._stopped = True
-        never = 1 << 62  # nothing that is to be acknowledged waits for it
-        for client, number, inodes in self.caches.recall(None, set(), never, self._shell.now()):
+        for client, number, inodes in self.caches.recall(None, set(), ticket, self._shell.now()):
             client.send(msg.Recall(number, inodes, ()))
 
     @property

@@ -8,7 +8,6 @@ through the :class:`Shell` it passes.  The life of a request: :meth:`Replica.cli
 from __future__ import annotations
 
 import errno
-import itertools
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -167,6 +166,10 @@ class Replica:
             self._acknowledged = ticket
             self._events.append(ev.DurableUpTo(ticket))
 
+    def stop_lending(self) -> None:
+        """Call back all that clients keep: this replica is about to leave."""
+        self.lending.stop(self._acknowledged + 1)
+
     def _carry_out(self, out: Effects) -> None:
         # The others get to work while our own journal is written; nothing in `send` depends on it.
         for peer, message in out.send:
@@ -210,8 +213,7 @@ class Replica:
         """A message is in the log: from now on queries that conflict with it wait, and caches let go."""
         key = entry[:3]
         items = entries_untrusted(entry.payload)
-        fresh = self._fresh
-        decoded = [fresh.pop(item[4], None) or decode_entry(item) if fresh else decode_entry(item) for item in items]
+        decoded = [self._decoded(item) for item in items] if self._fresh else [decode_entry(item) for item in items]
         self._ops[key] = items, decoded
         known: set[int] | None = set()
         for one in map(self._touched, decoded):
@@ -226,6 +228,11 @@ class Replica:
                 requesters = set()  # what others ask for in the same message contradicts a requester's cache, too
             self.lending.recall(decoded, touched, requesters, ticket)
         self.pending.add(key, touched)
+
+    def _decoded(self, item: Any) -> Any:
+        """The operation of an entry, which may be malformed, while own ones are at hand."""
+        known = type(item) is tuple and len(item) == 5 and type(item[4]) is bytes
+        return (self._fresh.pop(item[4], None) if known else None) or decode_entry(item)
 
     def _touched(self, op: Any) -> frozenset[int] | None:
         return self.state.touched(op) if op is not None else _NOTHING
@@ -508,7 +515,8 @@ class Replica:
             return  # looked at when the queue of events is empty
         now = self.shell.now()
         for peer, incarnation in self.group.awaits_return(now):
-            if self.borrowers.returned(peer, self.state.sessions(), itertools.chain(*self._ops.values()), now):
+            logged = (op for _, operations in self._ops.values() for op in operations)
+            if self.borrowers.returned(peer, self.state.sessions(), logged, now):
                 self.group_event(ev.Returned(peer, incarnation))
 
     def _admin(self, client: Client, call: int, op_bytes: bytes) -> None:
