@@ -65,7 +65,7 @@ class Comparing:
             self._shell.link_send(peer, self.alarm.message(ask=False))
 
     def look(self) -> None:
-        """Now and then, and after what was applied."""
+        """Now and then."""
         self._look_again = False
         self._follow_view()
         self._judge()
@@ -73,10 +73,10 @@ class Comparing:
         if now - self._said_at >= SAY_EVERY_US:
             self._say(now)
 
-    @property
-    def has_news(self) -> bool:
-        """What was applied has shown a difference: look at once."""
-        return self._look_again
+    def look_if_new(self) -> None:
+        """After what was applied: look at once if it has shown a difference."""
+        if self._look_again:
+            self.look()
 
     def _follow_view(self) -> None:
         epoch = self._group.active_view
@@ -125,7 +125,7 @@ class Comparing:
     def _stand(self, standing: Standing) -> None:
         refused = self.refuses
         self.standing = standing
-        self._group.withheld = standing is not Standing.ALIKE
+        self._group.withhold(standing is not Standing.ALIKE)
         if self.refuses and not refused:
             self._refuse()
 

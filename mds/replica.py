@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 from mds import limits
-from mds.alarm import Standing
 from mds.borrowers import Borrowers
 from mds.capabilities import Signer
 from mds.comparing import Comparing
@@ -54,7 +53,6 @@ class Replica:
     """See the module."""
 
     def __init__(self, me: int, group: Machine, state: StateMachine, shell: Shell, tie: str = "") -> None:
-        """*tie*: the alarm that is kept with the state, see :mod:`mds.comparing`."""
         self.me = me
         self.group = group
         self.state = state
@@ -133,8 +131,7 @@ class Replica:
                     self._new_view(item)
                 self.comparing.applied(*self.state.mark)
         self._running = False
-        if self.comparing.has_news:
-            self.comparing.look()
+        self.comparing.look_if_new()
         if self._inactive_since is not None:
             self._look_at_loans()
         if self.reading.parked:
@@ -194,10 +191,7 @@ class Replica:
             else:
                 self._after.append((out.ticket, out.after))
         for peer in out.snapshot_for:
-            if self.comparing.standing is Standing.ALIKE:
-                self.shell.send_snapshot(peer)
-            else:  # a copy of what may be wrong would count like a state that has come about by itself
-                self._events.append(ev.SnapshotSent(peer))
+            self.shell.send_snapshot(peer)
         self._watch_activity()
 
     def _send_after(self, messages: list[tuple[int, Any]]) -> None:
@@ -368,10 +362,8 @@ class Replica:
     @property
     def serving(self) -> bool:
         """Clients may stay: active, or in the middle of a view change that has not taken long yet."""
-        if self.comparing.refuses:
-            return False
-        if self.active:
-            return True
+        if self.active or self.comparing.refuses:
+            return not self.comparing.refuses
         since = self._inactive_since
         return not self.group.core.outside and since is not None and self.shell.now() - since < limits.HOLD_ON_US
 
@@ -459,9 +451,6 @@ class Replica:
     def internal(self, op: Any, done: Callable[[Outcome], None]) -> None:
         """Order *op* for this replica itself; *done* gets the outcome (NOT_SERVING: we were left out)."""
         self._token += 1
-        if self.comparing.refuses:
-            done(Outcome(0, self.me, self._token, Status.NOT_SERVING, b"", False))
-            return
         self._internal[self._token] = done
         self._queue.append((self.shell.stamp_ns(), 0, self.me, self._token, encode(op)))
         self._run()

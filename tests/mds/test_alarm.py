@@ -428,7 +428,7 @@ def test_doubt_outside_of_a_view_is_no_tie(service: Any, seed: int) -> None:
         one = group.nodes[1].replica
         group.isolate(1)
         group.nodes[1].take(lambda: one.comparing.told(2, a_doubt(group)))
-        assert standing(group, 1) is Standing.DOUBT and one.group.withheld
+        assert standing(group, 1) is Standing.DOUBT and one.group.core.withheld
         group.run(10 * SECOND)
         assert not one.active and not group.nodes[1].alarm
         group.heal()

@@ -161,11 +161,11 @@ def test_a_shell_that_does_not_trust_its_state_reads_and_submits_nothing() -> No
     one = active()
     one.step(Submit(b"x"))
     one.step(Received(2, Grant(1, one.now)))
-    one.machine.withheld = True
+    one.machine.withhold(True)
     assert not one.machine.may_submit and not one.machine.may_read(one.now) and one.machine.read_until() == 0
     beat = heartbeat(1, 1, 1, 1, received=(1, 0), durable=(1, 0), delivered=(0, 0))
     assert messages(one.step(Received(2, beat)), Grant) == [(2, Grant(1, beat.stamp))]
-    one.machine.withheld = False
+    one.machine.withhold(False)
     assert one.machine.may_submit and one.machine.may_read(one.now) and one.machine.read_until() > one.now
 
 
