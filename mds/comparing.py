@@ -32,7 +32,6 @@ class Comparing:
         self._said_at = 0
         self._described = ""
         self._given_up = False
-        self._look_again = False
         if tie:
             log.error("this replica does not serve: %s", tie)
             self._stand(Standing.TIE)
@@ -47,7 +46,7 @@ class Comparing:
     def applied(self, index: int, digest: int) -> None:
         """Everything up to *index* is applied, and its effects come to *digest*."""
         if self.alarm.digests.note(index, digest):
-            self._look_again = True
+            self.look()
 
     def written(self, index: int, records: int) -> None:
         """The state is on disk as of *index*, and its records come to the sum *records*."""
@@ -66,17 +65,11 @@ class Comparing:
 
     def look(self) -> None:
         """Now and then."""
-        self._look_again = False
         self._follow_view()
         self._judge()
         now = self._shell.now()
         if now - self._said_at >= SAY_EVERY_US:
             self._say(now)
-
-    def look_if_new(self) -> None:
-        """After what was applied: look at once if it has shown a difference."""
-        if self._look_again:
-            self.look()
 
     def _follow_view(self) -> None:
         epoch = self._group.active_view

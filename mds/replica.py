@@ -131,7 +131,6 @@ class Replica:
                     self._new_view(item)
                 self.comparing.applied(*self.state.mark)
         self._running = False
-        self.comparing.look_if_new()
         if self._inactive_since is not None:
             self._look_at_loans()
         if self.reading.parked:
@@ -322,8 +321,7 @@ class Replica:
 
     def _view_changed(self, epoch: int, members: tuple[int, ...]) -> msg.ViewChanged:
         roster = self.state.roster
-        addresses = ((m, roster.address_of(m)) for m in members)
-        told = tuple((m, address) for m, address in addresses if address is not None)
+        told = tuple((m, address) for m in members if (address := roster.address_of(m)) is not None)
         return msg.ViewChanged(generation_of(epoch), epoch, told, roster.replicas)
 
     # -- serving or not
