@@ -67,7 +67,8 @@ class Comparison:
         self.unlike: dict[int, int] = {}
         """Member -> the index at which it was first found to differ, in this view."""
         self._kept = kept
-        self._mine: dict[int, int] = {}
+        self._mine = [self.latest] * kept
+        """(index, mark) of our own, each in its place by its index: an older one makes room for it."""
         self._told: dict[int, dict[int, int]] = {}
         """Member -> its marks at indexes above :attr:`latest`."""
         self._next = _NEVER
@@ -86,9 +87,7 @@ class Comparison:
     def note(self, index: int, mark: int) -> bool:
         """Our own mark at *index*. True: by it a member is found to differ."""
         self.latest = index, mark
-        self._mine[index] = mark
-        if len(self._mine) > self._kept:
-            del self._mine[next(iter(self._mine))]
+        self._mine[index % self._kept] = self.latest
         return self._next <= index and self._catch_up(index)
 
     def _catch_up(self, index: int) -> bool:
@@ -100,25 +99,27 @@ class Comparison:
                     self._next = min(self._next, at)
                     break
                 mark = marks.pop(at)
-                if at in self._mine and self._compare(peer, at, mark):
-                    news = True
+                news |= self._compare(peer, at, mark)
         return news
 
     def take(self, peer: int, said: Mark) -> None:
         """*peer* has said this."""
         index, mark, alike, unlike = said
         self._others[peer] = dict(alike), dict(unlike)
-        if index in self._mine:
+        if index <= self.latest[0]:
             self._compare(peer, index, mark)
-        elif index > self.latest[0]:
+        else:
             told = self._told.setdefault(peer, {})
             if len(told) < AHEAD:
                 told[index] = mark
                 self._next = min(self._next, index)
 
     def _compare(self, peer: int, index: int, mark: int) -> bool:
-        """True: *peer* is found to differ, for the first time."""
-        if self._mine[index] == mark:
+        """*peer* has this mark at *index*. True: it is found to differ, for the first time."""
+        at, mine = self._mine[index % self._kept]
+        if index < 0 or at != index:
+            return False  # not known (any more)
+        if mine == mark:
             self.alike[peer] = max(index, self.alike.get(peer, index))
             return False
         return self.unlike.setdefault(peer, index) == index
@@ -238,6 +239,6 @@ class Alarm:
     def validate(self) -> None:
         """For tests: what is kept is bounded."""
         for kind, kept in ((self.digests, DIGESTS_KEPT), (self.records, RECORDS_KEPT)):
-            assert len(kind._mine) <= kept
+            assert len(kind._mine) == kept
             assert all(len(marks) <= AHEAD for marks in kind._told.values())
             assert {*kind.alike, *kind.unlike, *kind._told, *kind._others} <= set(self.members) - {self.me}

@@ -127,8 +127,8 @@ def test_a_tie_ends_when_somebody_who_was_away_agrees() -> None:
     members.tell()
     assert members.judge() == ["tie", "tie"]
     members.view(1, 2, 3)
-    members.apply(10, r2=1)
     members.alarms[3].digests.note(9, 0)
+    members.apply(10, r2=1)
     for alarm in members.alarms.values():
         alarm.records.note(10, 5)
     members.tell()
