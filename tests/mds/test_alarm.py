@@ -13,7 +13,8 @@ import pytest
 from mds import machine, schema
 from mds.alarm import AHEAD, DIGESTS_KEPT, TIE_AFTER_US, Alarm, Comparison, Standing
 from mds.namespace import inode as inodes
-from tests.mds.group import ROOT, TOP, Group, Node, User, create, lookup, unlink
+from mds.store import Store
+from tests.mds.group import ROOT, TOP, Group, Node, User, create, lookup, names, unlink
 from tests.sim.clock import MS, SECOND
 from wire import ops
 from wire.codec import pack, unpack_untrusted
@@ -262,6 +263,45 @@ def test_a_wrong_record_of_one_of_three(service: Any, seed: int) -> None:
         group.until(lambda: group.view() == (1, 2, 3))
         group.ask(user, create(b"with all of them"))
     assert group.nodes[3].given_up == 1 and (group.nodes[3].base / "given-up-1").is_dir()
+
+
+@SEEDS
+def test_clients_notice_nothing_of_a_minority(service: Any, seed: int) -> None:
+    """Also those of the replica that is wrong: what they ask is done once, at whichever replica they are by then."""
+    with service(seed, 3) as group:
+        users = [group.user(f"user {r}", r) for r in group.replica_ids]
+        ino = group.ask(users[0], create(b"victim"))[0]
+        all_committed(group)
+        corrupt(group.nodes[3], schema.INODES, schema.u64(ino), larger)
+        wanted = set()
+        for step in range(60):
+            calls = [user.request(create(b"%s.%d" % (user.name.encode(), step))) for user in users]
+            if step == 20:
+                calls.append(users[1].request(chmod(ino)))
+            group.complete(*calls)
+            assert all(call.ok for call in calls)
+            wanted |= {call.op.name for call in calls if isinstance(call.op, ops.Create)}
+        group.until(lambda: group.nodes[3].given_up == 1)
+        assert wanted < set(names(group, users[2]))
+
+
+@SEEDS
+def test_a_record_that_went_wrong_while_its_replica_was_away(service: Any, seed: int) -> None:
+    with service(seed, 3) as group:
+        ino = group.ask(group.user(at=1), create(b"victim"))[0]
+        all_committed(group)
+        node = group.nodes[3]
+        group.kill(3)
+        group.certify(3)
+        group.until(lambda: group.view() == (1, 2))
+        node.store = Store.open(node.base / "state")
+        corrupt(node, schema.INODES, schema.u64(ino), larger)
+        layer = node.store.freeze()
+        assert layer is not None
+        node.store.write(layer)
+        node.store.close()
+        group.restart(3)
+        group.until(lambda: node.given_up == 1)
 
 
 @SEEDS
