@@ -101,7 +101,7 @@ def missing_to_add(status: ClusterStatus, number: int) -> str:
     """What keeps replica *number* from being a whole part of the service; "" for nothing."""
     newest = status.newest
     if newest is None:
-        return "the view is changing"
+        return _nobody_serves(status)
     mine = next((r for r in status.replicas if r.configured.id == number), None)
     if mine is None:
         return f"replica {number} is not in the roster"
@@ -116,11 +116,18 @@ def missing_to_add(status: ClusterStatus, number: int) -> str:
     return _missing_vote(newest, number, wanted=True)
 
 
+def _nobody_serves(status: ClusterStatus) -> str:
+    if not status.ties:
+        return "the view is changing"
+    number, tie = next(iter(status.ties.items()))
+    return f"replica {number} waits for a decision: {tie}; give up another state"
+
+
 def missing_to_remove(status: ClusterStatus, number: int) -> str:
     """What keeps replica *number* from being done without; "" for nothing."""
     newest = status.newest
     if newest is None:
-        return "the view is changing"
+        return _nobody_serves(status)
     roster = newest.roster
     if roster is not None and number in roster.replica_ids:
         return f"replica {number} is in the roster still"

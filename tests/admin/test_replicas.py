@@ -142,3 +142,7 @@ def test_the_last_state_is_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None
     rows = [r if r.configured.id == 4 else DaemonStatus(r.configured, None, b"", "refused") for r in alone.replicas]
     with pytest.raises(ReplicaError, match="keeps its state"):
         resync(monkeypatch, ClusterStatus(CONFIG, tuple(rows), ()))
+
+
+def test_where_more_states_differ_another_one_has_to_be_given_up() -> None:
+    assert missing_to_add(all_tied(), 4) == "replica 1 waits for a decision: replica 4 differs; give up another state"
