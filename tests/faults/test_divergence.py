@@ -22,6 +22,7 @@ pytestmark = pytest.mark.system
 def doctor(small: Live, replica: int, ino: int) -> None:
     """A file is one byte larger in the state of *replica*, which is stopped and started again."""
     name = f"mds-{replica}"
+    small.settled()
     small.cluster.stop(name)
     store = Store.open(small.cluster.config.replica(replica).data / "state")
     record = store.get(schema.INODES, schema.u64(ino))
