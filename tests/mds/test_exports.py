@@ -14,6 +14,7 @@ from tests.mds.harness import TOP
 from wire import messages as msg
 from wire import ops
 from wire.codec import encode
+from wire.inline import WriteInline
 from wire.ops import Commit, Create, Cred, GetAttr
 
 RULES = (
@@ -53,6 +54,8 @@ def test_operations() -> None:
     squash = Squash(False, 99)
     assert squash.applied(Create(Cred(0, 0, ()), 1, b"f", 0o644)) == Create(Cred(99, 99, ()), 1, b"f", 0o644)
     assert squash.applied(Commit(5, 10, 0, True)) == Commit(5, 10, 0, False)
+    pieces = ((0, b"x"),)
+    assert squash.applied(WriteInline(5, pieces, 0, True)) == WriteInline(5, pieces, 0, False)
     for same in (Create(Cred(1, 1, ()), 1, b"f", 0o644), Commit(5, 10, 0), GetAttr(5), ops.StatFs()):
         assert squash.applied(same) is same
 
