@@ -11,13 +11,13 @@ executed at all keeps no reply: an entry or batch that is malformed, a session o
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final
 
 from mds import schema, sessions
+from mds.locksets import look, seen_untrusted
 from mds.namespace import layout
 from mds.namespace import roster as rosters
 from mds.namespace.inode import DIRECTORY_SIZE, S_IFDIR, Inode, Layout
@@ -52,7 +52,7 @@ from wire import ids, ops, targetops
 from wire.chains import StorageMap
 from wire.codec import decode, pack, unpack_untrusted
 from wire.errors import OK, FileSystemError, Status, WireError
-from wire.roster import ReplicaRemove, ReplicaSet, RosterRequest, WitnessRemove, WitnessSet
+from wire.roster import ReplicaRemove, ReplicaSet, WitnessRemove, WitnessSet
 
 DIGEST_MASK: Final = 2**64 - 1
 VIEW_ENTRY: Final = -1
@@ -102,43 +102,7 @@ _APPLY_INTERNAL: Final[dict[type, Callable[[Scope, Any], Any]]] = {
 """What replicas ask for themselves (session 0); from a client's session they are refused."""
 
 _APPLY_ALL: Final = {**_APPLY, **_APPLY_INTERNAL}
-_STORAGE: Final = (
-    ops.TargetSet, targetops.TargetUp, targetops.TargetDown, targetops.TargetDrain, targetops.TargetRemove,
-    targetops.TargetReplace, targetops.ChainSynced, targetops.ChainMove, targetops.ChainLeave,
-)  # fmt: skip
-"""Requests that change the storage map."""
 _NOTHING: Final[frozenset[int]] = frozenset()
-
-
-def _parent(op: Any) -> frozenset[int]:
-    return frozenset((op.parent,))
-
-
-def _inode(op: Any) -> frozenset[int]:
-    return frozenset((op.ino,))
-
-
-def _nothing(op: Any) -> frozenset[int]:
-    return _NOTHING
-
-
-def _storage(op: Any) -> frozenset[int]:
-    return frozenset((STORAGE_MAP,))
-
-
-_TOUCHES: Final[dict[type, Callable[[Any], frozenset[int]]]] = {
-    **dict.fromkeys((ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink), _parent),
-    **dict.fromkeys((ops.SetAttr, ops.Commit, ops.Settle, ops.SetXattr, ops.RemoveXattr), _inode),
-    **dict.fromkeys(
-        (ops.SessionOpen, ops.SessionAttach, ops.SessionClose, ops.SessionExpire, ops.ReclaimDone), _nothing
-    ),
-    **dict.fromkeys(typing.get_args(RosterRequest), _nothing),
-    ops.Link: lambda op: frozenset((op.ino, op.parent)),
-    ops.Accessed: lambda op: frozenset(ino for ino, _time in op.files),
-    ops.OrphanAnswer: lambda op: frozenset(op.released + op.pinned),
-    **dict.fromkeys(_STORAGE, _storage),
-}
-"""See :meth:`StateMachine.touched`."""
 
 
 class _NoHandles:
@@ -168,6 +132,9 @@ class Outcome:
     """Files whose last name went: every member owes an :class:`wire.ops.OrphanAnswer`."""
     session_gone: int = 0
     """The session that has ended (closed or expired), or 0."""
+
+
+_MALFORMED: Final = Outcome(0, 0, 0, Status.BAD_MESSAGE, b"", False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +186,10 @@ class StateMachine:
         self._generation = 0
         self._epoch = 0
         self._prepared: _Prepared | None = None
+        self._open: dict[int, dict[int, tuple[int, Any]]] = {}
+        """Delivered and not executed: index -> number of the entry -> (time for it, entry). Ascending."""
+        self._above: dict[int, int] = {}
+        """What entries executed above :attr:`low` count in the digest, by index."""
         self.roster = Roster()
         """Who belongs to the cluster: what is in the store, replaced as a whole when it changes."""
         raw = store.get(schema.META, schema.META_APPLIED)
@@ -236,6 +207,7 @@ class StateMachine:
         if raw is not None:
             self._generation, self._epoch, self._scope.members = unpack_untrusted(raw)
         self.roster = rosters.load(store)
+        self._take_up()
 
     def _make_new(self, bootstrap: Bootstrap) -> None:
         """The root directory and an empty storage map."""
@@ -255,13 +227,18 @@ class StateMachine:
 
     @property
     def digest(self) -> bytes:
-        """Sum of the effects of everything applied, 8 bytes: equal at replicas of equal index, or one is wrong."""
-        return self._digest.to_bytes(8, "big")
+        """Sum of the effects of everything up to :attr:`low`, 8 bytes: equal where that is equal, or one is wrong."""
+        return (self._digest - sum(self._above.values()) & DIGEST_MASK).to_bytes(8, "big")
 
     @property
     def index(self) -> int:
-        """Delivery index of what was applied last; 0 in a new state."""
+        """Delivery index of what was delivered here last; 0 in a new state."""
         return self._index
+
+    @property
+    def low(self) -> int:
+        """Everything up to this index is executed; above it, some may wait (see mds.schedule)."""
+        return next(iter(self._open)) - 1 if self._open else self._index
 
     @property
     def time_ns(self) -> int:
@@ -349,6 +326,7 @@ class StateMachine:
         only between batches.
         """
         assert index > self._index, f"batch {index} after {self._index}"
+        assert not self._open, "nothing waits that the batch might have to wait for"
         prepared, self._prepared = self._prepared, None
         if prepared is not None and prepared.index == index and prepared.batch == batch:
             self.store.redo(prepared.effects)
@@ -359,9 +337,56 @@ class StateMachine:
     def _execute_batch(self, index: int, batch: bytes, known: Decoded | None) -> list[Outcome]:
         self._index = index
         entries, operations = known if known is not None else decode_batch(batch)
-        outcomes = [self._apply_entry(index, k, entry, operations[k]) for k, entry in enumerate(entries)]
+        outcomes = [
+            self._apply_entry(index, k, now, entry, operations[k])
+            if (now := self._arrived(entry)) is not None
+            else _MALFORMED
+            for k, entry in enumerate(entries)
+        ]
         self._save()
         return outcomes
+
+    def deliver(self, index: int, entries: tuple[Any, ...]) -> list[int]:
+        """A batch is delivered whose entries are executed one by one, by :meth:`execute`, in any order that keeps
+        what conflicts as it is (mds.schedule). Returns the numbers of those that are well-formed."""
+        assert index > self._index, f"batch {index} after {self._index}"
+        self._index = index
+        # Times are by delivery, so that what waits gets the one that it would have had at once.
+        times = [self._arrived(entry) for entry in entries]
+        waiting = {k: (now, entries[k]) for k, now in enumerate(times) if now is not None}
+        if waiting:
+            self._open[index] = waiting
+        self._save()
+        return list(waiting)
+
+    def execute(self, index: int, k: int, op: Any) -> Outcome:
+        """Execute entry *k* of the batch delivered at *index*; *op* is its operation."""
+        self._prepared = None
+        waiting = self._open[index]
+        now, entry = waiting[k]
+        outcome = self._apply_entry(index, k, now, entry, op)
+        del waiting[k]
+        if not waiting:
+            del self._open[index]
+            low = self.low
+            for at in [at for at in self._above if at <= low]:
+                del self._above[at]
+        self._save()
+        return outcome
+
+    def _take_up(self) -> None:
+        """A state is opened that was written while requests waited: execute them, in the order of delivery. Nobody is
+        answered, and nobody reads here before this replica is active in a later view; by then they may be executed
+        everywhere (see mds.replica)."""
+        raw = self.store.get(schema.META, schema.META_WAITING)
+        if raw is None:
+            return
+        for index, k, now, entry in unpack_untrusted(raw):
+            self._apply_entry(index, k, now, entry, decode_entry(entry))
+        self.store.begin()
+        self.store.delete(schema.META, schema.META_WAITING)
+        self.store.commit()
+        self._save()
 
     def prepare(self, index: int, batch: bytes, known: Decoded) -> None:
         """Execute ahead what is likely to be delivered at *index*, without any effect: a member has nothing else to do
@@ -399,35 +424,53 @@ class StateMachine:
         self._save()
 
     def set_position(self, blob: bytes) -> None:
-        """Store *blob* with the effects applied so far (before the next freeze)."""
+        """Store *blob* with the effects applied so far (before the next freeze), and what of the requests delivered up
+        to there is not among them."""
         self.store.begin()
         self.store.put(schema.META, schema.META_POSITION, blob)
+        if self._open:
+            waiting = [(index, k, *w) for index, batch in self._open.items() for k, w in batch.items()]
+            self.store.put(schema.META, schema.META_WAITING, pack(waiting))
+        elif self.store.get(schema.META, schema.META_WAITING) is not None:
+            self.store.delete(schema.META, schema.META_WAITING)
         self.store.commit()
 
     def _save(self) -> None:
         """The small things that change with every batch. They sum up effects and are not effects themselves."""
         scope = self._scope
-        applied = pack((self._index, self.digest, self._time, scope.inodes, scope.sessions))
+        total = self._digest.to_bytes(8, "big")
+        applied = pack((self._index, total, self._time, scope.inodes, scope.sessions))
         self.store.put_alone(schema.META, schema.META_APPLIED, applied)
 
     def _count(self, index: int, k: int, effects: Effects) -> None:
         """Add one entry's effects to the digest. A sum, so that it does not depend on the order of execution."""
         hashed = blake2b(pack((index, k, effects)), digest_size=8).digest()
-        self._digest = (self._digest + int.from_bytes(hashed, "big")) & DIGEST_MASK
+        part = int.from_bytes(hashed, "big")
+        self._digest = (self._digest + part) & DIGEST_MASK
+        if self._open:
+            self._above[index] = self._above.get(index, 0) + part
 
-    def _apply_entry(self, index: int, k: int, entry: Any, op: Any) -> Outcome:
+    def _arrived(self, entry: Any) -> int | None:
+        """An entry is delivered: the state's time, which it moves on, is the time for it. None: it is malformed."""
         if not _well_formed(entry):
-            return Outcome(0, 0, 0, Status.BAD_MESSAGE, b"", False)
-        time_ns, session, slot, number, _ = entry
-        if time_ns > self._time:
-            self._time = time_ns
+            return None
+        if entry[0] > self._time:
+            self._time = entry[0]
+        return self._time
+
+    def _apply_entry(self, index: int, k: int, now: int, entry: Any, op: Any) -> Outcome:
+        session, slot, number = entry[1:4]
+        store = self.store
         if session:
             known = self._admit(session, slot, number)
             if known is not None:
                 return known
-        store = self.store
+        if len(entry) == 6:
+            seen = seen_untrusted(op, entry)
+            if seen is not None and look(store, op) != seen:
+                return Outcome(session, slot, number, Status.STALE_PLAN, b"", False)
         scope = self._scope
-        scope.start(self._time, schema.number_at(index, k))
+        scope.start(now, schema.number_at(index, k))
         store.begin()
         status, body = self._execute(session, op)
         if status != OK:
@@ -489,14 +532,6 @@ class StateMachine:
             raise StoreCorrupt(self.store.path, f"a record does not decode: {exc}") from exc
         return QueryResult(OK, body, frozenset(read))
 
-    def touched(self, op: Any) -> frozenset[int] | None:
-        """Inodes of which the request may change what a query sees (attributes, entries, extended attributes).
-
-        None where that depends on the state in which it is executed: then it is any of them.
-        """
-        tell = _TOUCHES.get(type(op))
-        return tell(op) if tell is not None else None  # Unlink, Rmdir, Rename: the inodes behind the names
-
     def validate(self) -> None:
         """For tests, after every step: what is held in memory agrees with the store. Raises AssertionError."""
         store = self.store
@@ -504,7 +539,8 @@ class StateMachine:
         assert raw is not None, "applied is always stored"
         stored = unpack_untrusted(raw)
         scope = self._scope
-        assert stored == (self._index, self.digest, self._time, scope.inodes, scope.sessions), "counters are stored"
+        total = self._digest.to_bytes(8, "big")
+        assert stored == (self._index, total, self._time, scope.inodes, scope.sessions), "counters are stored"
         assert scope.inodes >= 1 and scope.sessions >= 0, "the root is never removed"
         assert Storage(store).map == scope.storage.map, "the storage map in memory is the stored one"
         assert self.roster == rosters.load(store), "the roster in memory is the stored one"
@@ -540,10 +576,13 @@ def entries_untrusted(batch: bytes) -> tuple[Any, ...]:
 
 
 def _well_formed(entry: Any) -> bool:
-    """(time_ns, session, slot, number, op) with each in its bounds."""
-    if type(entry) is not tuple or len(entry) != 5:
+    """(time_ns, session, slot, number, op), and after it perhaps what the origin saw (mds.locksets), each in its
+    bounds."""
+    if type(entry) is not tuple or not 5 <= len(entry) <= 6:
         return False
-    time_ns, session, slot, number, op = entry
+    time_ns, session, slot, number, op = entry[:5]
+    if len(entry) == 6 and (type(entry[5]) is not tuple or not all(type(ino) is int for ino in entry[5])):
+        return False
     return (
         type(time_ns) is int
         and type(session) is int

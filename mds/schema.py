@@ -32,6 +32,8 @@ META
     ``members``   ``(generation, epoch, (replica, ...))`` of the last view event
     ``storage``   ``(version, stripe_size, stripe_count, copies)`` of the storage map and the layout of new files
     ``roster``    ``(version,)``: how often the roster was changed
+    ``waiting``   ``((index, entry number, time_ns, entry), ...)``: delivered up to the position and not executed; not
+                  there when everything is
     ``position``  raw: what the replica stores with the effects to know from where to replay; not looked into
 
 Invariants (:mod:`mds.check` tests them): every entry names an inode; an inode that is no directory is named by
@@ -87,6 +89,7 @@ META_APPLIED: Final = b"applied"
 META_MEMBERS: Final = b"members"
 META_STORAGE: Final = b"storage"
 META_ROSTER: Final = b"roster"
+META_WAITING: Final = b"waiting"
 META_POSITION: Final = b"position"
 
 NUMBER_BITS: Final = 12

@@ -20,7 +20,7 @@ from mds.caches import LEASE_US
 from mds.check import check
 from mds.machine import Bootstrap, Decoded, Outcome, StateMachine
 from mds.replica import Replica
-from mds.schema import META, META_POSITION
+from mds.schema import META, META_POSITION, META_WAITING
 from mds.shell import Client
 from mds.store import Store
 from tests.mds import harness
@@ -49,6 +49,7 @@ PING: Final = 150 * MS
 SILENCE: Final = 1 * SECOND
 KEEP: Final = 80 * MS
 STEPS_MAX: Final = 2_000_000
+OWN: Final = ((META.number, META_POSITION), (META.number, META_WAITING))
 CHANGING: Final = (
     ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink, ops.Link, ops.Unlink, ops.Rmdir, ops.Rename, ops.SetAttr,
 )  # fmt: skip
@@ -180,7 +181,15 @@ class Node:
             self.world.applied(index, outcomes)
             return outcomes
 
+        execute = state.execute
+
+        def noted_alone(index: int, k: int, op: Any) -> Outcome:
+            outcome = execute(index, k, op)
+            self.world.applied(index, [outcome])
+            return outcome
+
         state.apply = noted  # type: ignore[method-assign]
+        state.execute = noted_alone  # type: ignore[method-assign]
         return state
 
     def pause(self) -> None:
@@ -218,6 +227,7 @@ class Node:
         happen()
         self.replica.group.validate()
         self.replica.caches.validate()
+        self.replica.schedule.validate()
         self._arm()
 
     # -- Shell
@@ -822,9 +832,9 @@ class Group:
             assert not node.replica.pending.keys(), "all that was delivered is applied"
             assert check(node.store) == []
         assert len({(state.index, state.digest) for state in states}) == 1, "equal digests at equal index"
-        # When a state was last written is each one's own matter, so the position in it is.
+        # When a state was last written is each one's own matter, so the position in it is, and what waited there.
         first, *others = [
-            [record for record in harness.contents(state.store) if record[:2] != (META.number, META_POSITION)]
+            [record for record in harness.contents(state.store) if record[:2] not in OWN]
             for state in states
         ]
         assert all(other == first for other in others)

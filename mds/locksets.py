@@ -1,0 +1,269 @@
+"""Pure. Which locks each request takes (:mod:`mds.locks`), and what its origin has to look up before it can be told.
+
+Keys are inode numbers, names ``(parent, name)``, and the tuples below. A request that puts a name into a directory or
+takes one out holds ``update`` on the directory: that lets it read the directory's record whole, and change the number
+of entries, the link count and the times. Who holds ``read`` on a directory may look at everything else in it: that it
+is there, what it is, whose, its mode, its policy.
+
+Where the locks depend on the state (which inode a name stands for), the origin looks before it multicasts, and the
+entry says what it *saw*. If that is not so any more when the request is to be executed, the plan is stale: the request
+is answered so at every replica, changes nothing, and the origin plans it again. What comes without a plan, and what
+is not known here, takes the lock on everything.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from mds import sessions
+from mds.locks import READ, UPDATE, WRITE, Key, Locks
+from mds.namespace import entries
+from mds.namespace.inode import S_IFDIR
+from mds.namespace.queries import STORAGE_MAP
+from mds.store import Store
+from wire import ops, targetops
+from wire.roster import RosterRequest
+
+Seen = tuple[int, ...]
+"""What an origin saw: inodes behind names (0: there is no such name), see :func:`look`."""
+
+EVERYTHING: Final = ("everything",)
+"""Read by all; written by who cannot say what it touches."""
+STORAGE: Final = ("storage",)
+"""The storage map."""
+ROSTER: Final = ("roster",)
+TREE: Final = ("tree",)
+"""Which directory is in which: what a directory that moves elsewhere must not be changed under."""
+SESSIONS: Final = ("sessions",)
+"""Which sessions there are."""
+
+_DIRECTORY: Final = S_IFDIR >> 12
+_NOTHING: Final[frozenset[int]] = frozenset()
+_MAKES: Final = (ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink)
+_WHOLE: Final[Locks] = ((EVERYTHING, WRITE),)
+
+
+def session_key(session: int) -> Key:
+    return "session", session
+
+
+def slot_key(session: int, slot: int) -> Key:
+    return "slot", session, slot
+
+
+# --- what the origin sees -------------------------------------------------------------------------
+
+
+def _behind(store: Store, parent: int, name: bytes) -> tuple[int, bool]:
+    """(inode, whether it is a directory) behind a name; (0, False) when there is none."""
+    entry = entries.find(store, parent, name)
+    return (0, False) if entry is None else (entry[0], entry[1] == _DIRECTORY)
+
+
+def _look_name(store: Store, op: Any) -> Seen:
+    return (_behind(store, op.parent, op.name)[0],)
+
+
+def _look_rename(store: Store, op: Any) -> Seen:
+    source, down = _behind(store, op.parent, op.name)
+    target, up = _behind(store, op.new_parent, op.new_name)
+    return source, target, int(op.parent != op.new_parent and (down or up))
+
+
+def _look_session(store: Store, op: Any) -> Seen:
+    return (sessions.by_key(store, op.key) or 0,)
+
+
+_LOOK: Final[dict[type, tuple[int, Callable[[Store, Any], Seen]]]] = {
+    ops.Unlink: (1, _look_name),
+    ops.Rmdir: (1, _look_name),
+    ops.Rename: (3, _look_rename),
+    ops.SessionOpen: (1, _look_session),
+}
+"""Requests whose locks depend on the state -> how many numbers their origin sees, and how."""
+
+
+def look(store: Store, op: Any) -> Seen | None:
+    """What the origin of *op* sees now, which goes into its entry; None: its locks need no look.
+
+    Unlink, Rmdir: (inode,). Rename: (source, target, 1 if a directory changes its place in the tree). SessionOpen: (the
+    session that has the key,).
+    """
+    how = _LOOK.get(type(op))
+    return None if how is None else how[1](store, op)
+
+
+def seen_untrusted(op: Any, entry: Any) -> Seen | None:
+    """What the origin of this (well-formed) entry saw, if it tells and that is of the right form for *op*."""
+    if len(entry) < 6:
+        return None
+    how = _LOOK.get(type(op))
+    seen = entry[5]
+    return seen if how is not None and type(seen) is tuple and len(seen) == how[0] else None
+
+
+# --- what a request locks -------------------------------------------------------------------------
+
+
+def _name_removed(op: Any, seen: Seen) -> list[tuple[Key, int]]:
+    name = (op.parent, op.name)
+    if not seen[0]:
+        return [(op.parent, READ), (name, READ)]
+    return [(op.parent, UPDATE), (name, WRITE), (seen[0], WRITE)]
+
+
+def _renamed(op: Any, seen: Seen) -> list[tuple[Key, int]]:
+    old, new = (op.parent, op.name), (op.new_parent, op.new_name)
+    source, target, tree = seen
+    if not source:
+        return [(op.parent, READ), (op.new_parent, READ), (old, READ), (new, READ)]
+    locks: list[tuple[Key, int]] = [(op.parent, UPDATE), (op.new_parent, UPDATE), (old, WRITE), (new, WRITE)]
+    locks.append((source, WRITE))
+    if target:
+        locks.append((target, WRITE))
+    if tree:
+        locks.append((TREE, WRITE))
+    return locks
+
+
+_PLANNED: Final[dict[type, Callable[[Any, Seen], list[tuple[Key, int]]]]] = {
+    ops.Unlink: _name_removed,
+    ops.Rmdir: _name_removed,
+    ops.Rename: _renamed,
+    ops.SessionOpen: lambda op, seen: [(SESSIONS, WRITE), *([(session_key(seen[0]), WRITE)] if seen[0] else [])],
+}
+
+
+def _made(op: Any) -> list[tuple[Key, int]]:
+    return [(op.parent, UPDATE), ((op.parent, op.name), WRITE), (STORAGE, READ)]
+
+
+def _inode(op: Any) -> list[tuple[Key, int]]:
+    return [(op.ino, WRITE)]
+
+
+def _session_ended(op: Any) -> list[tuple[Key, int]]:
+    return [(SESSIONS, WRITE), (session_key(op.session), WRITE)]
+
+
+_LOCKS: Final[dict[type, Callable[[Any], list[tuple[Key, int]]]]] = {
+    **dict.fromkeys(_MAKES, _made),
+    **dict.fromkeys((ops.SetAttr, ops.RemoveXattr, ops.Commit, ops.Settle), _inode),
+    ops.SetXattr: lambda op: [(op.ino, WRITE), (STORAGE, READ)],
+    ops.Link: lambda op: [(op.ino, WRITE), (op.parent, UPDATE), ((op.parent, op.name), WRITE)],
+    # Of an inode that somebody reads, atime is nobody's business.
+    ops.Accessed: lambda op: [(ino, UPDATE) for ino, _ in op.files],
+    ops.OrphanAnswer: lambda op: [(ino, WRITE) for ino in (*op.released, *op.pinned)],
+    ops.ReclaimDone: lambda op: [(ino, WRITE) for ino in op.inos],
+    ops.SessionAttach: lambda op: [(session_key(op.session), WRITE)],
+    ops.SessionClose: _session_ended,
+    ops.SessionExpire: _session_ended,
+    ops.TargetSet: lambda op: [(STORAGE, WRITE)],
+    **dict.fromkeys(typing.get_args(targetops.TargetRequest), lambda op: [(STORAGE, WRITE)]),
+    **dict.fromkeys(typing.get_args(RosterRequest), lambda op: [(ROSTER, WRITE)]),
+}
+
+
+def locks_of(op: Any, session: int, slot: int, seen: Seen | None, fresh: int) -> Locks:
+    """The locks of one request, each key once, by *op* and what its origin has *seen* alone.
+
+    *op* None: it does not decode, and is answered so. *fresh*: the number that what it makes gets; nobody else can know
+    it by then, but a client might guess.
+    """
+    if op is None:
+        found: list[tuple[Key, int]] = []
+    elif seen is not None:
+        found = _PLANNED[type(op)](op, seen)
+    else:
+        tell = _LOCKS.get(type(op))
+        if tell is None:
+            return _WHOLE
+        found = tell(op)
+    if isinstance(op, (*_MAKES, ops.SessionOpen)):
+        found.append((fresh if not isinstance(op, ops.SessionOpen) else session_key(fresh), WRITE))
+    if session:
+        # The reply is kept in the slot; that the session is there is part of every request of it.
+        found.append((slot_key(session, slot), WRITE))
+        found.append((session_key(session), READ))
+    found.append((EVERYTHING, READ))
+    return _merged(found)
+
+
+def _merged(found: Iterable[tuple[Key, int]]) -> Locks:
+    """Each key once, with the strongest mode asked: update lets read what read does, write everything."""
+    merged: dict[Key, int] = {}
+    for key, mode in found:
+        if mode > merged.get(key, -1):
+            merged[key] = mode
+    return tuple(merged.items())
+
+
+# --- what queries and caches wait for -------------------------------------------------------------
+
+
+def _touches_name(op: Any, seen: Seen) -> frozenset[int]:
+    return frozenset((op.parent, seen[0])) if seen[0] else _NOTHING
+
+
+def _touches_rename(op: Any, seen: Seen) -> frozenset[int]:
+    return frozenset((op.parent, op.new_parent, *filter(None, seen[:2]))) if seen[0] else _NOTHING
+
+
+def _parent(op: Any) -> frozenset[int]:
+    return frozenset((op.parent,))
+
+
+def _one(op: Any) -> frozenset[int]:
+    return frozenset((op.ino,))
+
+
+def _nothing(op: Any) -> frozenset[int]:
+    return _NOTHING
+
+
+def _storage(op: Any) -> frozenset[int]:
+    return frozenset((STORAGE_MAP,))
+
+
+_TOUCHES: Final[dict[type, Callable[[Any], frozenset[int]]]] = {
+    **dict.fromkeys(_MAKES, _parent),
+    **dict.fromkeys((ops.SetAttr, ops.Commit, ops.Settle, ops.SetXattr, ops.RemoveXattr), _one),
+    **dict.fromkeys(
+        (ops.SessionOpen, ops.SessionAttach, ops.SessionClose, ops.SessionExpire, ops.ReclaimDone), _nothing
+    ),
+    **dict.fromkeys(typing.get_args(RosterRequest), _nothing),
+    ops.Link: lambda op: frozenset((op.ino, op.parent)),
+    ops.Accessed: lambda op: frozenset(ino for ino, _time in op.files),
+    ops.OrphanAnswer: lambda op: frozenset(op.released + op.pinned),
+    ops.TargetSet: _storage,
+    **dict.fromkeys(typing.get_args(targetops.TargetRequest), _storage),
+}
+
+_TOUCHES_SEEN: Final[dict[type, Callable[[Any, Seen], frozenset[int]]]] = {
+    ops.Unlink: _touches_name,
+    ops.Rmdir: _touches_name,
+    ops.Rename: _touches_rename,
+}
+
+
+def touched(op: Any, seen: Seen | None = None) -> frozenset[int] | None:
+    """Inodes of which the request may change what a query sees (attributes, entries, extended attributes): those that
+    it locks to update or write. A query takes an update that is on its way like a write.
+
+    None where that is not known: then it is any of them. With a plan it is known, for a stale one changes nothing.
+    """
+    if seen is not None:
+        planned = _TOUCHES_SEEN.get(type(op))
+        if planned is not None:
+            return planned(op, seen)
+    tell = _TOUCHES.get(type(op))
+    return tell(op) if tell is not None else None
+
+
+def renamed(op: Any, seen: Seen | None) -> frozenset[int]:
+    """Inodes whose names change, as far as it is known."""
+    if seen is None or type(op) not in _TOUCHES_SEEN:
+        return _NOTHING
+    return frozenset(filter(None, seen[:2]))
