@@ -1,8 +1,8 @@
 """Pure. Requests of this replica that wait for the group to take them, gathered into messages and planned.
 
-An entry that is multicast says what its origin saw (:mod:`mds.locksets`), looked up as late as possible. A request whose
-plan was stale has changed nothing and comes again, in the same slot, with a new plan; after some of them it comes
-without one, locks everything, and cannot be overtaken.
+An entry that is multicast says what its origin saw (:mod:`mds.locksets`), looked up as late as possible. A request
+whose plan was stale has changed nothing and comes again, in the same slot, with a new plan; after some of them it
+comes without one, locks everything, and cannot be overtaken.
 """
 
 from __future__ import annotations

@@ -262,6 +262,24 @@ def touched(op: Any, seen: Seen | None = None) -> frozenset[int] | None:
     return tell(op) if tell is not None else None
 
 
+def touched_of(item: Any, op: Any) -> frozenset[int] | None:
+    """:func:`touched` of an entry and its operation (None: it is none)."""
+    return touched(op, seen_untrusted(op, item)) if op is not None else _NOTHING
+
+
+def touched_by(items: tuple[Any, ...], decoded: list[Any]) -> frozenset[int] | None:
+    """:func:`touched` of a message: of its entries and their operations."""
+    if len(decoded) == 1:
+        return touched_of(items[0], decoded[0])
+    found: set[int] = set()
+    for item, op in zip(items, decoded, strict=True):
+        one = touched_of(item, op)
+        if one is None:
+            return None
+        found |= one
+    return frozenset(found)
+
+
 def renamed(op: Any, seen: Seen | None) -> frozenset[int]:
     """Inodes whose names change, as far as it is known."""
     if seen is None or type(op) not in _TOUCHES_SEEN:

@@ -186,6 +186,8 @@ class StateMachine:
         self._generation = 0
         self._epoch = 0
         self._prepared: _Prepared | None = None
+        self.taken_up: list[tuple[int, Outcome]] = []
+        """(index, what it came to) of requests that waited when the state was written that was opened."""
         self._open: dict[int, dict[int, tuple[int, Any]]] = {}
         """Delivered and not executed: index -> number of the entry -> (time for it, entry). Ascending."""
         self._above: dict[int, int] = {}
@@ -382,7 +384,7 @@ class StateMachine:
         if raw is None:
             return
         for index, k, now, entry in unpack_untrusted(raw):
-            self._apply_entry(index, k, now, entry, decode_entry(entry))
+            self.taken_up.append((index, self._apply_entry(index, k, now, entry, decode_entry(entry))))
         self.store.begin()
         self.store.delete(schema.META, schema.META_WAITING)
         self.store.commit()

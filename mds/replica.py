@@ -17,7 +17,7 @@ from mds import limits
 from mds.batching import Batching
 from mds.borrowers import Borrowers
 from mds.lending import Lending
-from mds.locksets import seen_untrusted, touched
+from mds.locksets import seen_untrusted, touched_by, touched_of
 from mds.machine import Decoded, Outcome, StateMachine, decode_batch, entries_untrusted
 from mds.namespace.roster import Roster
 from mds.owed import Owed
@@ -133,7 +133,7 @@ class Replica:
             self._look_at_loans()
         if self.reading.parked:
             self.reading.unpark()
-        if len(self._ops) == 1:
+        if len(self._ops) == 1 and self.schedule.empty:
             self._prepare()
 
     def _prepare(self) -> None:
@@ -157,8 +157,7 @@ class Replica:
         held = self.caches.held(self.shell.now())
         if held != self._holding:
             self._holding = held
-            # What is called back because this replica is to stop is nothing that anybody waits for.
-            self._events.append(ev.Holding(held - {None}))  # type: ignore[arg-type]
+            self._events.append(ev.Holding(held - {None}))  # type: ignore[arg-type]  # None: see Lending.stop
         if self._on_disk > self._acknowledged:
             self._acknowledged = self._on_disk
             self._events.append(ev.DurableUpTo(self._on_disk))
@@ -212,7 +211,7 @@ class Replica:
                     waiting = self._waiting.get((item[1], item[2], item[3]))
                     requester = waiting[0] if waiting is not None else None
                     self.lending.recall(op, seen_untrusted(op, item), requester, (*key, k))
-        self.pending.add(key, _touched_by(items, decoded))
+        self.pending.add(key, touched_by(items, decoded))
 
     def _left(self, entry: Entry) -> None:
         """A message was dropped from the log undelivered (beyond a cut): it never happened."""
@@ -247,7 +246,7 @@ class Replica:
         items, decoded = known
         uncertain: tuple[int, dict[int, int]] | None = None
         if len(decoded) > 1:
-            uncertain = changed_later([_touched(op, item) for item, op in zip(items, decoded, strict=True)])
+            uncertain = changed_later([touched_of(item, op) for item, op in zip(items, decoded, strict=True)])
         for op, outcome in zip(decoded, outcomes, strict=True):
             if isinstance(op, ops.SessionAttach | ops.SessionOpen) and outcome.status == OK:
                 self._attached(op, outcome)
@@ -272,8 +271,8 @@ class Replica:
             else:
                 # While others of its message wait, what it has made is no matter for a lease: any may come after it.
                 self._came_of(op, outcome, 0, (ids.U64_MAX, {}))
-            if self.state.roster is not self._roster:
-                self._take_roster()
+        if self.state.roster is not self._roster:
+            self._take_roster()
 
     def _executed(self, key: Key) -> None:
         """Queries wait for a message until nothing of it waits."""
@@ -291,9 +290,8 @@ class Replica:
         request = outcome.session, outcome.slot, outcome.number
         self._batching.answered(request)
         if outcome.session:
-            waiter = self._waiting.pop(request, None)
-            if waiter is not None:
-                client, call = waiter
+            client, call = self._waiting.pop(request, (None, 0))
+            if client is not None:
                 attached = client.session == outcome.session and not client.gone
                 if outcome.opened and outcome.status == OK and attached:
                     self.handles.open(outcome.session, outcome.opened)
@@ -600,21 +598,3 @@ class Replica:
         self.caches.validate()
         self.schedule.validate()
         assert set(self._ops) == set(self.pending.keys())
-
-
-def _touched(op: Any, item: Any) -> frozenset[int] | None:
-    """What an entry may change of what queries see."""
-    return touched(op, seen_untrusted(op, item)) if op is not None else frozenset()
-
-
-def _touched_by(items: tuple[Any, ...], decoded: list[Any]) -> frozenset[int] | None:
-    """What a message may change of what queries see (None: anything)."""
-    if len(decoded) == 1:
-        return _touched(decoded[0], items[0])
-    found: set[int] = set()
-    for item, op in zip(items, decoded, strict=True):
-        one = _touched(op, item)
-        if one is None:
-            return None
-        found |= one
-    return frozenset(found)

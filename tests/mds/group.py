@@ -174,6 +174,8 @@ class Node:
     def _state(self) -> StateMachine:
         """The state machine over the store; what it executes is noted."""
         state = StateMachine(self.store, self.me, self.world.bootstrap)
+        for index, outcome in state.taken_up:
+            self.world.applied(index, [outcome])
         apply = state.apply
 
         def noted(index: int, origin: int, batch: bytes, known: Decoded | None = None) -> list[Outcome]:
