@@ -28,13 +28,14 @@ import trio
 from daemon import logs
 from daemon.acquaintances import Acquaintances
 from daemon.journal import Journal
-from mds.links import CHANNELS, Links
+from mds.links import Links
 from mds.serve import ACTIVE_TICK_US, GC_THRESHOLD, SWITCH_INTERVAL_S
 from vsync import effects as ev
 from vsync import limits
 from vsync.machine import Machine
 from vsync.records import Decided, Flushed
 from vsync.view import genesis
+from wire.group import CHANNELS
 from wire.ids import PROTOCOL_VERSION
 from wire.messages import Hello, Role, Welcome
 from wire.peer import Buffer, Connection, Listener
@@ -68,6 +69,7 @@ class Member:
             received=self._received,
             up=lambda peer: self.event(ev.LinkUp(peer)),
             down=lambda peer: self.event(ev.LinkDown(peer)),
+            works=self.machine.hear_each_other,
         )
         self._there = trio.Event()
         self._ended = 0.0

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from vsync import records as rec
+from vsync.history import needed
 from vsync.limits import HEARTBEAT, VIEWS_KEPT
 from vsync.records import Durable, Record
 from vsync.register import REGISTERS_KEPT
@@ -174,6 +175,8 @@ class Journal:
         self.voter = voter
         self.durable = Durable()
         self.failed: JournalFailed | None = None
+        self._state_epoch: int | None = None
+        """The view that the state on disk is in; None: there is no state, or it was not told of."""
         self._segments: list[_Segment] = []
         self._batch = 0
         self._torn: tuple[Path, int] | None = None
@@ -455,8 +458,11 @@ class Journal:
         segment = _Segment(number, path, SEGMENT_BYTES)
         self._segments.append(segment)
         d = self.durable
-        if len(d.views) > 2 * VIEWS_KEPT:
-            d.views = {e: d.views[e] for e in sorted(d.views)[-2 * VIEWS_KEPT :]}
+        if len(d.views) > 2 * VIEWS_KEPT and self._thread is not None:  # at first nobody has told of the state
+            # A witness has no state and flushes nothing: it needs the newest only.
+            epoch, tips = (-1, []) if self._state_epoch is None else (self._state_epoch, [max(d.flushed, default=-1)])
+            kept = needed(d.views, 2 * VIEWS_KEPT, epoch, tips)
+            d.views = {e: v for e, v in d.views.items() if e in kept}
         if len(d.registers) > 2 * REGISTERS_KEPT:
             d.registers = {e: d.registers[e] for e in sorted(d.registers)[-2 * REGISTERS_KEPT :]}
         d.flushed = {e for e in d.flushed if e in d.views or e == max(d.flushed)}
@@ -471,7 +477,13 @@ class Journal:
                 checkpoint.append(rec.Promised(epoch, state.promised))
         self._write([pack(_encode(r)) for r in checkpoint])
 
+    def state_found(self, position: Position) -> None:
+        """Before the start: the state that this journal belongs to is at *position*. The views from there on are kept:
+        what is in the log can be delivered along them only."""
+        self._state_epoch = position.epoch
+
     def _trim(self, position: Position) -> None:
+        self._state_epoch = position.epoch
         if len(self._segments) < 2 or not self._segments[0].covered_by(position):
             return
         # First, durably, what the state must hold from now on: with an older one this journal says too little.

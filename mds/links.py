@@ -1,7 +1,7 @@
 """Connections between metadata replicas, and from a replica to the witnesses.
 
-Three connections per pair of replicas, so that a megabyte of snapshot never stands before a heartbeat: control
-(heartbeats, seal, votes), data (messages and acknowledgements), bulk (feeds, contents, snapshots).  Of two
+Three connections per pair of replicas (:data:`wire.group.CHANNEL_OF`): control (heartbeats, seal, votes), data
+(messages and acknowledgements), bulk (feeds, contents, snapshots).  Of two
 replicas the one with the higher id dials; witnesses are dialled.  A newer connection supersedes an older one
 of the same peer and channel, whose frames are dropped from then on.
 """
@@ -17,19 +17,20 @@ import trio
 from daemon.acquaintances import Acquaintances
 from wire.codec import encode
 from wire.errors import WireError
-from wire.group import Ack, Content, Data, Feed, SnapshotPart
+from wire.group import CHANNEL_OF, CHANNELS
 from wire.ids import PROTOCOL_VERSION, REPLICA_ID_MAX
 from wire.messages import Hello, Role
 from wire.peer import Buffer, Connection, ConnectionLost, dial
 
 log = logging.getLogger(__name__)
 
-CHANNELS: Final = ("control", "data", "bulk")
 REDIAL_MIN_S: Final = 0.02
 REDIAL_MAX_S: Final = 0.25
 """A replica that comes back is linked within a quarter of a second."""
-
-_CHANNEL_OF: Final = {Data: "data", Ack: "data", Feed: "bulk", Content: "bulk", SnapshotPart: "bulk"}
+CONNECT_S: Final = 0.5
+"""A connection is made within this time or tried anew: the kernel's own second attempt comes after a second."""
+LOOK_S: Final = 0.25
+"""How often the one who dialled looks whether both hear each other; twice in a row not, and it dials anew."""
 
 
 class Links:
@@ -46,14 +47,17 @@ class Links:
         received: Callable[[int, Any, Buffer], None],
         up: Callable[[int], None],
         down: Callable[[int], None],
+        works: Callable[[int], bool],
     ) -> None:
-        """*received*, *up*, *down* are called from the connection's task; up and down are about the control one."""
+        """*received*, *up*, *down* are called from the connection's task; up and down are about the control one.
+        *works*: whether this replica and that peer hear each other."""
         self.me = me
         self._hello = (me, uuid, incarnation, cluster)
         self._met = met
         self._received = received
         self._up = up
         self._down = down
+        self._works = works
         self._conns: dict[tuple[int, str], Connection] = {}
         self._last: tuple[Any, bytes] = (None, b"")
 
@@ -61,7 +65,7 @@ class Links:
 
     def send(self, peer: int, message: Any, bulk: Buffer = b"") -> None:
         """Send if there is a connection; else the message is lost, as on any network."""
-        conn = self._conns.get((peer, _CHANNEL_OF.get(type(message), "control")))
+        conn = self._conns.get((peer, CHANNEL_OF.get(type(message), "control")))
         if conn is None:
             return
         if self._last[0] is not message:
@@ -116,7 +120,7 @@ class Links:
         said = ""
         while True:
             try:
-                conn = await dial(address, hello)
+                conn = await dial(address, hello, CONNECT_S)
             except ConnectionLost as exc:
                 if str(exc) != said:
                     said = str(exc)
@@ -136,8 +140,23 @@ class Links:
             self._met.introduce(peer, welcome.uuid, welcome.incarnation)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(conn.run_writer)
+                if channel == "control":
+                    nursery.start_soon(self._watch, peer)
                 await self._serve(conn, peer, channel)
                 nursery.cancel_scope.cancel()
+
+    async def _watch(self, peer: int) -> None:
+        """Hang up on a silent peer, to dial it anew. Returns then.
+
+        1. A network is cut for a while. 2. TCP sends again what was lost, after twice the time at each attempt. 3. The
+        cut is over, and a connection that works in one direction, or on one of the channels, is silent on another for
+        as long again as the cut has lasted. One that is dialled now works at once.
+        """
+        missed = 0
+        while missed < 2:
+            await trio.sleep(LOOK_S)
+            missed = 0 if self._works(peer) else missed + 1
+        self.drop(peer, "silent: dialled anew")
 
     async def _serve(self, conn: Connection, peer: int, channel: str) -> None:
         old = self._conns.get((peer, channel))

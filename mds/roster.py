@@ -10,12 +10,12 @@ from typing import Any, Final
 import trio
 
 from daemon.guarded import Guard
-from mds.links import CHANNELS, Links
+from mds.links import Links
 from mds.namespace.roster import Roster, from_tuple_untrusted
 from vsync.view import unpack_view_untrusted
 from wire.codec import unpack_untrusted
 from wire.errors import OK, WireError
-from wire.group import View
+from wire.group import CHANNELS, View
 from wire.ids import PROTOCOL_VERSION
 from wire.messages import Answer, Hello, Role, RosterCall
 from wire.peer import ConnectionLost, dial

@@ -33,6 +33,7 @@ from mds.store import Store, StoreCorrupt, StoreFailed
 from mds.tending import Tending
 from mds.verify import verify
 from vsync import effects as ev
+from vsync.limits import VIEWS_UNCOMMITTED
 from vsync.machine import Machine
 from vsync.records import Record
 from vsync.view import START, Position, describe_epoch
@@ -85,6 +86,7 @@ class Process:
         verify(self.state_path)
         state = StateMachine(Store.open(self.state_path), replica_id, self._bootstrap)
         position = Position.unpack_untrusted(state.position) if state.position is not None else START
+        self.journal.state_found(position)
         replicas = tuple(sorted({*state.roster.replica_ids, replica_id}))
         group = Machine(
             replica_id, replicas, self.journal.durable, position,
@@ -100,7 +102,11 @@ class Process:
             received=self._group_message,
             up=lambda peer: self.replica.group_event(ev.LinkUp(peer)),
             down=lambda peer: self.replica.group_event(ev.LinkDown(peer)),
+            works=lambda peer: self.replica.group.hear_each_other(peer),
         )
+        self._commit_soon = trio.Event()
+        self._views_uncommitted = 0
+        """View events (and changes of the roster) since what was last written."""
         self.guard = guard
         if guard is not None:
             guard.tell_identity(self.incarnation, self.journal.uuid)  # nobody has met this incarnation yet
@@ -148,6 +154,9 @@ class Process:
         if replica is not None:
             newest = replica.group.core.newest
             self.follower.update(replica.state.roster, (*newest.members, *newest.voters))
+            self._views_uncommitted += 1
+            if self._views_uncommitted >= VIEWS_UNCOMMITTED:
+                self._commit_soon.set()
 
     # -- the journal's thread
 
@@ -358,7 +367,9 @@ class Process:
 
     async def committer(self) -> None:
         while True:
-            await trio.sleep(limits.COMMIT_INTERVAL_S)
+            with trio.move_on_after(limits.COMMIT_INTERVAL_S):
+                await self._commit_soon.wait()
+            self._commit_soon = trio.Event()
             async with self._state_lock:
                 await self.commit()
 
@@ -367,6 +378,7 @@ class Process:
         position = self.replica.group.position()
         if position == self._written or not self.replica.at_rest:
             return  # nothing new; or something failed half-way, and what is delivered is not what is applied
+        self._views_uncommitted = 0
         state = self.replica.state
         state.set_position(position.pack())
         layer = state.store.freeze()

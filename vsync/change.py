@@ -26,6 +26,10 @@ class Attempt:
     joiner: int = 0
     reports: dict[int, SealReport] = field(default_factory=dict)
     proposer: Proposer | None = None
+    refusals: int = 0
+    """Ballots of this attempt that were refused."""
+    retry_at: int | None = None
+    """When to propose with a higher ballot, unless this one gets through yet."""
 
 
 class Change:
@@ -61,6 +65,8 @@ class Change:
         if self.attempt is not None:
             if now >= self.attempt.deadline:
                 self._timed_out(now)
+            elif self.attempt.retry_at is not None and now >= self.attempt.retry_at:
+                self._go_above(self.attempt, now)
             return
         if core.active is not None or core.amnesiac or not core.history.views:
             self._quiet_since = now
@@ -87,7 +93,10 @@ class Change:
 
     @property
     def deadline(self) -> int | None:
-        return self.attempt.deadline if self.attempt is not None else None
+        a = self.attempt
+        if a is None:
+            return None
+        return a.deadline if a.retry_at is None else min(a.deadline, a.retry_at)
 
     def start(self, reason: str, now: int, joiner: int = 0) -> None:
         """Begin the change to the next epoch: ask everyone to seal."""
@@ -147,16 +156,47 @@ class Change:
             self._quiet_since = now
             return
         view = replace(view, voters=self.membership.voters_after(view.members, a.reports.keys()))
+        self._ballot(a, view, now)
+
+    def _ballot(self, a: Attempt, view: View, now: int) -> None:
+        core = self.core
         self._round += 1
         a.proposer = Proposer(a.epoch, (self._round, core.me, core.incarnation), core.newest.voters, view)
         a.deadline = now + limits.DECIDE_WAIT
+        a.retry_at = None
         a.proposer.start(core.out)
 
-    def on_promise(self, peer: int, m: Promise) -> None:
-        # Also of a ballot that is not ours: refused, and the next attempt goes above it.
+    def on_promise(self, peer: int, m: Promise, now: int) -> None:
+        # Also of a ballot that is not ours: refused, and the next one goes above it.
         self._round = max(self._round, m.ballot[0])
-        if self.attempt is not None and self.attempt.proposer is not None:
-            self.attempt.proposer.on_promise(peer, m, unpack_view_untrusted, self.core.out)
+        a = self.attempt
+        if a is None or a.proposer is None:
+            return
+        a.proposer.on_promise(peer, m, unpack_view_untrusted, self.core.out)
+        if m.epoch == a.epoch and m.ballot > a.proposer.ballot and a.retry_at is None:
+            self._refused(a, m.ballot[1], now)
+
+    def _refused(self, a: Attempt, proposer: int, now: int) -> None:
+        """A voter has promised *proposer* to accept nothing as low as our ballot.
+
+        1. A coordinator dies with its view decided or about to be; its ballot is the highest. 2. Whoever goes on is
+        refused. Nobody else will end what the dead one began, so it goes above that at once. While the other is heard
+        it is at work: then it has as long as any proposal. That it may be heard by others and not by us, and that two
+        may be refused at a time, is why the wait is drawn at random, and doubles.
+        """
+        core = self.core
+        peers = core.detector.peers
+        if core.detector.hears(proposer) if proposer in peers else proposer in core.linked:
+            return
+        wait = limits.BALLOT_RETRY << a.refusals
+        a.refusals += 1
+        a.retry_at = now + wait + core.rng.randrange(wait) + core.rank() * limits.BALLOT_RETRY
+
+    def _go_above(self, a: Attempt, now: int) -> None:
+        assert a.proposer is not None
+        a.retry_at = None
+        if not a.proposer.promised:  # else others than who refused were enough
+            self._ballot(a, a.proposer.value, now)
 
     def on_accepted(self, peer: int, m: Accepted) -> View | None:
         """The view, when this makes it decided."""

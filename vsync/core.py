@@ -17,6 +17,10 @@ from vsync.view import Position, pack_views
 from wire.group import Heartbeat, View, Views
 
 
+class Stranger(Exception):
+    """A peer has said what nobody of our group can say; the text tells what."""
+
+
 class Core:
     """Shared state of one replica's group machine. The parts change it only through the methods here or own it."""
 
@@ -39,6 +43,8 @@ class Core:
         """We are to stop, and want to be left out."""
         self.linked: set[int] = set()
         """Replicas and witnesses with a standing connection, whether they are of interest or not."""
+        self.strangers: set[int] = set()
+        """Peers that have shown to be of another group: for as long as this process lives they are not listened to."""
         self.level = level
         self._first = tuple(sorted(replicas))
         self.rng = rng
@@ -49,7 +55,8 @@ class Core:
         """The state was lost, or replaced by an older one, and the journal does not reach back to it: we cannot show
         what we acknowledged. We vote, but report nothing ("flushed" and "not flushed" would both be untrue) until a
         snapshot has given us a state again."""
-        self.flushed = set(durable.flushed)
+        oldest = position.epoch - limits.VIEWS_KEPT
+        self.flushed = {e for e in durable.flushed if e >= oldest or e == max(durable.flushed)}
         self.flushed_durable = max(self.flushed, default=-1)
         """Highest epoch whose flush is on disk: what we may tell."""
         # A restarted process never resumes an epoch [10-group: Views]: it is sealed above all it flushed.
@@ -132,6 +139,19 @@ class Core:
         self.others = [r for r in self.replicas if r != self.me]
         self.detector.watch(self.others, self.linked)
 
+    def forget_views(self) -> None:
+        """Drop the decided views that are needed no more.
+
+        A replica that is left out and not fed is told of one after the other, for as long as that lasts: it keeps the
+        chain to what it holds, the last view it has flushed, and comes to what follows by a feed. Without a state it
+        holds nothing.
+        """
+        if self.history.overfull:
+            tips = [] if self.amnesiac else [max(self.flushed, default=-1)]
+            if not self.outside:
+                tips.append(self.newest.epoch)
+            self.history.forget(tips)
+
     def seal(self, epoch: int, now: int) -> None:
         """Nothing more is done in any epoch below: what is lent by now runs out, and no more is lent."""
         order = self.active
@@ -139,9 +159,39 @@ class Core:
             self.lent_until = max(self.lent_until, min(self.leases.valid_until(order.peers), now + self.leases.lent))
         self.sealed = max(self.sealed, epoch)
 
+    def leave(self, now: int) -> None:
+        """This replica is to stop. What it lent is back, also what it lent before an earlier seal: see ``Leave``.
+
+        What an earlier life lent nobody has called back: ``hold_until`` knows of that.
+        """
+        self.leaving = True
+        self.lent_until = min(self.lent_until, now)
+
     def rank(self) -> int:
         """Our place among the replicas that can act now: rank 0 acts at once, the others a little later."""
         return sum(1 for r in self.others if r < self.me and self.detector.hears(r))
+
+    # -- whom we listen to
+
+    def check(self, view: View) -> None:
+        """Raises :class:`Stranger` if *view*, told by a peer, contradicts what is decided here."""
+        why = self.history.contradiction(view)
+        if why is not None:
+            raise Stranger(why)
+
+    def refuse(self, peer: int, why: str) -> None:
+        """*peer* is of another group: nothing of what it says is taken in any more.
+
+        How that comes about: a new replica was started without ``joins = true`` and has made a first view of its own;
+        or two replicas were forced to go on, each of them alone. Whatever they decided is no view of ours, and were
+        they listened to, they could vote, and decide, among us.
+        """
+        assert peer != self.me, why
+        self.strangers.add(peer)
+        self.note(
+            f"refuses replica {peer} from now on, it is of another group: {why}. A replica that joins a cluster needs "
+            "joins = true from its first start; of two that were forced to go on one has to be replaced"
+        )
 
     # -- effects
 

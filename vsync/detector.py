@@ -10,6 +10,8 @@ from wire.group import Heartbeat
 
 MIN_TICKS = -(-limits.SILENCE_MIN // limits.HEARTBEAT)
 MAX_TICKS = limits.SILENCE_MAX // limits.HEARTBEAT
+JITTER_MAX = -(-MAX_TICKS // 2)
+JITTER_STEP = 2
 
 
 @dataclass(slots=True)
@@ -20,13 +22,16 @@ class Peer:
     silent: int = MAX_TICKS + 1
     """Own ticks since it was heard."""
     jitter: int = 0
-    """Longest recent silence that ended by itself (ticks), fading: the timeout adapts to it."""
+    """The silence (ticks) that twice covers: it adapts to silences that ended by themselves, and fades."""
     timely: int = 0
     """Ticks in which it was heard since a tick was taken off that."""
     said: Heartbeat | None = None
     """Its last heartbeat."""
     broken: bool = False
     """Its link broke since it was last heard."""
+    relied_on: bool = False
+    """It was active in a view with us, and is not known to have failed since. Silences of others cost nobody anything
+    and teach nothing: after a cut, a connection's retransmissions come in bursts until it is taken in again."""
 
     @property
     def patience(self) -> int:
@@ -58,12 +63,23 @@ class Detector:
     def heard(self, peer: int) -> None:
         """Something came from *peer*."""
         p = self.peers[peer]
-        if 1 < p.silent <= MAX_TICKS and p.silent >= p.jitter:
-            p.jitter = p.silent
-            p.timely = 0
+        borne = p.silent <= p.patience
+        if p.relied_on and 1 < p.silent <= MAX_TICKS:
+            # A silence that was borne cost nothing, so twice as long is borne from now on. One that was not may have
+            # been a real failure, and the next one too: it makes us a little more patient, not slow.
+            jitter = p.silent if borne else p.patience // 2 + JITTER_STEP
+            if jitter >= p.jitter:
+                p.jitter = min(jitter, JITTER_MAX)
+                p.timely = 0
+        p.relied_on = p.relied_on and borne
         p.silent = 0
         if p.linked:
             p.broken = False
+
+    def activated(self, members: tuple[int, ...]) -> None:
+        """We are active in a view of *members*. Of one that is left out for its silence, that silence still counts."""
+        for peer, p in self.peers.items():
+            p.relied_on = peer in members or (p.relied_on and p.silent > p.patience)
 
     def said(self, peer: int, heartbeat: Heartbeat) -> None:
         self.peers[peer].said = heartbeat

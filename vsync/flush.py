@@ -159,6 +159,7 @@ class Flush:
         core.history.finish(view, core.out)
         core.order = Order(core.me, view, core.history, core.level)
         core.leases.activate()
+        core.detector.activated(view.members)
         epoch = describe_epoch(view.epoch)
         core.note(f"view {epoch} is active: members {list(view.members)}, index {core.history.index}")
         return True

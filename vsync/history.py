@@ -8,16 +8,35 @@ delivered, and a bounded tail of what was delivered, for those who come after us
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from vsync import limits
 from vsync.effects import Delivered, Effects, ViewEvent
 from vsync.records import Decided, Entry, cut_off
-from vsync.view import NOWHERE, START, Position, chain_message, chain_view, first_of, generation_of
+from vsync.view import NOWHERE, START, Position, chain_message, chain_view, describe_epoch, first_of, generation_of
 from wire.group import View
 
 Item = Entry | View
 _NOTHING: frozenset[int] = frozenset()
+
+
+def needed(views: Mapping[int, View], count: int, epoch: int, tips: Iterable[int]) -> set[int]:
+    """Epochs of those of *views* that somebody may still need of a replica whose history is in *epoch*.
+
+    The newest *count*; the view history is in, and its base (who was a member there may be one again); *count* of the
+    chain of bases of the newest, since one of them is the base of the next; and the chains of *tips* as far as they
+    are not delivered: what is in the log here can be delivered along them only.
+    """
+    kept = set(sorted(views)[-count:])
+    for tip, length in ((max(views, default=epoch), count), *((tip, len(views)) for tip in tips)):
+        for _ in range(length):
+            if tip <= epoch or tip not in views:
+                break
+            kept.add(tip)
+            tip = views[tip].base
+    if epoch in views:
+        kept |= {epoch, views[epoch].base} & views.keys()
+    return kept
 
 
 class History:
@@ -25,6 +44,8 @@ class History:
 
     def __init__(self, views: dict[int, View], entries: Iterable[Entry], position: Position) -> None:
         self.views = dict(views)
+        self._grown = True
+        """Since :meth:`forget`, something may be needed no more."""
         self.epoch = self._began = position.epoch
         self.delivered: dict[int, int] = dict(position.delivered)
         self.index = position.index
@@ -118,7 +139,7 @@ class History:
         """The last epoch up to which no decided view is missing, from the one history is in.
 
         A forced view, the first of its generation, makes those of generations before it superfluous: nobody goes
-        back behind it. -1 when no view is known.
+        back behind it. So does a number of newer ones: who lacks views that old is fed. -1 when no view is known.
         """
         epoch = self.epoch
         if epoch not in self.views:
@@ -128,20 +149,32 @@ class History:
         forced = first_of(generation_of(self.newest.epoch))
         if forced > epoch and forced in self.views:
             epoch = forced
+        if len(self.views) >= limits.VIEWS_KEPT:
+            # What is missing before the newest was forgotten, here and by those who could tell it: to ask for it would
+            # bring all the others again, with every heartbeat.
+            epoch = max(epoch, sorted(self.views)[-limits.VIEWS_KEPT])
         while epoch + 1 in self.views:
             epoch += 1
         return epoch
 
+    def contradiction(self, view: View) -> str | None:
+        """Why *view* can be no view of the group that this replica is in; None: it may be one."""
+        known = self.views.get(view.epoch)
+        if known is None or known == view:
+            return None
+        return f"two views are decided for epoch {describe_epoch(view.epoch)}, {view} and here {known}"
+
     def learn(self, view: View, out: Effects) -> bool:
         """Learn a decided view; drops what it cuts off from the log. False: known already, or superseded."""
-        known = self.views.get(view.epoch)
-        if known is not None:
-            assert known == view, f"two views decided for epoch {view.epoch}: {known} and {view}"
+        why = self.contradiction(view)
+        assert why is None, why  # whoever takes a view from a peer asks first
+        if view.epoch in self.views:
             return False
         generation = generation_of(view.epoch)
         if any(v.base < view.epoch < e and generation_of(e) > generation for e, v in self.views.items()):
             return False  # decided by those whom a forced view has left behind: its cut must not touch our log
         self.views[view.epoch] = view
+        self._grown = True
         out.records.append(Decided(view))
         for epoch in sorted(self._queues):
             for sender, queue in self._queues[epoch].items():
@@ -155,6 +188,20 @@ class History:
                 elif view.base < epoch < view.epoch:
                     tops[sender] = self._floor(epoch, sender)
         return True
+
+    @property
+    def overfull(self) -> bool:
+        """There are views that may be needed no more: :meth:`forget` them."""
+        return self._grown and len(self.views) > limits.VIEWS_KEPT
+
+    def forget(self, tips: Iterable[int]) -> None:
+        """Drop the views that nobody needs of us any more. *tips*: see :func:`needed`.
+
+        At the end of a step: while a snapshot is installed, history is not yet where its views belong.
+        """
+        kept = needed(self.views, limits.VIEWS_KEPT, self.epoch, tips)
+        self.views = {e: v for e, v in self.views.items() if e in kept}
+        self._grown = False
 
     def chain(self, view: View) -> list[View]:
         """The views on *view*'s chain of bases that are not in history here yet, oldest first.
@@ -227,11 +274,8 @@ class History:
         self.delivered = {}
         self.hash = chain_view(before, view)
         out.history.append(ViewEvent(self.index, view))
+        self._grown = True
         self._keep(before, view, 512)
-        if len(self.views) > limits.VIEWS_KEPT:
-            for epoch in sorted(self.views)[: -limits.VIEWS_KEPT]:
-                if epoch < self.epoch:
-                    del self.views[epoch]
 
     def finish(self, view: View, out: Effects) -> None:
         """Deliver history up to and with the event of *view*: the rest of each base up to its cut, in order
@@ -297,6 +341,7 @@ class History:
                 out.dropped.extend(queue)
         self._tops = {e: t for e, t in self._tops.items() if e > position.epoch}
         self.epoch = position.epoch
+        self._grown = True
         self.delivered = dict(position.delivered)
         self.index = position.index
         self.hash = position.hash

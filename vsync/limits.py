@@ -17,15 +17,18 @@ SILENCE_MIN: Final = 300 * MS
 """D at least: silence after which a replica is suspected, counted in own ticks of at most H."""
 SILENCE_MAX: Final = 1000 * MS
 """D at most, however jittery the peer has been."""
-JITTER_FADE: Final = 8
-"""Ticks in which a peer is heard that take one tick off the longest silence remembered of it: one of SILENCE_MAX is
-forgotten in 8 s, and a peer that was cut off for a moment is not waited for by a second for ever after."""
+JITTER_FADE: Final = 20
+"""Ticks in which a peer is heard that take one tick off the silence remembered of it: the most, half of SILENCE_MAX,
+is forgotten within 10 s, and a peer that was cut off for a moment is not waited for by a second for ever."""
 UNDURABLE: Final = 2000 * MS
 """D2: data sent and still not durable there: a hung disk, although heartbeats go on."""
 SEAL_WAIT: Final = 150 * MS
 """A coordinator waits so long for reports of replicas it has a link to, then goes on without them."""
 DECIDE_WAIT: Final = 400 * MS
 """A coordinator gives its ballot so long to be decided before it tries again with a higher one."""
+BALLOT_RETRY: Final = 10 * MS
+"""A coordinator that is refused for the ballot of one who is gone proposes again after one to two of these; doubles.
+Long enough for what is under way to be decided, if somebody is at it yet."""
 PROGRESS_WAIT: Final = 400 * MS
 """Without an active view: so long until somebody starts a change; grows with rank, doubles with each try."""
 PROGRESS_WAIT_MAX: Final = 4000 * MS
@@ -72,8 +75,11 @@ BUFFERED: Final = 4096
 HANDED: Final = 1024
 """Log hand-overs not on disk yet that are told apart: while a disk hangs, later ones count as one."""
 VIEWS_KEPT: Final = 64
-"""Decided views kept and told; older ones are behind every position a replica can still come back from
-without a snapshot."""
+"""Decided views kept and told; of older ones only what the log here depends on (vsync.history.needed). Who lacks views
+that old comes back by a feed or a snapshot."""
+VIEWS_UNCOMMITTED: Final = 64
+"""View events a state may have delivered and not committed: a replica that starts anew has to know all of them to
+deliver what its log holds, so the shell commits when there are so many."""
 CONTENT_BYTES: Final = 1 << 20
 """Entries in one answer to a Fetch: it is answered at once, or not at all, so none waits."""
 
@@ -82,6 +88,7 @@ assert SILENCE_MIN >= LEASE - LEASE_MARGIN, "a peer is not suspected before its 
 assert LEASE < SILENCE_MAX
 assert SEAL_WAIT > 2 * HEARTBEAT
 assert PROGRESS_WAIT > SEAL_WAIT + HEARTBEAT and DECIDE_WAIT > SEAL_WAIT
+assert BALLOT_RETRY * 8 < DECIDE_WAIT, "a few rounds before the attempt is given up"
 assert JOIN_CLOSE < FEED_WINDOW < RECENT_ITEMS
 assert FEED_BYTES + BATCH_BYTES <= FEED_WINDOW_BYTES <= RECENT_BYTES, "a learner is fed from what is kept"
 assert BATCH_BYTES * 2 <= 2 << 20

@@ -14,7 +14,7 @@ from typing import Any
 from vsync import effects as ev
 from vsync import limits
 from vsync.change import Change
-from vsync.core import Core
+from vsync.core import Core, Stranger
 from vsync.effects import Effects, Event, ViewEvent
 from vsync.flush import Flush
 from vsync.membership import Membership, Standing
@@ -25,6 +25,7 @@ from vsync.transfer import Transfer
 from vsync.view import START, Position, describe_epoch, generation_of, unpack_view_untrusted
 from wire.errors import WireError
 from wire.group import (
+    CHANNEL_OF,
     Accept,
     Accepted,
     Ack,
@@ -42,6 +43,7 @@ from wire.group import (
     Seal,
     SealReport,
     Stored,
+    View,
     Views,
 )
 
@@ -99,6 +101,11 @@ class Machine:
         """
         order = self.core.active
         return order is not None and self.core.leases.valid(order.peers, now)
+
+    def hear_each_other(self, peer: int) -> bool:
+        """Whether we hear *peer* and it hears us, by its last heartbeat. True for those of whom nothing is known."""
+        detector = self.core.detector
+        return peer not in detector.peers or detector.hear_each_other((self.core.me,), peer)
 
     def read_until(self) -> int:
         """Until when clients may be allowed to read by themselves: as long as :meth:`may_read` will say yes if nothing
@@ -176,7 +183,8 @@ class Machine:
                 core.roster = event
                 core.acquaint()
             case ev.Leave():
-                core.leaving = True
+                if not core.leaving:
+                    core.leave(now)
                 self._leave(now)
             case ev.Died(peer, incarnation):
                 self._died(peer, incarnation, now)
@@ -226,6 +234,7 @@ class Machine:
                 self.transfer.on_view(item, now)
         if core.out.history and self.transfer.learners:
             self.transfer.push_all()
+        core.forget_views()
 
     def _activated(self, now: int) -> None:
         core = self.core
@@ -243,10 +252,14 @@ class Machine:
 
     def _received(self, peer: int, m: Any, now: int) -> None:
         core = self.core
-        if peer in core.detector.peers:
-            core.detector.heard(peer)
+        if peer in core.strangers:
+            return
+        if peer in core.detector.peers and type(m) not in CHANNEL_OF:
+            core.detector.heard(peer)  # on the connection that views are changed over: others may work when it does not
         try:
             self._dispatch(peer, m, now)
+        except Stranger as exc:
+            core.refuse(peer, str(exc))
         except WireError as exc:
             # Parts change state and record it together, so what was done up to here stands.
             core.note(f"ignored the rest of a {type(m).__name__} from {peer}: {exc}")
@@ -277,7 +290,7 @@ class Machine:
             case Prepare():
                 core.acceptor.on_prepare(peer, m, core.out)
             case Promise():
-                self.change.on_promise(peer, m)
+                self.change.on_promise(peer, m, now)
             case Accept():
                 core.acceptor.on_accept(peer, m, core.out)
             case Accepted():
@@ -297,7 +310,7 @@ class Machine:
             case Join():
                 self.transfer.on_join(peer, m, now)
             case Feed():
-                self.transfer.on_feed(peer, m, lambda view: self._learned(view, now), now)
+                self.transfer.on_feed(peer, m, lambda view: self._fed(view, now), now)
             case FeedAck():
                 self.transfer.on_feed_ack(peer, m)
             case _:
@@ -361,6 +374,9 @@ class Machine:
             core.tell_views(peer, m.top)
             core.send(peer, core.heartbeat(now))
             return
+        view = core.history.views.get(m.active)
+        if view is not None and peer not in view.members:
+            raise Stranger(f"it is active in view {describe_epoch(m.active)}, which here is {view}")
         core.detector.said(peer, m)
         if m.top < core.newest.epoch:
             core.tell_views(peer, m.top)
@@ -411,10 +427,17 @@ class Machine:
     # -- views
 
     def _learn(self, views: tuple[Any, ...], now: int) -> None:
-        for view in sorted((unpack_view_untrusted(v) for v in views), key=lambda v: v.epoch):
+        unpacked = sorted((unpack_view_untrusted(v) for v in views), key=lambda v: v.epoch)
+        for view in unpacked:
+            self.core.check(view)
+        for view in unpacked:
             self._learned(view, now)
 
-    def _learned(self, view: Any, now: int) -> None:
+    def _fed(self, view: View, now: int) -> None:
+        self.core.check(view)
+        self._learned(view, now)
+
+    def _learned(self, view: View, now: int) -> None:
         if self.flush.learn(view, now):
             self.change.abandon_below(self.core.newest.epoch)
             self.change.progress(now)

@@ -80,6 +80,11 @@ class Proposer:
         self._accepting = False
 
     @property
+    def promised(self) -> bool:
+        """A majority has promised, and is asked to accept."""
+        return self._accepting
+
+    @property
     def _majority(self) -> int:
         return len(self.voters) // 2 + 1
 

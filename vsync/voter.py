@@ -9,7 +9,7 @@ from vsync import limits
 from vsync.effects import Effects
 from vsync.records import Decided, Durable
 from vsync.register import Acceptor
-from vsync.view import NOWHERE, pack_views, unpack_view_untrusted
+from vsync.view import NOWHERE, describe_epoch, pack_views, unpack_view_untrusted
 from wire.errors import WireError
 from wire.group import Accept, Heartbeat, Prepare, Stored, View, Views
 
@@ -20,6 +20,8 @@ class Witness:
     def __init__(self, durable: Durable) -> None:
         self.acceptor = Acceptor(durable.registers)
         self.views = {e: durable.views[e] for e in sorted(durable.views)[-limits.VIEWS_KEPT :]}
+        self.strangers: set[int] = set()
+        """Replicas of another group (see vsync.core): they get no vote."""
         self._ticket = 0
 
     @property
@@ -30,6 +32,8 @@ class Witness:
     def step(self, peer: int, message: Any) -> Effects:
         """Effects of one message: records, answers in ``after``, notes. Heartbeats are none of its business."""
         out = Effects()
+        if peer in self.strangers:
+            return out
         match message:
             case Prepare() | Accept() if message.epoch <= self.newest.epoch:
                 known = [v for e, v in sorted(self.views.items()) if e >= message.epoch]
@@ -55,6 +59,15 @@ class Witness:
         except WireError as exc:
             out.notes.append(f"ignored the Views of replica {peer}: {exc}")
             return
+        for view in views:
+            known = self.views.get(view.epoch, view)
+            if known != view:
+                self.strangers.add(peer)
+                out.notes.append(
+                    f"refuses replica {peer} from now on, it is of another group: two views are decided for epoch "
+                    f"{describe_epoch(view.epoch)}, {view} and here {known}"
+                )
+                return
         for view in sorted(views, key=lambda v: v.epoch):
             if view.epoch > self.newest.epoch:
                 self.views[view.epoch] = view

@@ -459,3 +459,9 @@ class LetGo:
         if not 0 < self.session < 2**63 or not 0 < self.attempt < 2**63:
             return f"session {self.session} attempt {self.attempt}"
         return None if 0 <= self.ms < 60_000 else f"{self.ms} ms"
+
+
+CHANNELS: Final = ("control", "data", "bulk")
+"""Connections between two replicas, so that a megabyte of snapshot never stands before a heartbeat."""
+CHANNEL_OF: Final = {Data: "data", Ack: "data", Feed: "bulk", Content: "bulk", SnapshotPart: "bulk"}
+"""What goes over which; everything else is control."""

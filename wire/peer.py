@@ -271,8 +271,9 @@ def split_address(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-async def dial(address: str, hello: Hello) -> Connection:
-    """Connect to *address* and shake hands; the caller runs the connection's ``run_writer`` from then on.
+async def dial(address: str, hello: Hello, connect_s: float = HANDSHAKE_TIMEOUT_S) -> Connection:
+    """Connect to *address*, which may take *connect_s*, and shake hands; the caller runs the connection's
+    ``run_writer`` from then on.
 
     Raises :class:`ConnectionLost` when nobody answers within HANDSHAKE_TIMEOUT_S, or refuses (with its reason).
     """
@@ -280,7 +281,8 @@ async def dial(address: str, hello: Hello) -> Connection:
     conn: Connection | None = None
     try:
         with trio.fail_after(HANDSHAKE_TIMEOUT_S):
-            stream = await trio.open_tcp_stream(host, port)
+            with trio.fail_after(connect_s):
+                stream = await trio.open_tcp_stream(host, port)
             # The stdlib socket under trio's: from here on this class does its own waiting.
             conn = Connection(_unwrap(stream.socket), f"to {address}")
             conn.limits = HANDSHAKE_LIMITS

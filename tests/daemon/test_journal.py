@@ -369,11 +369,31 @@ def test_a_checkpoint_forgets_views_and_registers_nobody_can_need(
         for epoch in range(1, 400):
             first.write(Decided(view(epoch, epoch - 1)), Flushed(epoch), Promised(epoch, (1, 1, 1)))
     assert len(segments(tmp_path)) > 1
+    for path in segments(tmp_path)[:-1]:
+        path.unlink()
     got = found(tmp_path)
-    assert len(got.views) == 2 * VIEWS_KEPT
+    assert 2 * VIEWS_KEPT <= len(got.views) < 3 * VIEWS_KEPT, "and those decided since the last segment began"
     assert max(got.views) == max(got.flushed) == max(got.registers) == 399
     assert got.flushed <= set(got.views)
     assert len(got.registers) == 2 * REGISTERS_KEPT
+
+
+def test_a_checkpoint_keeps_the_views_that_lead_to_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state was last committed in view 20, everything up to view 250 is flushed, and the rest was only heard of:
+    what the log holds can be delivered along each view from 20 to 250, and no other way."""
+    monkeypatch.setattr(module, "SEGMENT_BYTES", 20 << 10)
+    with opened(tmp_path) as first:
+        first.journal.state_found(Position(20, (), 5, bytes(16)))
+        for some in range(1, 1000, 37):
+            first.write(*(r for e in range(some, some + 37) for r in (Decided(view(e, e - 1)), Flushed(min(e, 250)))))
+    for path in segments(tmp_path)[:-1]:
+        path.unlink()
+    again = Journal(tmp_path, CLUSTER, 1, FIRST)  # begins a segment as well, before anybody tells it of the state
+    got = set(again.durable.views)
+    again.close()
+    assert set(range(19, 251)) <= got
+    assert max(got) == 999
+    assert 18 not in got and not set(range(251, 600)) & got
 
 
 def test_trim_drops_only_segments_that_the_state_covers(tmp_path: Path) -> None:

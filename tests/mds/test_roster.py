@@ -9,9 +9,9 @@ from typing import Any
 import trio
 import trio.testing
 
-from mds.links import CHANNELS
 from mds.namespace.roster import Roster
 from mds.roster import Follower, Removed
+from wire.group import CHANNELS
 
 CLUSTER = bytes(range(16))
 ROSTER = Roster(0, ((1, "a:1"), (2, "b:1"), (3, "c:1")), ((4, "a:2"),))

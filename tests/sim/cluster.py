@@ -114,8 +114,9 @@ class Cluster:
 
     @property
     def serving_ids(self) -> tuple[int, ...]:
-        """The replicas that clients know of."""
-        return self.roster[0]
+        """The replicas that clients know of: they are told the members with each view, where a replica that is removed
+        may be one still (mds.replica: ViewChanged), and the roster."""
+        return tuple(sorted({*self.roster[0], *self.checkers.views[self.checkers.last_active].members}))
 
     @property
     def working(self) -> tuple[int, ...]:
@@ -343,8 +344,9 @@ class Cluster:
         down = self._choose_down()
         self._heal(down)
         if down:
-            without = f"goes on without {sorted(down)}"
-            self._until(lambda: self._converged(set(self.working) - down), PROGRESS_WITHIN, without)
+            without = f"without {sorted(down)}"
+            self._until(lambda: self._goes_on(down), PROGRESS_WITHIN, f"goes on {without}")
+            self._until(lambda: all(c.idle for c in self.clients), ANSWER_WITHIN, f"answers clients {without}")
             self._heal(set())
         self._until(lambda: self._converged(set(self.working)), CONVERGE_WITHIN, "converges")
         askers = [*self.clients, self._administrator]
@@ -449,6 +451,18 @@ class Cluster:
             return set()
         down = set(rng.sample(everyone, rng.randrange(1, (len(everyone) - 1) // 2 + 1)))
         return down if self._enough(set(everyone) - down) and set(self.working) - down else set()
+
+    def _goes_on(self, down: set[int]) -> bool:
+        """Those of the roster that are up are the view; or, when none is, whoever else holds the history.
+
+        1. The only replica is replaced by another. 2. The new one goes down before it has a state. 3. The old one is
+        not of the roster any more, and a member still: with its view, the service goes on until the new one is back.
+        """
+        up = set(self.working) - down
+        if up:
+            return self._converged(up)
+        members = set(self.checkers.views[max(self.checkers.views)].members)
+        return not members & down and self._converged(members)
 
     def _converged(self, replicas: set[int]) -> bool:
         """All of *replicas* are active in one view of just them, and have delivered the same."""

@@ -252,7 +252,7 @@ MUTANTS: Final = (
         "ballot-reused",
         "ballots are never used again after a restart",
         (
-            Edit(Change, "_propose", "(self._round, core.me, core.incarnation)", "(self._round, core.me, 0)"),
+            Edit(Change, "_ballot", "(self._round, core.me, core.incarnation)", "(self._round, core.me, 0)"),
             Edit(Acceptor, "on_prepare", "m.ballot <= state.promised", "m.ballot < state.promised"),
         ),
         ("ballots", "proposers"),
@@ -260,7 +260,7 @@ MUTANTS: Final = (
     Mutant(
         "learner-votes",
         "a learner is no voter",
-        (Edit(Change, "_propose", "core.incarnation), core.newest.voters, view)",
+        (Edit(Change, "_ballot", "core.incarnation), core.newest.voters, view)",
               "core.incarnation), tuple(sorted({*core.newest.voters, *core.others, core.me})), view)"),),
         ("administrators",),
     ),
@@ -309,6 +309,12 @@ MUTANTS: Final = (
                  "        out.history[n:] = [ViewEvent(late[0].index, v)] + [Delivered(d.index + 1, d.entry)"
                  " for d in late[:-1]]"),
         ),
+    ),
+    # What is forgotten.
+    Mutant(
+        "chain-forgotten",
+        "the views that lead from the state to the log are kept, however many they are",
+        (Edit(Core, "forget_views", "self.history.forget(tips)", "self.history.forget([])"),),
     ),
     # State transfer.
     Mutant(

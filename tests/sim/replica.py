@@ -30,6 +30,8 @@ PARKED_MAX: Final = 512
 BATCH: Final = 4
 PEERS_MAX: Final = 12
 """Processes there are at most in a run."""
+VIEWS_UNDELIVERED: Final = 4
+"""Views that are decided one upon the other in a run, at most, without any of them becoming active."""
 HOLD_ON: Final = 1500 * MS
 """Clients may stay for so long while no view is active here (mds.limits.HOLD_ON_US)."""
 NOT_SERVING: Final = "not serving"
@@ -101,6 +103,8 @@ class Replica(Process):
         self._events: deque[Event] = deque()
         self._busy = False
         self._on_disk = 0
+        self._uncommitted = 0
+        """View events delivered since the last commit."""
         self._installing: tuple[int, Position, State] | None = None
         """A snapshot whose state is committed when the journal has the ticket on disk."""
         self._timer_at = -1
@@ -317,6 +321,7 @@ class Replica(Process):
             assert item.index == self.index, f"item {item.index} for a state at {self.index}"
             self.index += 1
             if not isinstance(item, Delivered):
+                self._uncommitted += 1
                 continue
             self._pending.pop(item.entry[:3], None)
             roster = self.state.roster
@@ -331,6 +336,8 @@ class Replica(Process):
                 self._roster_changed()
         assert self.index == self.machine.position().index
         checkers.same_hash(self.machine.position())
+        if self._uncommitted >= limits.VIEWS_UNCOMMITTED:
+            self.commit()
 
     def _roster_changed(self) -> None:
         self._events.append(ev.Roster(*self.state.roster))
@@ -382,6 +389,7 @@ class Replica(Process):
     def commit(self) -> None:
         """The state's database now holds what is applied; sometimes the journal is trimmed behind it."""
         self.committed = (self.machine.position(), self.state.copy())
+        self._uncommitted = 0
         if self.rng.random() < 0.5:
             self.disk.trim(self.committed[0])
 
@@ -428,7 +436,8 @@ class Replica(Process):
         machine = self.machine
         core, history = machine.core, machine.core.history
         peers = PEERS_MAX
-        assert len(history.views) <= limits.VIEWS_KEPT + 64, f"{len(history.views)} views"
+        views = limits.VIEWS_KEPT + limits.VIEWS_UNCOMMITTED + VIEWS_UNDELIVERED
+        assert len(history.views) <= views, f"{len(history.views)} views"
         assert len(core.acceptor.registers) <= REGISTERS_KEPT + 1, f"{len(core.acceptor.registers)} registers"
         assert history.index - history.items_first <= limits.RECENT_ITEMS, "items kept for learners"
         assert len(machine.transfer.learners) <= peers and len(machine.transfer.snapshots) <= peers

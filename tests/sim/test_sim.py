@@ -28,8 +28,11 @@ BATCH = 12
 REGRESSIONS = {
     69: "two replicas replaced in a row: removed voters that were still needed were never asked",
     571: "a write under way when a run ended unhealed was read, and missing in the history that is checked",
+    639: "a replica that started anew kept every view that was ever decided",
     646: "the story of a leave needs somebody who stays",
     755: "the story of a cut needs somebody to be cut off from",
+    903: "a replica whose state was committed long ago kept every view since",
+    1753: "the only replica was replaced by one that is down: the old one goes on, and clients are told where it is",
 }
 """Seed -> what it once found."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.vsync.builders import heartbeat
 from vsync import limits
-from vsync.detector import MAX_TICKS, MIN_TICKS, Detector
+from vsync.detector import JITTER_STEP, MAX_TICKS, MIN_TICKS, Detector
 from vsync.leases import Leases
 
 
@@ -13,6 +13,7 @@ def hearing(*peers: int) -> Detector:
     for peer in peers:
         detector.link_up(peer)
         detector.heard(peer)
+    detector.activated((1, *peers))
     return detector
 
 
@@ -46,14 +47,53 @@ def test_patience_grows_with_jitter_up_to_a_bound() -> None:
     assert not detector.hears(2)
 
 
-def test_a_silence_that_is_over_is_forgotten() -> None:
-    """It was stopped for 0.7 s. Half a minute later it is suspected as soon as anybody."""
-    detector = hearing(2)
-    for _ in range(14):
+def silence(detector: Detector, ticks: int) -> None:
+    """2 says nothing for so many ticks, then something."""
+    for _ in range(ticks):
         detector.tick()
     detector.heard(2)
+
+
+def test_a_silence_that_was_borne_doubles_the_patience() -> None:
+    detector = hearing(2)
+    silence(detector, MIN_TICKS)
+    assert detector.peers[2].patience == 2 * MIN_TICKS
+    silence(detector, 2 * MIN_TICKS)
     assert detector.peers[2].patience == MAX_TICKS
-    for _ in range(14 * limits.JITTER_FADE):
+
+
+def test_a_silence_that_cost_a_view_makes_a_little_more_patient() -> None:
+    """It was cut off for 0.7 s. Should it fail again a moment later, nobody waits for a second."""
+    detector = hearing(2)
+    silence(detector, 14)
+    assert detector.peers[2].patience == MIN_TICKS + 2 * JITTER_STEP
+    detector.activated((1, 2))
+    silence(detector, 14)
+    assert detector.peers[2].patience >= 14, "a peer that does so again and again is borne with"
+
+
+def test_silences_of_who_is_left_out_teach_nothing() -> None:
+    """After a cut heals, what its connection sends again comes in bursts, before it is a member again."""
+    detector = hearing(2, 3)
+    for _ in range(14):
+        detector.tick()
+        detector.heard(3)
+    detector.activated((1, 3))
+    detector.heard(2)
+    learnt = detector.peers[2].patience
+    assert learnt == MIN_TICKS + 2 * JITTER_STEP
+    silence(detector, learnt)
+    assert detector.peers[2].patience == learnt
+    detector.activated((1, 2, 3))
+    silence(detector, learnt)
+    assert detector.peers[2].patience == 2 * learnt
+
+
+def test_a_silence_that_is_over_is_forgotten() -> None:
+    detector = hearing(2)
+    silence(detector, MIN_TICKS)
+    silence(detector, 2 * MIN_TICKS)
+    for _ in range(MAX_TICKS // 2 * limits.JITTER_FADE):
         detector.tick()
         detector.heard(2)
     assert detector.peers[2].patience == MIN_TICKS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.vsync.builders import entry, view
+from vsync import limits
 from vsync.effects import Delivered, Effects, ViewEvent
 from vsync.history import History
 from vsync.records import Decided, Durable, Entry, Flushed, Reset, Sealed
@@ -196,3 +197,62 @@ def test_view_events_carry_their_index() -> None:
     history.learn(second := view(1, (1,), 0), out)
     history.finish(second, out)
     assert out.history == [ViewEvent(1, second)]
+
+
+# -- what is forgotten
+
+MANY = 3 * limits.VIEWS_KEPT
+
+
+def outside_at_one(*views: View, flushed: int = 0) -> History:
+    """In view 0, told of *views* one after the other, never fed; what is needed no more is forgotten each time."""
+    history, out = history_at()
+    for v in views:
+        history.learn(v, out)
+        if history.overfull:
+            history.forget([flushed])
+    return history
+
+
+def test_who_is_left_out_and_not_fed_does_not_keep_every_view_it_is_told() -> None:
+    """Its own and the newest: it comes to the others by a feed. It does not ask for those in between again."""
+    history = outside_at_one(*(view(e, (2, 3), e - 1) for e in range(1, MANY + 1)))
+    assert sorted(history.views) == [0, *range(MANY - limits.VIEWS_KEPT + 1, MANY + 1)]
+    assert history.known_to == MANY
+    assert history.wants(history.newest) is None
+    history.validate()
+
+
+def test_the_base_of_views_that_were_never_active_is_kept() -> None:
+    """View 1 is the last that anybody flushed; many were decided upon it in vain. Whoever coordinates needs it, and
+    who was a member of its base may be one of the next."""
+    vain = [view(e, (2, 3), 1) for e in range(2, MANY)]
+    history = outside_at_one(view(1, (2, 3), 0), *vain)
+    assert sorted(history.views) == [0, 1, *range(MANY - limits.VIEWS_KEPT, MANY)]
+    assert [v.epoch for v in history.chain(history.newest)] == [1, MANY - 1]
+    assert history.known_to == MANY - 1
+
+
+def test_what_is_flushed_can_be_delivered_however_many_views_that_takes() -> None:
+    """A restart: the state was committed in view 0, the log goes up to view MANY - 2, which is flushed."""
+    views = {v.epoch: v for v in (FIRST, *(view(e, (1, 2), e - 1) for e in range(1, MANY)))}
+    history = History(views, [], history_at()[0].position())
+    assert history.overfull
+    history.forget([MANY - 2])
+    assert not history.overfull
+    assert history.wants(history.newest) == []
+    history.finish(history.newest, Effects())
+    history.forget([MANY - 1])
+    assert sorted(history.views) == list(range(MANY - limits.VIEWS_KEPT, MANY))
+
+
+def test_a_view_that_was_forgotten_is_learned_again_from_the_feed() -> None:
+    history = outside_at_one(*(view(e, (2, 3), e - 1) for e in range(1, MANY)))
+    assert 1 not in history.views
+    out = Effects()
+    assert history.learn(view(1, (2, 3), 0), out)
+    history.deliver_view(view(1, (2, 3), 0), out)
+    assert names(out) == [(1,)]
+    history.forget([0])
+    assert 1 in history.views and 0 in history.views
+    history.validate()

@@ -194,6 +194,24 @@ def test_who_is_about_to_leave_lends_nothing() -> None:
     assert (out.after[0][1].lent_ms, out.after[0][1].leaving) == (0, True)
 
 
+def test_who_leaves_soon_after_another_change_has_all_of_it_back() -> None:
+    """A seal a moment ago counts what was lent by then; before Leave all of that was called back. What an earlier life
+    lent was not."""
+    one = active()
+    core = one.machine.core
+    core.leases.lent = LENT
+    one.step(Received(2, Grant(1, one.now)))
+    one.step(Received(2, Seal(2, "test", ())))
+    assert core.lent_until > one.now
+    one.step(Leave())
+    out = one.step(Received(2, Seal(3, "test", ())))
+    assert (out.after[0][1].lent_ms, out.after[0][1].leaving) == (0, True)
+    again = Driven(1, durable=Durable(2, 0, {0: FIRST, 1: SECOND}, {1}), lent=LENT)
+    again.step(Leave())
+    out = again.step(Received(2, Seal(2, "test", ())))
+    assert out.after[0][1].hold_ms == 250
+
+
 # -- leaving
 
 

@@ -204,21 +204,56 @@ def test_data_that_comes_before_the_view_is_active_is_kept() -> None:
     assert out.records == [Entry(1, 2, 1, 1, b"early")]
 
 
-def test_a_refused_proposer_goes_above_what_it_was_told() -> None:
-    """A coordinator with many rounds behind it died between its ballot's promise and its decision. Whoever takes over
-    begins with round 1; it would need one attempt, of seconds, for each round."""
-    one = Driven(1, linked=(2, 3))
+def proposing() -> Driven:
+    """Replica 1 proposes view 1 with ballot (1, 1, 1) to 1, 2 and 3; of these it hears 2."""
+    one = Driven(1, linked=(2,))
     one.step(Received(2, heartbeat(0, -1, 1, 0)))
     one.step(ChangeView("test"))
     one.step(Received(1, report(1, hears=(1, 2))))
     out = one.step(Received(2, report(1, hears=(1, 2))))
     assert [m.ballot for _, m in messages(out, Prepare)] == [(1, 1, 1), (1, 1, 1)]
-    one.step(Received(2, Promise(1, (40, 3, 1), ())))
+    return one
+
+
+def test_a_refused_proposer_goes_above_what_it_was_told() -> None:
+    """A coordinator with many rounds behind it died between its ballot's promise and its decision. Whoever takes over
+    begins with round 1; it would need one attempt, of seconds, for each round."""
+    one = proposing()
+    assert not messages(one.step(Received(2, Promise(1, (40, 3, 1), ()))), Prepare), "somebody may be at it yet"
+    one.step(Received(1, Promise(1, (40, 3, 1), ())))  # twice refused is once
+    retry = one.machine.change.deadline
+    assert retry is not None and limits.BALLOT_RETRY <= retry - one.now < 2 * limits.BALLOT_RETRY
+    out = one.step(Tick(), 2 * limits.BALLOT_RETRY // MS)
+    assert {m.ballot for _, m in messages(out, Prepare)} == {(41, 1, 1)}
+    one.step(Received(2, Promise(1, (50, 3, 1), ())))
+    again = one.machine.change.deadline
+    assert again is not None and 2 * limits.BALLOT_RETRY <= again - one.now < 4 * limits.BALLOT_RETRY, "it doubles"
+
+
+def test_the_next_attempt_goes_above_what_the_last_was_told() -> None:
+    """The ballot that refused it is that of one who is at work: it is given the time that a proposal has."""
+    one = proposing()
+    one.step(Received(2, Promise(1, (40, 2, 1), ())))
+    deadline = one.machine.change.deadline
+    assert deadline is not None and deadline - one.now == limits.DECIDE_WAIT
     one.step(Tick(), 1000)
     one.step(ChangeView("again"))
     one.step(Received(1, report(1, hears=(1, 2))))
     out = one.step(Received(2, report(1, hears=(1, 2))))
     assert {m.ballot for _, m in messages(out, Prepare)} == {(41, 1, 1)}
+
+
+def test_a_proposer_that_was_promised_enough_does_not_disturb_itself() -> None:
+    """One voter has promised the ballot of one who is removed by now, the two others ours: those are a majority."""
+    one = proposing()
+    one.step(Received(3, Promise(1, (40, 9, 1), ())))
+    retry = one.machine.change.deadline
+    assert retry is not None and retry - one.now < 2 * limits.BALLOT_RETRY
+    one.step(Received(1, Promise(1, (1, 1, 1), ())))
+    one.step(Received(2, Promise(1, (1, 1, 1), ())))
+    out = one.step(Tick(), 2 * limits.BALLOT_RETRY // MS)
+    assert not messages(out, Prepare)
+    assert one.machine.change.attempt is not None
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,101 @@
+"""Connections between replicas: what is dialled anew, and when."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from daemon.acquaintances import Acquaintances
+from daemon.journal import Journal
+from mds.links import LOOK_S, Links
+from vsync.records import Decided
+from vsync.view import genesis
+from wire.group import CHANNELS, Fetch, Seal
+from wire.ids import PROTOCOL_VERSION
+from wire.messages import Hello, Role, Welcome
+from wire.peer import Listener
+
+CLUSTER = b"sixteen bytes id"
+
+
+class End:
+    """One replica's links, and what happens to them."""
+
+    def __init__(self, directory: Path, me: int) -> None:
+        self.me = me
+        self.journal = Journal(directory / str(me), CLUSTER, me, [Decided(genesis((1, 2), ()))])
+        self.works = True
+        self.happened: list[str] = []
+        self.came: list[Any] = []
+        self.changed = trio.Event()
+        self.links = Links(
+            me,
+            self.journal.uuid,
+            self.journal.durable.incarnation,
+            CLUSTER,
+            met=Acquaintances(self.journal),
+            received=lambda _peer, message, _bulk: self._note(message=message),
+            up=lambda _peer: self._note("up"),
+            down=lambda _peer: self._note("down"),
+            works=lambda _peer: self.works,
+        )
+
+    def _note(self, what: str = "", message: Any = None) -> None:
+        if what:
+            self.happened.append(what)
+        else:
+            self.came.append(message)
+        self.changed.set()
+        self.changed = trio.Event()
+
+    async def until(self, happened: list[str], linked: int) -> None:
+        while self.happened != happened or sum(1 for c in CHANNELS if self.conn(c)) != linked:
+            with trio.move_on_after(0.01):  # the data and the bulk connection tell nobody when they stand
+                await self.changed.wait()
+
+    def conn(self, channel: str) -> Any:
+        return self.links._conns.get((3 - self.me, channel))
+
+    def welcome(self, _hello: Hello) -> Welcome:
+        incarnation = self.journal.durable.incarnation
+        return Welcome(PROTOCOL_VERSION, Role.REPLICA, str(self.me), self.journal.uuid, incarnation)
+
+
+async def test_a_silent_link_is_dialled_anew_on_all_channels(
+    tmp_path: Path, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    one, two = End(tmp_path, 1), End(tmp_path, 2)
+    listener = Listener("127.0.0.1:0")
+    nursery.start_soon(
+        listener.serve, nursery, CLUSTER, lambda hello: one.links.judge(hello, lambda _: None), one.welcome,
+        one.links.accepted,
+    )  # fmt: skip
+    for channel in CHANNELS:
+        nursery.start_soon(two.links.keep, 1, f"127.0.0.1:{listener.port}", channel, Role.REPLICA)
+    with trio.fail_after(60):
+        await two.until(["up"], 3)
+        await one.until(["up"], 3)
+        before = [two.conn(channel) for channel in CHANNELS]
+        await trio.sleep(5 * LOOK_S)
+        assert [two.conn(channel) for channel in CHANNELS] == before, "a link that works is left alone"
+        two.works = False
+        await trio.sleep(1.5 * LOOK_S)
+        two.works = True  # one look found nothing: that is a moment, not a cut
+        await trio.sleep(5 * LOOK_S)
+        assert [two.conn(channel) for channel in CHANNELS] == before
+        two.works = False
+        while two.conn("control") is before[0]:
+            await two.changed.wait()
+        two.works = True
+        await two.until(["up", "down", "up"], 3)
+        assert all(two.conn(channel) is not old for channel, old in zip(CHANNELS, before, strict=True))
+        while one.happened[-1] != "up" or not one.came:  # the listener's end may learn of the new one first
+            two.links.send(1, Seal(1, "over the new one", ()))
+            two.links.send(1, Fetch(1, ()))
+            with trio.move_on_after(0.1):
+                await one.changed.wait()
+    nursery.cancel_scope.cancel()
+    one.journal.close()
+    two.journal.close()
