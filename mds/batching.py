@@ -67,15 +67,14 @@ class Batching:
             size += len(self._queue[0][4]) + 64
             if batch and size > limits.BATCH_BYTES:
                 break
-            batch.append(self._planned(self._queue.popleft()))
+            item = self._queue.popleft()
+            op = self._fresh.get(item[4])
+            seen = look(self.state.store, op if op is not None else decode_entry(item))
+            if seen is None or (self._stale and self._stale.get(item[1:4], 0) >= limits.PLANS):
+                batch.append(item)
+            else:
+                batch.append((*item, seen))
         return batch
-
-    def _planned(self, item: Item) -> tuple[Any, ...]:
-        op = self._fresh.get(item[4])
-        seen = look(self.state.store, op if op is not None else decode_entry(item))
-        if seen is None or (self._stale and self._stale.get(item[1:4], 0) >= limits.PLANS):
-            return item
-        return (*item, seen)
 
     def decoded(self, items: tuple[Any, ...]) -> list[Any]:
         """The operations of a message's entries (None for what is none), which have come to the log."""

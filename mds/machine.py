@@ -583,7 +583,7 @@ def _well_formed(entry: Any) -> bool:
     if type(entry) is not tuple or not 5 <= len(entry) <= 6:
         return False
     time_ns, session, slot, number, op = entry[:5]
-    if len(entry) == 6 and (type(entry[5]) is not tuple or not all(type(ino) is int for ino in entry[5])):
+    if len(entry) == 6 and (type(entry[5]) is not tuple or {*map(type, entry[5])} - {int}):
         return False
     return (
         type(time_ns) is int

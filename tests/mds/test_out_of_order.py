@@ -43,13 +43,14 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Service:
 
 
 def silent(group: Group, at: int, *inodes: int) -> User:
-    """A client that holds leases on *inodes* and does not let go of them."""
+    """A client that holds leases on *inodes* and hangs: it hears of no recall, and goes on using what it keeps."""
     user = group.user("silent", at).caches()
     group.until(lambda: user.until > group.clock.now)
     for ino in inodes:
         group.ask(user, ops.GetAttr(ino))
     assert set(inodes) <= set(user.kept)
-    user.answers_recalls = False
+    assert user.line is not None
+    user.line.stalled = True
     return user
 
 
@@ -160,9 +161,10 @@ def test_a_view_begins_when_nothing_of_the_one_before_is_held(service: Service, 
     with service(seed) as group:
         users = [group.user(f"user {r}", r) for r in (2, 3)]
         one = group.ask(users[0], mkdir(b"one"))[0]
-        silent(group, 1 if seed % 2 else 2, one)
+        kept = silent(group, 1 if seed % 2 else 2, one)
         calls = [user.request(mkdir(b"%d" % k, one)) for k, user in enumerate(users)]
         group.until(lambda: waiting(group) == [1, 2, 3])
+        assert kept.may_use(one)
         group.kill(1)
         group.complete(*calls)
         assert all(call.ok for call in calls)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,16 @@ class Histories:
         self.inos = [TOP, *(self.inos + [ino for ino in made if self.serial.exists(ino)])[1:][-14:]]
         return found
 
+    def _among_directories(self, op: Any) -> Any:
+        """The same, where names are more often."""
+        found = [ino for ino in self.inos if (i := self.serial._scope.find(ino)) is not None and i.is_dir]
+        places = {
+            field: self.rng.choice(found)
+            for field in ("parent", "new_parent")
+            if hasattr(op, field) and self.rng.random() < 0.7
+        }
+        return replace(op, **places)
+
     def _entry(self) -> Any:
         rng = self.rng
         time_ns = rng.randrange(10**6)
@@ -74,7 +85,7 @@ class Histories:
         else:
             slot = rng.randrange(16)
             self.numbers[slot] = max(1, self.numbers[slot] + rng.choice((1, 1, 1, 1, 0, -1)))
-            op = random_op(rng, self.inos)
+            op = self._among_directories(random_op(rng, self.inos))
             if rng.random() < 0.1:
                 op = ops.Accessed(tuple((rng.choice(self.inos), rng.randrange(10**6)) for _ in range(3)))
             head = time_ns, SESSION, slot, self.numbers[slot]
