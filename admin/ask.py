@@ -35,7 +35,7 @@ class Reply:
     uuid: bytes
 
 
-def _hello(config: Config) -> Hello:
+def hello_of(config: Config) -> Hello:
     return Hello(
         version=PROTOCOL_VERSION,
         cluster=config.cluster.id,
@@ -70,7 +70,7 @@ async def call(config: Config, address: str, msg: Any, timeout_s: float = ASK_TI
     """
     try:
         with trio.fail_after(timeout_s):
-            conn = await dial(address, _hello(config))
+            conn = await dial(address, hello_of(config))
             try:
                 reply = await _call_on(conn, msg)
             finally:

@@ -13,7 +13,7 @@ import click
 import trio
 from rich.console import Console
 
-from admin import mounts, target_commands
+from admin import mounts, state_commands, target_commands
 from admin.ask import ASK_TIMEOUT_S, register_targets
 from admin.local import REPLICAS_MAX, TARGETS_MAX, ClusterError, LocalCluster, become_watchdog, find_config
 from admin.mounts import MountError
@@ -316,7 +316,7 @@ def register(spec: Path, timeout_s: float) -> None:
         print(f"registered: {', '.join(f'target {t.id} at {t.address}' for t in config.targets) or 'no targets'}")
 
 
-for _command in target_commands.COMMANDS:
+for _command in (*target_commands.COMMANDS, *state_commands.COMMANDS):
     main.add_command(_command)
 main.add_command(replica)
 

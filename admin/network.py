@@ -157,9 +157,15 @@ class Network:
     @contextlib.contextmanager
     def at_hub(self) -> Iterator[None]:
         """This thread is in the hub meanwhile: it reaches everyone, whatever is cut."""
+        with self.at(HUB):
+            yield
+
+    @contextlib.contextmanager
+    def at(self, host: str) -> Iterator[None]:
+        """This thread, and whatever it starts, is on *host* meanwhile."""
         here = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            there = os.open(NAMESPACES / self.namespace(HUB), os.O_RDONLY | os.O_CLOEXEC)
+            there = os.open(NAMESPACES / self.namespace(host), os.O_RDONLY | os.O_CLOEXEC)
             try:
                 _enter(there)
             finally:

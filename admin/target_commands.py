@@ -125,6 +125,19 @@ def replace(spec: Path, number: int, lost: bool, timeout_s: float) -> None:
         trio.run(targets.replace, find_config(spec), number, lost, timeout_s)
 
 
+@target.command("rotate-keys", epilog=_CODES)
+@_SPEC
+@click.option("--forget", is_flag=True, help="A key is known to others: nothing signed before counts any more.")
+@_TIMEOUT
+def rotate_keys(spec: Path, forget: bool, timeout_s: float) -> None:
+    """Have the metadata service sign what it allows clients with another key. It does so by itself every 12 hours.
+
+    Clients go on: what they hold is renewed where it is refused.
+    """
+    with reported():
+        print(f"rotated {trio.run(targets.rotate_keys, find_config(spec), forget, timeout_s)} times so far")
+
+
 @click.command(
     short_help="Check all file contents.",
     epilog="""\b

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -12,6 +13,7 @@ from admin.ask import ASK_TIMEOUT_S, AskError, Reply, call, order, status_of, st
 from daemon.config import Config
 from ossd.identity import FANOUT
 from wire import ops, targetops
+from wire.capability import KEY_BYTES, KEYS_MAX
 from wire.chains import OFFLINE, StorageMap, map_untrusted
 from wire.codec import encode
 from wire.errors import FileSystemError
@@ -106,6 +108,17 @@ async def drain(config: Config, target: int, undo: bool, timeout_s: float) -> No
 
 async def remove(config: Config, target: int, lost: bool, timeout_s: float) -> None:
     await order(config, targetops.TargetRemove(target, lost), timeout_s)
+
+
+async def rotate_keys(config: Config, forget: bool, timeout_s: float) -> int:
+    """Have another key for capabilities ordered; *forget*: so many that no target accepts one it knew before.
+
+    How often keys have been rotated.
+    """
+    count: int = await order(config, targetops.KeyRotate(0, os.urandom(KEY_BYTES)), timeout_s)
+    for _ in range(KEYS_MAX if forget else 1):
+        count = await order(config, targetops.KeyRotate(count, os.urandom(KEY_BYTES)), timeout_s)
+    return count
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ are over both, ``by_victim`` tells them apart.  The replica that comes back is p
     partition   the replica is cut off from everybody, the client included, and nobody is told (network namespaces:
                 root only), and joined again when the others have gone on without it
     leave       the replica is told to stop (SIGTERM): it asks to be left out first. Until the others have gone on
-    join        it is started again, until it is a member
+    join        it is started again, until it is a member: the second half of the trial of leaving
 
 Claims: of three replicas, the p99 of the stall is at most 500 ms for stop and partition (the thesis: 500 ms; CephFS 17
 to 21 s; MooseFS has no failover; GlusterFS 46 s for a hung brick) and at most 100 ms for kill (GlusterFS: 35 ms),
@@ -168,8 +168,8 @@ class Subject:
     def _is_ours(self, name: str) -> bool:
         return name == self._load.name or name.endswith(f":{self._load.name}")
 
-    def trial(self, fault: str, number: int) -> Trial:
-        """One trial. Everything is whole before and after."""
+    def trial(self, fault: str, number: int) -> Iterator[Trial]:
+        """One trial; one of leaving is followed by one of joining. Everything is whole before and after."""
         wait(self.whole, "the cluster is not whole")
         here = self.attached_to()
         attached = number % 2 == 0
@@ -178,8 +178,12 @@ class Subject:
         rest = self._back.get(victim, 0.0) + STAYED_S - time.monotonic()
         if rest > 0:
             time.sleep(rest)
-        if fault == "join":
-            self.leave(victim)
+        yield self._measured(fault, victim, attached)
+        if fault == "leave":
+            yield self._measured("join", victim, attached)
+        self._back[victim] = time.monotonic()
+
+    def _measured(self, fault: str, victim: int, attached: bool) -> Trial:
         self._load.say("mark")
         self._load.more(ANSWERS_AFTER)
         self.log.mark()
@@ -187,12 +191,7 @@ class Subject:
         if fault != "leave":
             wait(self.whole, f"replica {victim} is not back after {fault}")
         self._load.more(ANSWERS_AFTER)
-        stall_ms = self._load.say("tell")["longest_ms"]
-        if fault == "leave":
-            self.join(victim)
-            wait(self.whole, f"replica {victim} does not join again")
-        self._back[victim] = time.monotonic()
-        return Trial(fault, victim, attached, round(stall_ms, 1))
+        return Trial(fault, victim, attached, round(self._load.say("tell")["longest_ms"], 1))
 
     def _gone_on_without(self, victim: int) -> None:
         other = next(r for r in self.replicas if r != victim)
@@ -395,22 +394,24 @@ def measure(replicas: list[int], faults: list[str], trials: int, mounted: bool, 
             if not asked:
                 continue
             with subject(count, own_network, mounted) as one:
-                for fault in asked:
-                    done = []
+                done: dict[str, list[Trial]] = {fault: [] for fault in asked}
+                for fault in dict.fromkeys("leave" if f == "join" else f for f in asked):
                     for number in range(trials):
-                        done.append(one.trial(fault, number))
-                        print(f"{count} replicas: {done[-1]}", file=sys.stderr, flush=True)
-                        if trace:
-                            print(*one.log.since(), sep="\n", file=sys.stderr, flush=True)
-                    rows.append(row(one.cluster.config, fault, done))
+                        for trial in one.trial(fault, number):
+                            done.setdefault(trial.fault, []).append(trial)
+                            print(f"{count} replicas: {trial}", file=sys.stderr, flush=True)
+                            if trace:
+                                print(*one.log.since(), sep="\n", file=sys.stderr, flush=True)
+                for fault in asked:
+                    rows.append(row(one.cluster.config, fault, done[fault]))
                     for attached in (True, False):
-                        part = [t for t in done if t.attached == attached]
+                        part = [t for t in done[fault] if t.attached == attached]
                         if part:
                             victim = "the client's replica" if attached else "another replica"
                             by_victim.append({**row(one.cluster.config, fault, part), "victim": victim})
                     single += [
                         {"replicas": count, "fault": t.fault, "victim": t.victim, "attached": t.attached,
-                         "stall_ms": t.stall_ms} for t in done
+                         "stall_ms": t.stall_ms} for t in done[fault]
                     ]  # fmt: skip
     for table_of in (rows, by_victim):
         table_of.sort(key=lambda r: (r["replicas"], faults.index(r["fault"])))

@@ -7,7 +7,7 @@ stays short.
 
 from __future__ import annotations
 
-from client.limits import COPY_BELOW
+from client.limits import COPY_BELOW, GATHER_MAX
 
 Buffer = bytes | bytearray | memoryview
 
@@ -99,3 +99,10 @@ def deal(parts: tuple[Buffer, ...], lengths: list[int]) -> list[tuple[Buffer, ..
             view = view[len(taken) :]
         pieces.append(tuple(piece))
     return pieces
+
+
+def gather_unit(stripe_size: int) -> int:
+    """Runs are cut at multiples of this: whole stripes, about GATHER_MAX of them."""
+    if stripe_size >= GATHER_MAX:
+        return GATHER_MAX
+    return GATHER_MAX // stripe_size * stripe_size

@@ -17,12 +17,17 @@ import trio
 
 from client import limits
 from client.attributes import Attr, attr_untrusted
-from client.gather import Buffer, Run, deal
+from client.capabilities import Access, Held
+from client.gather import Buffer, Run, deal, gather_unit
+from client.parallel import WriteFailed, together
 from client.service import MetadataClient, errno_of
-from client.striping import Extent, object_truncations, split
+from client.striping import Extent, split
 from client.targets import Targets
 from wire import ids
+from wire.capability import READ, TRUNCATE, WRITE
+from wire.columns import object_truncations
 from wire.errors import FileSystemError, Status
+from wire.fileops import Reserve
 from wire.messages import ObjectKey, ObjectRead, ObjectSync, ObjectTruncate, ObjectWrite
 from wire.ops import Commit, GetAttr, SetAttr, Settle
 
@@ -52,6 +57,7 @@ class FilePool:
         """Bytes gathered or in flight, of all files."""
         self.room = trio.Event()
         """Set, and replaced, whenever ``unsent`` has become smaller."""
+        self.access = Access(service, targets)
 
     def acquire(self, attr: Attr) -> FileData:
         """The file of *attr*, kept until :meth:`release` was called as often."""
@@ -109,6 +115,13 @@ class FilePool:
                 elif data.grow_old(now):
                     self.nursery.start_soon(data.commit_aged)
 
+    async def renew_often(self) -> None:
+        """See to it that the capabilities of open files do not expire."""
+        while True:
+            await trio.sleep(limits.RENEW_LOOK_S)
+            for data in list(self._open.values()):
+                await self.access.renew_due(data.held)
+
     async def flush_all(self) -> None:
         """Everything written so far to the targets and committed (unmount). Errors are logged."""
 
@@ -134,6 +147,8 @@ class FileData:
     def __init__(self, pool: FilePool, attr: Attr) -> None:
         self.ino = attr.ino
         self.attr = attr
+        self.held = Held(attr.ino)
+        """The capabilities for it."""
         self.users = 0
         self.version = 0
         """Moves whenever the contents may have changed: data read ahead under another version is not used."""
@@ -241,21 +256,32 @@ class FileData:
         if not size:
             await trio.lowlevel.checkpoint()
             return 0
-        stripe_size, _ = self._layout()
-        asked_size = False
-        while True:
-            if self._truncating is not None:
-                await self._truncating.wait()
-            elif append and not self._uncommitted and not asked_size:
-                # Another mount may have appended since; while writes of ours are pending, their end is the end.
-                await self.refresh()
-                asked_size = True
-            else:
-                break
-        # No checkpoint from here to the append: two appending writers must not get one offset.
+        self._layout()  # before room is asked for
         if append:
-            offset = self.size
+            # Other mounts append, too: where these bytes belong is ordered. Under the lock, so that no truncation of
+            # this mount comes between the answer and the bytes.
+            async with self._changing:
+                offset, attr = await self._pool.service.request(Reserve(self.ino, size, self._end))
+                self.learn(attr_untrusted(attr))
+                self._take(offset, data, privileged)
+                # Not gathered: as soon as others have appended behind it, it is a hole to whoever reads there.
+                self._send_run()
+        else:
+            while self._truncating is not None:
+                await self._truncating.wait()
+            self._take(offset, data, privileged)
+        # Backpressure: the writer that fills the memory waits for it to become free.
+        while self._inflight > limits.FILE_INFLIGHT_MAX or self._pool.unsent > limits.MOUNT_DIRTY_MAX:
+            if not self._flights:
+                self._send_run()
+            await self._pool.room.wait()
+        return size
+
+    def _take(self, offset: int, data: Buffer, privileged: bool) -> None:
+        """*data* is written at *offset*, as far as this mount can see."""
+        size = len(data)
         end = offset + size
+        stripe_size, _ = self._layout()
         if end > ids.FILE_SIZE_MAX:
             raise FileSystemError(errno.EFBIG)
         if not self._run.accepts(offset):
@@ -274,13 +300,7 @@ class FileData:
             self._uncommitted = True
             self._uncommitted_since = now
             self._pool.mark_dirty(self)
-        self._send_full(_gather_unit(stripe_size))
-        # Backpressure: the writer that fills the memory waits for it to become free.
-        while self._inflight > limits.FILE_INFLIGHT_MAX or self._pool.unsent > limits.MOUNT_DIRTY_MAX:
-            if not self._flights:
-                self._send_run()
-            await self._pool.room.wait()
-        return size
+        self._send_full(gather_unit(stripe_size))
 
     def _send_full(self, unit: int) -> None:
         """Send what reaches up to multiples of *unit*; the rest is gathered on."""
@@ -331,9 +351,11 @@ class FileData:
         trims = object_truncations(self.attr.truncations, extent.column, stripe_size, len(chains))
         self._unsynced.add(extent.column)
         try:
-            await self._pool.targets.call(
+            await self._pool.access.call(
+                self.held,
+                WRITE,
                 chain,
-                lambda call, version: ObjectWrite(call, key, chain, version, trims, extent.object_offset),
+                lambda call, ver, token: ObjectWrite(call, key, chain, ver, trims, extent.object_offset, token),
                 piece,
                 extent.length,
             )
@@ -424,7 +446,9 @@ class FileData:
             async def sync(column: int) -> None:
                 key, chain = ObjectKey(self.ino, column), chains[column]
                 try:
-                    await self._pool.targets.call(chain, lambda call, ver: ObjectSync(call, key, chain, ver))
+                    await self._pool.access.call(
+                        self.held, WRITE, chain, lambda call, ver, token: ObjectSync(call, key, chain, ver, token)
+                    )
                 except FileSystemError as exc:
                     self._failed(errno_of(exc), f"sync of column {column}: {exc}")
 
@@ -479,7 +503,7 @@ class FileData:
             at = extent.offset - offset
             view[at : at + len(data)] = data
 
-        await _together([(fill, extent) for extent in extents])
+        await together([(fill, extent) for extent in extents])
         return whole
 
     async def _read_extent(self, extent: Extent) -> Buffer:
@@ -487,9 +511,13 @@ class FileData:
         stripe_size, chains = self.attr.layout
         key, chain = ObjectKey(self.ino, extent.column), chains[extent.column]
         trims = object_truncations(self.attr.truncations, extent.column, stripe_size, len(chains))
-        data = await self._pool.targets.call(
+        data = await self._pool.access.call(
+            self.held,
+            READ,
             chain,
-            lambda call, version: ObjectRead(call, key, chain, version, trims, extent.object_offset, extent.length),
+            lambda call, ver, token: ObjectRead(
+                call, key, chain, ver, trims, extent.object_offset, extent.length, token
+            ),
             read=True,
         )
         if len(data) > extent.length:
@@ -528,7 +556,9 @@ class FileData:
     async def _set_size(self, op: SetAttr) -> Attr:
         for _ in range(limits.TRIM_RETRIES):
             try:
-                return attr_untrusted(await self._pool.service.request(op))
+                result, granted = await self._pool.service.request_granting(op)
+                self.held.take(granted, None, trio.current_time())
+                return attr_untrusted(result)
             except FileSystemError as exc:
                 if exc.status != Status.TRUNCATIONS_UNSETTLED:
                     raise
@@ -551,9 +581,14 @@ class FileData:
         async def trim(column: int) -> None:
             key, chain = ObjectKey(self.ino, column), chains[column]
             trims = object_truncations(attr.truncations, column, stripe_size, len(chains))
-            await self._pool.targets.call(chain, lambda call, ver: ObjectTruncate(call, key, chain, ver, trims))
+            await self._pool.access.call(
+                self.held,
+                TRUNCATE,
+                chain,
+                lambda call, ver, token: ObjectTruncate(call, key, chain, ver, trims, token),
+            )
 
-        await _together([(trim, column) for column in range(len(chains))])
+        await together([(trim, column) for column in range(len(chains))])
 
     async def _settle_truncations(self, seq: int) -> None:
         try:
@@ -561,35 +596,3 @@ class FileData:
         except FileSystemError as exc:
             # Harmless: the entries stay, and whoever truncates often enough settles them.
             log.info("inode %d: settling truncation %d: %s", self.ino, seq, exc)
-
-
-class WriteFailed(FileSystemError):
-    """Written data was lost earlier; ``errors`` is the count a handle remembers once it was told."""
-
-    def __init__(self, status: int, errors: int) -> None:
-        super().__init__(status, "written data was lost")
-        self.errors = errors
-
-
-def _gather_unit(stripe_size: int) -> int:
-    """Runs are cut at multiples of this: whole stripes, about GATHER_MAX of them."""
-    if stripe_size >= limits.GATHER_MAX:
-        return limits.GATHER_MAX
-    return limits.GATHER_MAX // stripe_size * stripe_size
-
-
-async def _together(calls: list[tuple[object, object]]) -> None:
-    """Run the calls ((function, argument), ...) in parallel; the first FileSystemError of any is raised as itself."""
-    failures: list[FileSystemError] = []
-
-    async def one(function: object, argument: object) -> None:
-        try:
-            await function(argument)  # type: ignore[operator]
-        except FileSystemError as exc:
-            failures.append(exc)
-
-    async with trio.open_nursery() as nursery:
-        for function, argument in calls:
-            nursery.start_soon(one, function, argument)
-    if failures:
-        raise failures[0]

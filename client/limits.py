@@ -69,6 +69,11 @@ TARGET_TOLD_S: Final = 1.0
 """A call that finds nobody to carry it out for so long is logged."""
 CHAIN_PAUSE_MAX_S: Final = 0.1
 """Between attempts at a chain that nobody serves at the moment: a keeper needs some tenths of a second."""
+FRESH_REFUSED_S: Final = 30.0
+"""A target that refuses fresh capabilities as expired for so long has another clock than the replicas: EACCES.
+The same when the service has none to give for so long."""
+RENEW_LOOK_S: Final = 15.0
+"""How often capabilities are looked at that should be renewed: they live some 40 times as long."""
 STAT_TIMEOUT_S: Final = 2.0
 """statfs leaves out a target that does not tell its space by then."""
 STAT_CACHE_S: Final = 1.0

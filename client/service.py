@@ -83,7 +83,9 @@ class MetadataClient:
     ) -> None:
         """*replicas*: ((id, address), ...); *name* is what the replicas' logs call us (host:pid:mountpoint)."""
         entropy = random.SystemRandom()
-        self._hello = Hello(PROTOCOL_VERSION, cluster, Role.CLIENT, name, bytes(16), 0, "main")
+        self.uuid = os.urandom(16)
+        """In our Hello, here and to targets: capabilities are good for that alone."""
+        self._hello = Hello(PROTOCOL_VERSION, cluster, Role.CLIENT, name, self.uuid, 0, "main")
         self._core = Session(
             name,
             os.urandom(16),
@@ -100,6 +102,8 @@ class MetadataClient:
         self.cache = NameCache()
         self._leased: Stamp | None = None
         """Of the answer that is being taken in, if it came under a lease."""
+        self._granted = b""
+        """The capability that came with it."""
         self._given_up: list[tuple[int, Any, Touched]] = []
         """Requests that nobody waits for and that may be executed yet: what they touch is not cached before they are
         over."""
@@ -136,12 +140,17 @@ class MetadataClient:
         Raises :class:`FileSystemError` with the status. Cancelling the caller does not undo the request: it may be
         executed yet.
         """
+        result, _ = await self.request_granting(op)
+        return result
+
+    async def request_granting(self, op: Any) -> tuple[Any, bytes]:
+        """As :meth:`request`: (result, the capability that came with it or b"")."""
         cache = self.cache
         self._use_cache()
         touched = cache.begin(op)
         token = self._token + 1
         try:
-            status, body, stamp = await self._call(Kind.REQUEST, op)
+            status, body, stamp, granted = await self._call(Kind.REQUEST, op)
         except trio.Cancelled:
             self._given_up.append((token, op, touched))
             raise
@@ -153,22 +162,27 @@ class MetadataClient:
             raise FileSystemError(status, type(op).__name__)
         result = unpack_untrusted(body)
         cache.end(op, touched, True, attr_untrusted(result) if isinstance(op, _MAKES) else None, stamp)
-        return result
+        return result, granted
 
     async def query(self, op: Any) -> Any:
         """Ask the service *op* (a query of wire.ops); its result. Raises :class:`FileSystemError` with the status."""
-        status, body, _ = await self._call(Kind.QUERY, op)
+        result, _ = await self.query_granting(op)
+        return result
+
+    async def query_granting(self, op: Any) -> tuple[Any, bytes]:
+        """As :meth:`query`: (result, the capability that came with it or b"")."""
+        status, body, _, granted = await self._call(Kind.QUERY, op)
         if status != OK:
             raise FileSystemError(status, type(op).__name__)
-        return unpack_untrusted(body)
+        return unpack_untrusted(body), granted
 
     async def query_leased(self, op: Any) -> tuple[int, Any, Stamp | None]:
         """As :meth:`query`, but (status, result, the cache's stamp if the answer may be kept under the lease)."""
         self._use_cache()
-        status, body, stamp = await self._call(Kind.QUERY, op)
+        status, body, stamp, _ = await self._call(Kind.QUERY, op)
         return status, unpack_untrusted(body) if status == OK else None, stamp
 
-    async def _call(self, kind: Kind, op: Any) -> tuple[int, bytes, Stamp | None]:
+    async def _call(self, kind: Kind, op: Any) -> tuple[int, bytes, Stamp | None, bytes]:
         self._token = token = self._token + 1
         now = trio.current_time()
         self._carry_out(self._core.step(Submit(token, kind, encode(op), isinstance(op, _OPENS)), now))
@@ -180,7 +194,7 @@ class MetadataClient:
                 status, body = early
                 if status == OK:
                     raise AssertionError("a call cannot succeed before it was answered")
-                return status, body, None
+                return status, body, None, b""
         task = trio.lowlevel.current_task()
         self._waiting[token] = task
 
@@ -189,7 +203,7 @@ class MetadataClient:
             self._step(Abandon(token))
             return trio.lowlevel.Abort.SUCCEEDED
 
-        answer: tuple[int, bytes, Stamp | None] = await trio.lowlevel.wait_task_rescheduled(abort)
+        answer: tuple[int, bytes, Stamp | None, bytes] = await trio.lowlevel.wait_task_rescheduled(abort)
         return answer
 
     def handle_closed(self, ino: int) -> None:
@@ -261,7 +275,8 @@ class MetadataClient:
             elif kind is Complete:
                 task = self._waiting.pop(effect.token, None)
                 if task is not None:
-                    trio.lowlevel.reschedule(task, outcome.Value((effect.status, effect.body, self._leased)))
+                    told = (effect.status, effect.body, self._leased, self._granted)
+                    trio.lowlevel.reschedule(task, outcome.Value(told))
                 else:
                     self._early[effect.token] = (effect.status, effect.body)
             else:
@@ -358,8 +373,10 @@ class MetadataClient:
                     self._on_cache(conn, message)
                     continue
                 self._leased = self.cache.stamp if isinstance(message, Answer) and message.lease else None
+                self._granted = message.capability if isinstance(message, Answer) else b""
                 self._carry_out(core.step(Received(number, message), trio.current_time()))
                 self._leased = None
+                self._granted = b""
         except ConnectionLost as exc:
             why = str(exc)
         except WireError as exc:

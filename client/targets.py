@@ -220,11 +220,19 @@ class Targets:
     """All storage targets, by the chains that files name."""
 
     def __init__(
-        self, nursery: trio.Nursery, cluster: bytes, name: str, source: StorageMapSource, soft_after: float | None
+        self,
+        nursery: trio.Nursery,
+        cluster: bytes,
+        name: str,
+        uuid: bytes,
+        source: StorageMapSource,
+        soft_after: float | None,
     ) -> None:
-        """*source* asks the metadata service for the storage map (wire.ops.StorageMap's result)."""
+        """*uuid*: what capabilities are made for. *source* asks the metadata service for the storage map
+        (wire.ops.StorageMap's result).
+        """
         self._nursery = nursery
-        self._hello = Hello(PROTOCOL_VERSION, cluster, Role.CLIENT, name, bytes(16), 0, "main")
+        self._hello = Hello(PROTOCOL_VERSION, cluster, Role.CLIENT, name, uuid, 0, "main")
         self._source = source
         self._soft_after = soft_after
         self._links: dict[int, TargetLink] = {}

@@ -23,8 +23,9 @@ from client.attributes import Attr, attr_untrusted
 from client.credentials import ROOT
 from client.gather import Buffer
 from client.inodes import DirectoryHandle, FileHandle, HandleTable
-from client.io import FileData, FilePool, WriteFailed
+from client.io import FileData, FilePool
 from client.namecache import ABSENT
+from client.parallel import WriteFailed
 from client.readahead import ReadAhead
 from client.service import MetadataClient, boottime
 from client.targets import Targets
@@ -93,9 +94,12 @@ class Volume:
             async def storage_map() -> Any:
                 return await self.service.query(ops.StorageMap())
 
-            self._targets = Targets(nursery, self._cluster, self._who, storage_map, self._soft_after)
+            self._targets = Targets(
+                nursery, self._cluster, self._who, self.service.uuid, storage_map, self._soft_after
+            )
             self._pool = FilePool(nursery, self.service, self._targets)
             nursery.start_soon(self._pool.run)
+            nursery.start_soon(self._pool.renew_often)
             nursery.start_soon(self._tell_accesses_often)
             nursery.start_soon(self._targets.watch)
             task_status.started()
@@ -198,6 +202,7 @@ class Volume:
             return attr_untrusted(await self.service.request(op))  # let the service say what is wrong with it
         data = self.pool.acquire(attr)
         try:
+            data.held.asked_by(op.cred)
             return await data.set_size(op)
         finally:
             with trio.CancelScope(shield=True):  # settles nothing: set_size left nothing pending, or others hold it
@@ -282,13 +287,13 @@ class Volume:
         while True:
             generation = self.service.generation
             try:
-                made = await self.service.request(ops.Create(cred, parent, name, mode))
+                made, granted = await self.service.request_granting(ops.Create(cred, parent, name, mode))
             except FileSystemError as exc:
                 if exc.status != errno.EEXIST or flags & os.O_EXCL:
                     raise
             else:
                 attr = attr_untrusted(made)
-                return self._opened(cred, attr, flags, pid, generation), attr
+                return self._opened(cred, attr, flags, pid, generation, granted), attr
             try:
                 there = await self.lookup(cred, parent, name)
                 if stat.S_ISLNK(there.mode):
@@ -303,8 +308,9 @@ class Volume:
 
     async def open(self, cred: ops.Cred, ino: int, flags: int, pid: int = 0) -> FileHandle:
         generation = self.service.generation
-        attr = attr_untrusted(await self.service.query(ops.Open(cred, ino, flags)))
-        handle = self._opened(cred, attr, flags, pid, generation)
+        found, granted = await self.service.query_granting(ops.Open(cred, ino, flags))
+        attr = attr_untrusted(found)
+        handle = self._opened(cred, attr, flags, pid, generation, granted)
         if flags & os.O_TRUNC and attr.is_regular:  # with O_RDONLY too: POSIX leaves that open, Linux truncates
             try:
                 op = ops.SetAttr(cred, ino, ops.SET_SIZE, 0, 0, 0, 0, 0, 0, True)
@@ -315,9 +321,12 @@ class Volume:
                 raise
         return handle
 
-    def _opened(self, cred: ops.Cred, attr: Attr, flags: int, pid: int, generation: int) -> FileHandle:
+    def _opened(
+        self, cred: ops.Cred, attr: Attr, flags: int, pid: int, generation: int, granted: bytes
+    ) -> FileHandle:
         """No checkpoint between the answer that counted the handle and this: cancelled, it would be lost."""
         data = self.pool.acquire(attr)
+        data.held.take(granted, cred, trio.current_time())
         ahead = ReadAhead(self.pool.nursery)
         handle = FileHandle(self.files.next_number(), data, flags, pid, generation, data.errors, ahead, cred.uid == 0)
         self.files.add(handle.number, handle)

@@ -19,3 +19,10 @@ EXIT_RESTART: Final = 5
 
 FINAL: Final = frozenset({EXIT_OK, EXIT_CONFIG, EXIT_UNUSABLE, EXIT_REMOVED})
 """Another start would end the same way, or was not asked for: the watchdog ends with the same code."""
+
+DIED_OF: Final = "LOCKSTEP_DIED_OF"
+"""In the environment of a replica that is started again: the signal of which it died, if one of DAMAGE."""
+DIED_AT: Final = "LOCKSTEP_DIED_AT"
+"""In the same place: when the one before had ended, in nanoseconds of the real time clock."""
+DAMAGE: Final = frozenset({"SIGSEGV", "SIGBUS", "SIGABRT", "SIGILL", "SIGFPE"})
+"""What a process dies of that follows a damaged page: its state is read whole before it is used again."""

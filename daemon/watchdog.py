@@ -31,7 +31,7 @@ from types import FrameType
 from typing import Final
 
 from daemon import logs
-from daemon.exits import EXIT_FAILED, EXIT_OK, EXIT_RESTART, FINAL
+from daemon.exits import DAMAGE, DIED_AT, DIED_OF, EXIT_FAILED, EXIT_OK, EXIT_RESTART, FINAL
 from daemon.pulse import BEAT_S, LOOK_S, Pulse, Restarts
 from wire.codec import decode, encode
 from wire.errors import OK, WireError
@@ -315,6 +315,10 @@ class Watchdog:
         child.close()
         self._been_up = self._been_up or up
         code = os.waitstatus_to_exitcode(status)
+        os.environ.pop(DIED_OF, None)
+        os.environ[DIED_AT] = str(time.time_ns())
+        if code < 0 and (name := signal.Signals(-code).name) in DAMAGE:
+            os.environ[DIED_OF] = name
         log.log(
             logging.INFO if code == EXIT_OK else logging.WARNING,
             "replica %d (process %d, incarnation %d) %s after %.1f s",

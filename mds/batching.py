@@ -12,8 +12,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from mds import limits
+from mds.batch import decode_entry
 from mds.locksets import look
-from mds.machine import StateMachine, decode_entry
+from mds.machine import StateMachine
 
 Item = tuple[int, int, int, int, bytes]
 """(time_ns, session, slot, number, op)"""

@@ -7,7 +7,7 @@ from mds import schema
 from mds.machine import Bootstrap
 from mds.roster import Known
 from mds.store import Store
-from mds.verify import verify
+from mds.verify import trusted_or_verified
 from vsync.records import Decided, Flushed, Record
 from vsync.view import genesis
 
@@ -42,7 +42,7 @@ def is_new(config: Config, replica_id: int) -> bool:
     path = config.replica(replica_id).data / "state"
     if not path.exists():
         return True
-    verify(path)
+    trusted_or_verified(path)
     store = Store.open(path)
     try:
         return store.get(schema.META, schema.META_APPLIED) is None

@@ -132,6 +132,8 @@ def _check_file(store: Store, ino: int, inode: Inode, of: _Seen) -> Iterator[str
         yield f"inode {ino} is no directory and has {of.entries} entries"
     if len(inode.truncations) > TRUNCATIONS_MAX:
         yield f"inode {ino} has {len(inode.truncations)} truncations, {TRUNCATIONS_MAX} are allowed"
+    if (store.get(schema.TRIMS, schema.u64(ino)) is None) == bool(inode.truncations):
+        yield f"inode {ino} has {len(inode.truncations)} truncations, which its record in TRIMS does not say"
     if any(seq > inode.truncate_seq for seq, _size in inode.truncations):
         yield f"inode {ino} has a truncation above its last one, {inode.truncate_seq}"
     if inode.layout is not None and inode.mode & S_IFMT != S_IFREG:
@@ -176,6 +178,13 @@ def _check_orphans(store: Store) -> Iterator[str]:
         raw = store.get(schema.ORPHANS, schema.u64(ino))
         if raw is None or replica not in [item[0] for item in unpack_untrusted(raw)]:
             yield f"replica {replica} owes an answer about inode {ino}, which does not wait for it"
+    for key, _value in store.scan(schema.TRIMS, b"", None):
+        if store.get(schema.INODES, key) is None:
+            yield f"inode {_number(key)} is not there and has truncations to be settled"
+    for key, value in store.scan(schema.APPENDS, b"", None):
+        record = store.get(schema.INODES, key)
+        if record is None or decode(record).size >= unpack_untrusted(value)[0]:
+            yield f"inode {_number(key)} is not there, or as large as the room that was given at its end"
     for key, _value in store.scan(schema.RECLAIM, b"", None):
         if store.get(schema.INODES, key) is not None:
             yield f"inode {_number(key)} is there and its objects are queued for deletion"

@@ -63,6 +63,11 @@ class Handles:
     def is_open(self, ino: int) -> bool:
         return ino in self._total
 
+    def has(self, session: int, ino: int) -> bool:
+        """*session* has *ino* open."""
+        held = self._sessions.get(session)
+        return held is not None and ino in held
+
     def sessions(self) -> list[int]:
         return sorted(self._sessions)
 

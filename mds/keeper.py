@@ -52,6 +52,8 @@ class _Seen:
     """... at this time of ours."""
     version: int = 0
     """Of the map that it goes by."""
+    keys: bytes = b""
+    """Fingerprint of the signing keys that it knows."""
     space: tuple[int, int] = (0, 0)
     shunned_us: int = 0
     synced: tuple[tuple[int, int, int], ...] = ()
@@ -77,7 +79,7 @@ class Keeper:
     def connected(self, target: int, now: int) -> None:
         seen = self._of(target)
         seen.connected, seen.run, seen.clock_us, seen.version, seen.heard_us = True, 0, 0, 0, now
-        seen.synced = ()
+        seen.synced, seen.keys = (), b""
 
     def lost(self, target: int, now: int) -> None:
         seen = self._of(target)
@@ -86,12 +88,12 @@ class Keeper:
 
     def said(
         self, target: int, run: int, clock_us: int, version: int, space: tuple[int, int],
-        synced: tuple[tuple[int, int, int], ...], missed: tuple[int, ...], now: int,
+        synced: tuple[tuple[int, int, int], ...], missed: tuple[int, ...], now: int, keys: bytes = b"",
     ) -> None:  # fmt: skip
         """*target* has answered a heartbeat."""
         seen = self._of(target)
         seen.run, seen.clock_us, seen.version, seen.space, seen.heard_us = run, clock_us, version, space, now
-        seen.synced, seen.told_us = synced, now
+        seen.synced, seen.told_us, seen.keys = synced, now, keys
         for other in missed:
             self._of(other).shunned_us = now + SHUNNED_US
 
@@ -110,8 +112,12 @@ class Keeper:
     def version_of(self, target: int) -> int:
         return self._of(target).version
 
-    def space_of(self, target: int) -> tuple[int, int]:
-        return self._of(target).space
+    def keys_of(self, target: int) -> bytes:
+        return self._of(target).keys
+
+    def spaces(self, now: int) -> dict[int, tuple[int, int]]:
+        """(total, free) bytes of the targets that answer."""
+        return {t: seen.space for t, seen in self._seen.items() if seen.space[0] and self.alive(t, now)}
 
     # -- what to do
 

@@ -34,12 +34,18 @@ ORPHAN_ANSWERS: Final = 1024
 """Inodes in one OrphanAnswer."""
 RECLAIM_FILES: Final = 64
 """Removed files whose objects are deleted in one go."""
+TRIM_AFTER_S: Final = 2.0
+"""A truncation that its client has not settled by then is carried out by the service: the client may be gone."""
+TRIM_FILES: Final = 64
+"""Files that are cut off in one go."""
 LEAVE_S: Final = 3.0
 """A replica that is to stop waits so long for a view without it: with a majority of the voters up it takes
 milliseconds."""
 LEAVE_LOOK_S: Final = 0.002
 SNAPSHOT_PART: Final = 1 << 20
 """Bytes of a snapshot in one frame."""
+SNAPSHOT_PIPE: Final = 1 << 20
+"""Bytes between the thread that copies the state and who sends it: what an unprivileged process may have."""
 SNAPSHOT_STALL_S: Final = 10.0
 """A learner that takes no part of a snapshot for so long is given up."""
 

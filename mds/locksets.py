@@ -24,6 +24,7 @@ from mds.namespace.inode import S_IFDIR
 from mds.namespace.queries import STORAGE_MAP
 from mds.store import Store
 from wire import ops, targetops
+from wire.fileops import Reserve
 from wire.roster import RosterRequest
 
 Seen = tuple[int, ...]
@@ -150,7 +151,7 @@ def _session_ended(op: Any) -> list[tuple[Key, int]]:
 
 _LOCKS: Final[dict[type, Callable[[Any], list[tuple[Key, int]]]]] = {
     **dict.fromkeys(_MAKES, _made),
-    **dict.fromkeys((ops.SetAttr, ops.RemoveXattr, ops.Commit, ops.Settle), _inode),
+    **dict.fromkeys((ops.SetAttr, ops.RemoveXattr, ops.Commit, ops.Settle, Reserve), _inode),
     ops.SetXattr: lambda op: [(op.ino, WRITE), (STORAGE, READ)],
     ops.Link: lambda op: [(op.ino, WRITE), (op.parent, UPDATE), ((op.parent, op.name), WRITE)],
     # Of an inode that somebody reads, atime is nobody's business.
@@ -229,7 +230,7 @@ def _storage(op: Any) -> frozenset[int]:
 
 _TOUCHES: Final[dict[type, Callable[[Any], frozenset[int]]]] = {
     **dict.fromkeys(_MAKES, _parent),
-    **dict.fromkeys((ops.SetAttr, ops.Commit, ops.Settle, ops.SetXattr, ops.RemoveXattr), _one),
+    **dict.fromkeys((ops.SetAttr, ops.Commit, ops.Settle, ops.SetXattr, ops.RemoveXattr, Reserve), _one),
     **dict.fromkeys(
         (ops.SessionOpen, ops.SessionAttach, ops.SessionClose, ops.SessionExpire, ops.ReclaimDone), _nothing
     ),
@@ -239,6 +240,7 @@ _TOUCHES: Final[dict[type, Callable[[Any], frozenset[int]]]] = {
     ops.OrphanAnswer: lambda op: frozenset(op.released + op.pinned),
     ops.TargetSet: _storage,
     **dict.fromkeys(typing.get_args(targetops.TargetRequest), _storage),
+    **dict.fromkeys((targetops.KeyRotate, targetops.TargetSpace), _nothing),
 }
 
 _TOUCHES_SEEN: Final[dict[type, Callable[[Any, Seen], frozenset[int]]]] = {

@@ -17,22 +17,26 @@ from hashlib import blake2b
 from typing import Any, Final
 
 from mds import schema, sessions
+from mds.batch import Decoded, decode_batch, decode_entry, well_formed
 from mds.locksets import look, seen_untrusted
 from mds.namespace import layout
 from mds.namespace import roster as rosters
-from mds.namespace.inode import DIRECTORY_SIZE, S_IFDIR, Inode, Layout
+from mds.namespace.inode import DIRECTORY_SIZE, S_IFDIR, Inode, Layout, Truncations
 from mds.namespace.layout import Storage
 from mds.namespace.ops import (
     accessed,
     commit,
     create,
+    keys,
     link,
+    mend,
     mkdir,
     mknod,
     orphans,
     reclaim,
     removexattr,
     rename,
+    reserve,
     rmdir,
     settle,
     symlink,
@@ -50,8 +54,10 @@ from mds.sessions import Session
 from mds.store import Effects, Store, StoreCorrupt
 from wire import ids, ops, targetops
 from wire.chains import StorageMap
-from wire.codec import decode, pack, unpack_untrusted
+from wire.codec import pack, unpack_untrusted
 from wire.errors import OK, FileSystemError, Status, WireError
+from wire.fileops import Reserve
+from wire.mending import Mend
 from wire.roster import ReplicaRemove, ReplicaSet, WitnessRemove, WitnessSet
 
 DIGEST_MASK: Final = 2**64 - 1
@@ -75,6 +81,7 @@ _APPLY: Final[dict[type, Callable[[Scope, Any], Any]]] = {
     ops.Commit: commit.apply,
     ops.Settle: settle.apply,
     ops.Accessed: accessed.apply,
+    Reserve: reserve.apply,
 }
 """What clients ask, in a slot of their session."""
 
@@ -94,10 +101,13 @@ _APPLY_INTERNAL: Final[dict[type, Callable[[Scope, Any], Any]]] = {
     targetops.TargetRemove: targets.remove,
     targetops.TargetReplace: targets.replace,
     ops.ReclaimDone: reclaim.apply,
+    targetops.KeyRotate: keys.apply,
+    targetops.TargetSpace: targets.space,
     ReplicaSet: roster_ops.set_replica,
     ReplicaRemove: roster_ops.remove_replica,
     WitnessSet: roster_ops.set_witness,
     WitnessRemove: roster_ops.remove_witness,
+    Mend: mend.apply,
 }
 """What replicas ask for themselves (session 0); from a client's session they are refused."""
 
@@ -186,6 +196,7 @@ class StateMachine:
         self._generation = 0
         self._epoch = 0
         self._prepared: _Prepared | None = None
+        self._numbers = schema.numbers_from(store.get(schema.META, schema.META_NUMBERS))
         self.taken_up: list[tuple[int, Outcome]] = []
         """(index, what it came to) of requests that waited when the state was written that was opened."""
         self._open: dict[int, dict[int, tuple[int, Any]]] = {}
@@ -194,6 +205,8 @@ class StateMachine:
         """What entries executed above :attr:`low` count in the digest, by index."""
         self.roster = Roster()
         """Who belongs to the cluster: what is in the store, replaced as a whole when it changes."""
+        self.keys = keys.load(store)
+        """What capabilities are signed with, likewise."""
         raw = store.get(schema.META, schema.META_APPLIED)
         if raw is None:
             self._make_new(bootstrap)
@@ -262,6 +275,10 @@ class StateMachine:
         """Inodes in use, unlinked open ones among them."""
         return self._scope.inodes
 
+    def number_at(self, index: int, k: int) -> int:
+        """The number that entry *k* of the batch at *index* gives what it makes."""
+        return schema.number_at(self._numbers + index, k)
+
     @property
     def session_count(self) -> int:
         return self._scope.sessions
@@ -269,6 +286,10 @@ class StateMachine:
     def storage_map(self) -> StorageMap:
         """See wire.chains.StorageMap."""
         return self._scope.storage.map
+
+    def space_shares(self) -> dict[int, int]:
+        """How full each target is, as it was ordered last: see mds.placement."""
+        return self._scope.storage.shares
 
     def target_uuid(self, target: int) -> bytes | None:
         """Of the disk that storage target *target* has."""
@@ -316,6 +337,20 @@ class StateMachine:
             if len(found) == limit:
                 break
             found.append((int.from_bytes(key, "big"), unpack_untrusted(value)))
+        return found
+
+    def untrimmed(self, limit: int, before_ns: int) -> list[tuple[int, Layout, Truncations]]:
+        """Files whose truncations are older than *before_ns* and not settled, at most *limit*."""
+        found: list[tuple[int, Layout, Truncations]] = []
+        for key, value in self.store.scan(schema.TRIMS, b"", None):
+            if len(found) == limit:
+                break
+            if unpack_untrusted(value)[0] > before_ns:
+                continue
+            ino = int.from_bytes(key, "big")
+            inode = self._scope.inode(ino)
+            if inode.layout is not None:
+                found.append((ino, inode.layout, inode.truncations))
         return found
 
     # -- applying
@@ -399,7 +434,7 @@ class StateMachine:
         """
         if self._prepared is not None and self._prepared.index == index and self._prepared.batch == batch:
             return
-        if not all(_well_formed(entry) and entry[1] for entry in known[0]):
+        if not all(well_formed(entry) and entry[1] for entry in known[0]):
             return
         before = self._counters()
         self.store.begin_trial()
@@ -454,7 +489,7 @@ class StateMachine:
 
     def _arrived(self, entry: Any) -> int | None:
         """An entry is delivered: the state's time, which it moves on, is the time for it. None: it is malformed."""
-        if not _well_formed(entry):
+        if not well_formed(entry):
             return None
         if entry[0] > self._time:
             self._time = entry[0]
@@ -472,7 +507,7 @@ class StateMachine:
             if seen is not None and look(store, op) != seen:
                 return Outcome(session, slot, number, Status.STALE_PLAN, b"", False)
         scope = self._scope
-        scope.start(now, schema.number_at(index, k))
+        scope.start(now, self.number_at(index, k))
         store.begin()
         status, body = self._execute(session, op)
         if status != OK:
@@ -486,6 +521,8 @@ class StateMachine:
             scope.storage.load()
         if scope.roster_changed:
             self.roster = rosters.load(store)
+        if scope.keys_changed:
+            self.keys = keys.load(store)
         return Outcome(
             session, slot, number, status, body, session != 0, scope.opened, tuple(scope.orphaned), scope.session_gone
         )
@@ -546,53 +583,6 @@ class StateMachine:
         assert scope.inodes >= 1 and scope.sessions >= 0, "the root is never removed"
         assert Storage(store).map == scope.storage.map, "the storage map in memory is the stored one"
         assert self.roster == rosters.load(store), "the roster in memory is the stored one"
+        assert self.keys == keys.load(store), "the keys in memory are the stored ones"
         assert list(scope.members) == sorted(set(scope.members)), "members ascend"
         assert store.get(schema.INODES, schema.u64(ids.ROOT_INO)) is not None, "the root is never removed"
-
-
-Decoded = tuple[tuple[Any, ...], list[Any]]
-"""A batch: (its entries, their operations; None for one that is none)."""
-
-
-def decode_batch(batch: bytes) -> Decoded:
-    entries = entries_untrusted(batch)
-    return entries, [decode_entry(entry) for entry in entries]
-
-
-def decode_entry(entry: Any) -> Any:
-    """The operation of an entry; None when it is none, or the entry is malformed."""
-    try:
-        return decode(entry[4])
-    except (WireError, IndexError, TypeError, KeyError):
-        return None
-
-
-def entries_untrusted(batch: bytes) -> tuple[Any, ...]:
-    try:
-        entries = unpack_untrusted(batch)
-    except WireError:
-        return ()
-    if type(entries) is not tuple or len(entries) > schema.BATCH_ENTRIES_MAX:
-        return ()
-    return entries
-
-
-def _well_formed(entry: Any) -> bool:
-    """(time_ns, session, slot, number, op), and after it perhaps what the origin saw (mds.locksets), each in its
-    bounds."""
-    if type(entry) is not tuple or not 5 <= len(entry) <= 6:
-        return False
-    time_ns, session, slot, number, op = entry[:5]
-    if len(entry) == 6 and (type(entry[5]) is not tuple or {*map(type, entry[5])} - {int}):
-        return False
-    return (
-        type(time_ns) is int
-        and type(session) is int
-        and type(slot) is int
-        and type(number) is int
-        and type(op) is bytes
-        and 0 <= time_ns <= ops.TIME_NS_MAX
-        and 0 <= session < 2**63
-        and 0 <= slot < 65536
-        and 0 <= number < 2**64
-    )

@@ -5,10 +5,12 @@ See :mod:`mds.pending` for what a query waits for.
 
 from __future__ import annotations
 
+import errno
 import logging
 from dataclasses import dataclass, field
 from typing import Any
 
+from mds.capabilities import Signer
 from mds.handles import Handles
 from mds.lending import Lending
 from mds.machine import StateMachine
@@ -19,12 +21,15 @@ from wire import messages as msg
 from wire import ops
 from wire.codec import decode
 from wire.errors import OK, Status, WireError
+from wire.fileops import Renew
 
 log = logging.getLogger(__name__)
 
 _CACHEABLE = (ops.Lookup, ops.GetAttr)
 """Queries whose answer a client may keep under a lease. Not ReadDir: a client that lists a directory does not keep
 the attributes of all in it, and a lease on each would have to be recalled."""
+
+_OF_SESSIONS = (ops.Open, Renew)
 
 
 @dataclass(slots=True, eq=False)
@@ -42,7 +47,14 @@ class Reading:
     """See the module."""
 
     def __init__(
-        self, group: Machine, state: StateMachine, pending: Pending, handles: Handles, lending: Lending, shell: Shell
+        self,
+        group: Machine,
+        state: StateMachine,
+        pending: Pending,
+        handles: Handles,
+        lending: Lending,
+        signer: Signer,
+        shell: Shell,
     ) -> None:
         self.state = state
         """Replaced by the replica, when a snapshot replaces its own."""
@@ -52,6 +64,7 @@ class Reading:
         self._pending = pending
         self._handles = handles
         self._lending = lending
+        self._signer = signer
         self._shell = shell
 
     def query(self, client: Client, m: msg.QueryCall) -> None:
@@ -83,17 +96,29 @@ class Reading:
             if waits:
                 query.waits = waits
                 return False
-        if result.status == OK and isinstance(query.op, ops.Open) and not query.client.gone:
-            if not query.client.session:
-                query.client.send(msg.Answer(query.call, Status.NOT_ATTACHED, b""))  # for whom should it be counted?
-                return True
-            self._handles.open(query.client.session, query.op.ino)
+        if isinstance(query.op, _OF_SESSIONS) and result.status == OK and not query.client.gone:
+            self.answered += 1
+            query.client.send(self._granting(query, result.body))
+            return True
         self.answered += 1
         lease = isinstance(query.op, _CACHEABLE) and not conflicts and self._lending.caches.has(query.client)
         if lease:
             lease = self._lending.grant(query.client, result.read)
         query.client.send(msg.Answer(query.call, result.status, result.body, lease))
         return True
+
+    def _granting(self, query: Parked, body: bytes) -> msg.Answer:
+        """The answer to a query that gives a session something."""
+        client, op = query.client, query.op
+        has_open = self._handles.has(client.session, op.ino)
+        if not client.session:
+            return msg.Answer(query.call, Status.NOT_ATTACHED, b"")  # for whom should it be counted?
+        if isinstance(op, ops.Open):
+            self._handles.open(client.session, op.ino)
+        elif op.old and not self._signer.renewable(client.uuid, client.session, op, has_open):
+            log.warning("%s: session %d gets no other capability for inode %d", client.name, client.session, op.ino)
+            return msg.Answer(query.call, errno.EACCES, b"")
+        return msg.Answer(query.call, OK, body, False, self._signer.answered(client.uuid, client.session, op, body))
 
     def unpark(self) -> None:
         """Answer those that need not wait any longer."""

@@ -11,18 +11,16 @@ import logging
 import trio
 
 from mds import limits
+from mds.errands import ask
 from mds.replica import Replica
 from wire import ops
 from wire.chains import path
 from wire.errors import describe
 from wire.ids import PROTOCOL_VERSION
-from wire.messages import Answer, Hello, ObjectDelete, Role
-from wire.peer import Connection, ConnectionLost, dial
+from wire.messages import Hello, ObjectDelete, Role
+from wire.peer import ConnectionLost
 
 log = logging.getLogger(__name__)
-
-ANSWER_S = 30.0
-"""A target that does not answer a deletion for so long is asked again later."""
 
 
 class Reclaimer:
@@ -53,7 +51,7 @@ class Reclaimer:
 
         async def ask(number: int, keys: list[tuple[int, int]]) -> None:
             version, order = known[number]
-            delete = ObjectDelete(1, number, version, tuple(keys))
+            delete = ObjectDelete(1, number, version, tuple(keys), replica.signer.service(self._hello.uuid))
             # Members that are offline lose theirs when they are synced.
             if not order or not await self._delete(order[0], addresses[order[0]], delete):
                 failed.update(ino for ino, _ in keys)
@@ -73,36 +71,17 @@ class Reclaimer:
 
     async def _delete(self, target: int, address: str, delete: ObjectDelete) -> bool:
         try:
-            conn = await dial(address, self._hello)
+            answer = await ask(address, self._hello, delete)
         except ConnectionLost as exc:
             if target not in self._complained:
                 self._complained.add(target)
                 log.warning("objects of removed files wait for target %d: %s", target, exc)
             return False
-        try:
-            answer = await self._ask(conn, delete)
-        finally:
-            conn.close()
-        if answer is None or answer.status:
-            said = "no answer" if answer is None else describe(answer.status)
-            log.info("target %d did not delete %d objects: %s; asked again", target, len(delete.keys), said)
+        if answer.status:
+            log.info(
+                "target %d did not delete %d objects: %s; asked again",
+                target, len(delete.keys), describe(answer.status),
+            )  # fmt: skip
             return False
         self._complained.discard(target)
         return True
-
-    async def _ask(self, conn: Connection, delete: ObjectDelete) -> Answer | None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(conn.run_writer)
-            try:
-                with trio.move_on_after(ANSWER_S):
-                    conn.send(delete)
-                    while True:
-                        message, _ = await conn.receive()
-                        if isinstance(message, Answer):
-                            return message
-            except ConnectionLost as exc:
-                log.debug("deleting objects: %s", exc)
-            finally:
-                conn.close()
-                nursery.cancel_scope.cancel()
-        return None

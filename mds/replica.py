@@ -14,11 +14,13 @@ from collections.abc import Callable
 from typing import Any
 
 from mds import limits
+from mds.batch import Decoded, decode_batch, entries_untrusted
 from mds.batching import Batching
 from mds.borrowers import Borrowers
+from mds.capabilities import Signer
 from mds.lending import Lending
 from mds.locksets import seen_untrusted, touched_by, touched_of
-from mds.machine import Decoded, Outcome, StateMachine, decode_batch, entries_untrusted
+from mds.machine import Outcome, StateMachine
 from mds.namespace.roster import Roster
 from mds.owed import Owed
 from mds.pending import Key, Pending, changed_later
@@ -34,15 +36,17 @@ from wire import ids, ops, targetops
 from wire import messages as msg
 from wire.codec import decode, encode, pack, unpack_untrusted
 from wire.errors import OK, Status, WireError
+from wire.fileops import Reserve
 from wire.group import LetGo
+from wire.mending import Mend
 from wire.roster import RosterRequest
 
 log = logging.getLogger(__name__)
 
-_ADMIN_REQUESTS = ops.TargetSet | RosterRequest | targetops.AdminRequest
+_ADMIN_REQUESTS = ops.TargetSet | RosterRequest | targetops.AdminRequest | Mend
 _CLIENT_REQUESTS = (
     ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink, ops.Link, ops.Unlink, ops.Rmdir, ops.Rename, ops.SetAttr,
-    ops.SetXattr, ops.RemoveXattr, ops.Commit, ops.Settle, ops.Accessed,
+    ops.SetXattr, ops.RemoveXattr, ops.Commit, ops.Settle, ops.Accessed, Reserve,
 )  # fmt: skip
 
 
@@ -60,7 +64,8 @@ class Replica:
         self.caches = self.lending.caches
         self.owed = Owed(me, state, shell, self.internal)
         self.handles = self.owed.handles
-        self.reading = Reading(group, state, self.pending, self.handles, self.lending, shell)
+        self.signer = Signer(state, shell.stamp_ns)
+        self.reading = Reading(group, state, self.pending, self.handles, self.lending, self.signer, shell)
         self.clients: dict[Client, None] = {}
         """Connected ones, in the order of their coming: what is sent to all of them goes out in that order."""
         self.borrowers = Borrowers()
@@ -251,10 +256,7 @@ class Replica:
             if isinstance(op, ops.SessionAttach | ops.SessionOpen) and outcome.status == OK:
                 self._attached(op, outcome)
         for k, outcome in enumerate(outcomes):
-            if outcome.status == Status.STALE_PLAN:
-                self._plan_again(items[k])
-            else:
-                self._came_of(decoded[k], outcome, k, uncertain)
+            self._came_of(items[k], decoded[k], outcome, k, uncertain)
         if self.state.roster is not self._roster:
             self._take_roster()
 
@@ -266,11 +268,8 @@ class Replica:
             op = request.op
             if isinstance(op, ops.SessionAttach | ops.SessionOpen) and outcome.status == OK:
                 self._attached(op, outcome)
-            if outcome.status == Status.STALE_PLAN:
-                self._plan_again(request.entry)
-            else:
-                # While others of its message wait, what it has made is no matter for a lease: any may come after it.
-                self._came_of(op, outcome, 0, (ids.U64_MAX, {}))
+            # While others of its message wait, what it has made is no matter for a lease: any may come after it.
+            self._came_of(request.entry, op, outcome, 0, (ids.U64_MAX, {}))
         if self.state.roster is not self._roster:
             self._take_roster()
 
@@ -280,13 +279,14 @@ class Replica:
             self.pending.remove(key)
             self._ops.pop(key, None)
 
-    def _plan_again(self, item: Any) -> None:
-        """What the request was planned on is not so any more: another attempt, of which its client learns nothing."""
-        if self._awaited(item):
-            self._batching.again((self.shell.stamp_ns(), *item[1:5]))
-
-    def _came_of(self, op: Any, outcome: Outcome, k: int, uncertain: tuple[int, dict[int, int]] | None) -> None:
+    def _came_of(
+        self, item: Any, op: Any, outcome: Outcome, k: int, uncertain: tuple[int, dict[int, int]] | None
+    ) -> None:
         """A request was executed: tell who waits for it, and see to what it leaves behind."""
+        if outcome.status == Status.STALE_PLAN:
+            if self._awaited(item):  # another attempt, of which its client learns nothing
+                self._batching.again((self.shell.stamp_ns(), *item[1:5]))
+            return
         request = outcome.session, outcome.slot, outcome.number
         self._batching.answered(request)
         if outcome.session:
@@ -299,7 +299,10 @@ class Replica:
                 # A reply given again tells of a state that others may have changed since.
                 made = op if outcome.status == OK and outcome.store_reply else None
                 lease = self.lending.grant_made(client, made, outcome.body, k, uncertain)
-                client.send(msg.Answer(call, outcome.status, outcome.body, lease))
+                capability = b""
+                if outcome.status == OK and attached:
+                    capability = self.signer.answered(client.uuid, outcome.session, op, outcome.body)
+                client.send(msg.Answer(call, outcome.status, outcome.body, lease, capability))
         elif outcome.slot == self.me:
             done = self._internal.pop(outcome.number, None)
             if done is not None:
@@ -487,8 +490,7 @@ class Replica:
         self.internal(op, done)
 
     def _is_here(self, session: int) -> bool:
-        known = self.state.session(session)
-        return known is not None and known.replica == self.me
+        return (known := self.state.session(session)) is not None and known.replica == self.me
 
     def _attach(self, client: Client, m: msg.AttachSession) -> None:
         if self._refused(client, m.call):
@@ -537,12 +539,10 @@ class Replica:
 
     # -- requests into the group
 
-    def _may_submit(self) -> bool:
-        return self.group.may_submit and self.state.store.pending_bytes < limits.UNWRITTEN_BYTES
-
     def _submit_batch(self) -> bool:
         """Multicast what waits, as one message, if the group takes one now."""
-        if not len(self._batching) or not self._may_submit():
+        room = self.state.store.pending_bytes < limits.UNWRITTEN_BYTES
+        if not len(self._batching) or not self.group.may_submit or not room:
             return False
         self._carry_out(self.group.step(ev.Submit(pack(self._batching.batch())), self.shell.now()))
         return True
@@ -577,7 +577,7 @@ class Replica:
         if state is not None:
             # What waits for an outcome here may have got it in what the snapshot replaces: it is asked for again.
             self._turn_away()
-            self.state = self.reading.state = self.schedule.state = self._batching.state = state
+            self.state = self.reading.state = self.signer.state = self.schedule.state = self._batching.state = state
             self.schedule.forget()
             self.owed.replaced(state)
             self.caches.take_all()

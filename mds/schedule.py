@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from mds.batch import Decoded
 from mds.locks import LockTable
 from mds.locksets import EVERYTHING, locks_of, seen_untrusted
-from mds.machine import Decoded, Outcome, StateMachine
+from mds.machine import Outcome, StateMachine
 from mds.pending import Key
-from mds.schema import number_at
 
 
 class Request:
@@ -61,7 +61,7 @@ class Schedule:
             item, op = items[k], operations[k]
             request = waiting[k] = Request(key, index, k, item, op, k in held)
             self.held += request.held
-            locks = locks_of(op, item[1], item[2], seen_untrusted(op, item), number_at(index, k))
+            locks = locks_of(op, item[1], item[2], seen_untrusted(op, item), self.state.number_at(index, k))
             request.locked = self.table.declare(request, locks)
             self._look(request)
         if waiting:

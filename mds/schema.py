@@ -23,6 +23,8 @@ REPLIES         session u64, slot u16        ``(number, status, opened, body)`` 
 TARGETS         target u16                   :class:`mds.namespace.layout.Target`, its fields in order
 CHAINS          chain u32                    ``(version, ((target, state), ...))``, see :mod:`wire.chains`
 ROSTER          voter u8                     ``(kind, address, by, time_ns)``; see :mod:`mds.namespace.roster`
+TRIMS           ino u64                      ``(time_ns,)`` of the last truncation. Exactly for inodes that have some
+APPENDS         ino u64                      ``(end,)`` of the room given to appending writes: above the inode's size
 ==============  ===========================  =====================================================================
 
 META
@@ -34,6 +36,10 @@ META
     ``roster``    ``(version,)``: how often the roster was changed
     ``waiting``   ``((index, entry number, time_ns, entry), ...)``: delivered up to the position and not executed; not
                   there when everything is
+    ``numbers``   ``(offset,)``: added to an index before numbers are derived from it; only in a state that was loaded
+                  from a dump, whose numbers are kept
+    ``keys``      :class:`mds.namespace.ops.keys.Keys`, its fields in order: what capabilities are signed with.
+                  Not there before the first rotation. Secret: whoever reads this can write any file's objects
     ``position``  raw: what the replica stores with the effects to know from where to replay; not looked into
 
 Invariants (:mod:`mds.check` tests them): every entry names an inode; an inode that is no directory is named by
@@ -45,6 +51,8 @@ cluster.
 from __future__ import annotations
 
 from typing import Final
+
+from wire.codec import unpack_untrusted
 
 SCHEMA_VERSION: Final = 4
 
@@ -77,10 +85,12 @@ REPLIES: Final = Table(11, "replies")
 TARGETS: Final = Table(12, "targets")
 CHAINS: Final = Table(13, "chains")
 ROSTER: Final = Table(14, "roster")
+TRIMS: Final = Table(15, "trims")
+APPENDS: Final = Table(16, "appends")
 
 TABLES: Final = (
     META, INODES, DIRENTS, COOKIES, SYMLINKS, XATTRS, ORPHANS, OWED, RECLAIM, SESSIONS, SESSION_KEYS, REPLIES, TARGETS,
-    CHAINS, ROSTER,
+    CHAINS, ROSTER, TRIMS, APPENDS,
 )  # fmt: skip
 assert [t.number for t in TABLES] == list(range(len(TABLES))), "a table's number is its place"
 
@@ -90,7 +100,9 @@ META_MEMBERS: Final = b"members"
 META_STORAGE: Final = b"storage"
 META_ROSTER: Final = b"roster"
 META_WAITING: Final = b"waiting"
+META_KEYS: Final = b"keys"
 META_POSITION: Final = b"position"
+META_NUMBERS: Final = b"numbers"
 
 NUMBER_BITS: Final = 12
 """A number derived from the delivery index leaves this many bits for the entry within its batch."""
@@ -108,8 +120,17 @@ def number_at(index: int, entry: int) -> int:
     return (index << NUMBER_BITS) + entry + NUMBER_FIRST
 
 
+def numbers_from(raw: bytes | None) -> int:
+    """The offset in META's record ``numbers``; 0 where there is none."""
+    if raw is None:
+        return 0
+    (offset,) = unpack_untrusted(raw)
+    assert type(offset) is int, "as it was written"
+    return offset
+
+
 def u64(number: int) -> bytes:
-    """Key of INODES, SYMLINKS, ORPHANS, RECLAIM, SESSIONS; prefix of DIRENTS, COOKIES, XATTRS, REPLIES."""
+    """Key of the tables with inodes or sessions for keys; prefix of DIRENTS, COOKIES, XATTRS, REPLIES."""
     return number.to_bytes(8, "big")
 
 

@@ -3,6 +3,7 @@ what is done with what they bring."""
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -20,7 +21,7 @@ from daemon.exits import EXIT_FAILED, EXIT_OK, EXIT_REMOVED, EXIT_RESTART, EXIT_
 from daemon.guarded import Guard
 from daemon.journal import FLUSH_MAX_S, Journal, JournalCorrupt, JournalFailed, JournalInUse, Watch
 from daemon.process import run
-from mds import limits, snapshot
+from mds import audit, ending, limits, snapshot, trust
 from mds.beginning import beginning, is_new
 from mds.caches import LEASE_US
 from mds.links import Links
@@ -29,9 +30,10 @@ from mds.reclaim import Reclaimer
 from mds.replica import Replica
 from mds.roster import Follower, Known, Removed, body_of, first_contact
 from mds.shell import Client
-from mds.store import Store, StoreCorrupt, StoreFailed
+from mds.store import Store, StoreCorrupt, StoreDamaged, StoreFailed
 from mds.tending import Tending
-from mds.verify import verify
+from mds.trimming import Trimmer
+from mds.verify import trusted_or_verified
 from vsync import effects as ev
 from vsync.limits import VIEWS_UNCOMMITTED
 from vsync.machine import Machine
@@ -39,7 +41,7 @@ from vsync.records import Record
 from vsync.view import START, Position, describe_epoch
 from wire import messages as msg
 from wire.codec import pack, to_tuple
-from wire.errors import OK
+from wire.errors import OK, Status
 from wire.group import LetGo, Obituary, SnapshotPart
 from wire.ids import PROTOCOL_VERSION
 from wire.peer import Buffer, Connection, ConnectionLost, Listener
@@ -78,12 +80,12 @@ class Process:
         self.base = config.replica(replica_id).data
         self.cluster = config.cluster.id
         self.token = token
-        self.base.mkdir(parents=True, exist_ok=True)
+        self.base.mkdir(mode=0o700, parents=True, exist_ok=True)  # the keys of capabilities are in there
         self.state_path = self.base / "state"
         first, self._bootstrap = beginning(config, joined)
         self.journal = Journal(self.base / "journal", self.cluster, replica_id, first)
         snapshot.clear_leftovers(self.base, self.state_path)  # the journal's lock is held: nobody else is at work here
-        verify(self.state_path)
+        self._read_whole = trusted_or_verified(self.state_path)
         state = StateMachine(Store.open(self.state_path), replica_id, self._bootstrap)
         position = Position.unpack_untrusted(state.position) if state.position is not None else START
         self.journal.state_found(position)
@@ -114,12 +116,14 @@ class Process:
         self.replica = Replica(replica_id, group, state, self)
         self.membership_changed()
         self.reclaimer = Reclaimer(self.replica, self.cluster, self.journal.uuid)
+        self.trimmer = Trimmer(self.replica, self.cluster, self.journal.uuid)
         self.tending = Tending(self.replica, self.cluster, self.journal.uuid)
         self.fatal = trio.Event()
         self.error: Exception | None = None
         self._written = position
         self._state_lock = trio.Lock()
         self._receiver = snapshot.Receiver(self.base)
+        self._outgoing = snapshot.Outgoing()
         self._installing = False
         self._timer_scope: trio.CancelScope | None = None
         self._timer_until = 0
@@ -220,7 +224,7 @@ class Process:
         if hello.role == msg.Role.WATCHDOG:
             await self._hear_watchdog(conn, hello)
             return
-        client = Client(_Sender(conn), hello.name)
+        client = Client(_Sender(conn), hello.name, uuid=hello.uuid)
         self.replica.client_joined(client)
         try:
             while True:
@@ -229,6 +233,8 @@ class Process:
                     client.send(msg.Answer(message.call, OK, pack(self.status())))
                 elif isinstance(message, msg.RosterCall | msg.ControlCall) and hello.role == msg.Role.ADMIN:
                     await self._administer(client, message)
+                elif isinstance(message, msg.CopyCall) and hello.role == msg.Role.ADMIN:
+                    await self._give_copy(client, message, conn)
                 else:
                     self.replica.client_message(client, message)
         finally:
@@ -258,7 +264,18 @@ class Process:
             return
         await self.leave()
         client.send(msg.Answer(message.call, OK, pack(None)))
-        self._die(Asked(EXIT_RESTART if message.what == "restart" else EXIT_OK))
+        self._die(ending.Asked(EXIT_RESTART if message.what == "restart" else EXIT_OK))
+
+    async def _give_copy(self, client: Client, message: msg.CopyCall, conn: Connection) -> None:
+        if not self.replica.at_rest or not self.replica.active:
+            client.send(msg.Answer(message.call, Status.NOT_SERVING, b""))
+            return
+        try:
+            size = await self._send_state(conn)
+            log.info("gave %s a copy of the state, %d bytes", client.name, size)
+        except (trio.TooSlowError, StoreFailed) as exc:
+            log.warning("the copy of the state for %s broke off: %s", client.name, exc or "it takes nothing")
+            client.send(msg.Answer(message.call, Status.NOT_SERVING, b""))
 
     async def leave(self) -> None:
         """Have a view decided without this replica, so that nobody has to find out that it is gone. Bounded."""
@@ -361,7 +378,13 @@ class Process:
             newest = self.replica.group.core.newest
             self.follower.judge_ourselves(self.replica.state.roster, (*newest.members, *newest.voters))
             self.replica.maintain(look_at_sessions=count % limits.EXPIRY_EVERY == 0)
+
+    async def errands(self) -> None:
+        """Work owed to storage targets. One that does not answer keeps nothing else waiting."""
+        while True:
+            await trio.sleep(limits.MAINTENANCE_S)
             await self.reclaimer.round()
+            await self.trimmer.round()
 
     # -- state on disk
 
@@ -394,12 +417,8 @@ class Process:
         try:
             if conn is None:
                 return
-            async with self._state_lock:
-                await self.commit()
-                started = time.monotonic()
-                size = await snapshot.send(
-                    self.replica.state.store, self.base, self.replica.group.transfer.views_for_snapshot(), conn
-                )
+            started = time.monotonic()
+            size = await self._send_state(conn)
             log.info("sent a snapshot of %d bytes to learner %d in %.2f s", size, peer, time.monotonic() - started)
         except (ConnectionLost, trio.TooSlowError) as exc:
             log.warning("the snapshot for learner %d broke off: %s", peer, exc or "it takes nothing")
@@ -407,6 +426,14 @@ class Process:
             log.error("no snapshot for learner %d: %s", peer, exc)
         finally:
             self.replica.group_event(ev.SnapshotSent(peer))
+
+    async def _send_state(self, conn: Connection) -> int:
+        """What is applied by now, as a snapshot; its size. Raises as :meth:`mds.snapshot.Outgoing.send`."""
+        async with contextlib.AsyncExitStack() as held:
+            await held.enter_async_context(self._state_lock)
+            await self.commit()
+            views = self.replica.group.transfer.views_for_snapshot()
+            return await self._outgoing.send(self.replica.state.store, views, conn, held.aclose)
 
     def _snapshot_part(self, m: SnapshotPart, bulk: Buffer) -> None:
         self.replica.group.transfer.receiving(now_us())
@@ -442,6 +469,7 @@ class Process:
         self._journal_waiters.append((out.ticket, on_disk))
         self.journal.append(out.ticket, out.records)
         await on_disk.wait()
+        await self._outgoing.end()
         # The journal has let go of what the snapshot replaces; with the old state a restart would only learn again.
         self.replica.state.store.close()
         snapshot.swap_in(self.base, self.state_path)
@@ -468,7 +496,9 @@ class Process:
                 nursery.start_soon(self.timer)
                 nursery.start_soon(self.committer)
                 nursery.start_soon(self.maintenance)
+                nursery.start_soon(self.errands)
                 nursery.start_soon(self.tending.run)
+                nursery.start_soon(audit.audit, lambda: self.replica.state.store, self._read_whole, self._die)
                 gc.collect()
                 gc.freeze()  # what lives as long as the process is not looked at again
                 gc.set_threshold(*GC_THRESHOLD)
@@ -478,7 +508,7 @@ class Process:
                 raise self.error
         finally:
             listener.close()
-            if self.error is None or isinstance(self.error, Asked | Removed):
+            if self.error is None or isinstance(self.error, ending.Asked | Removed):
                 self._stop_cleanly()
 
     def _lonely(self) -> bool:
@@ -499,6 +529,11 @@ class Process:
             if layer is not None:
                 state.store.write(layer)
         state.store.close()
+        trust.imprint(self.state_path)
+
+    def may_resync(self) -> bool:
+        """Others have all that this replica has: it is with them in an active view (or was, when it failed)."""
+        return self.replica.active and len(self.replica.group.core.newest.members) > 1
 
 
 class _Sender:
@@ -512,29 +547,6 @@ class _Sender:
             self._conn.send(message)
         except ConnectionLost as exc:
             log.debug("%s: %s", self._conn.where, exc)
-
-
-class Asked(Exception):
-    """An administrator asked this replica to stop."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(f"asked to stop (code {code})")
-        self.code = code
-
-
-def _said(group: BaseExceptionGroup[Exception], code: int) -> int:
-    """The reason is logged; *code* is how the process ends."""
-    for exc in leaves_of(group):
-        log.critical("%s", exc)
-    return code
-
-
-def leaves_of(group: BaseExceptionGroup[Exception]) -> list[Exception]:
-    """The exceptions in the group and in the groups in it."""
-    found: list[Exception] = []
-    for exc in group.exceptions:
-        found += leaves_of(exc) if isinstance(exc, BaseExceptionGroup) else [exc]
-    return found
 
 
 async def serve(
@@ -571,13 +583,17 @@ def main(config: Config, replica_id: int, guard: Guard | None = None, join: str 
             async with trio.open_nursery() as nursery:
                 running.append(await nursery.start(serve, config, replica_id, guard, join))
         except* JournalInUse as group:
-            code = _said(group, EXIT_FAILED)
+            code = ending.said(group, EXIT_FAILED)
         except* (JournalCorrupt, StoreCorrupt, StoreFailed, JournalFailed) as group:
-            code = _said(group, EXIT_UNUSABLE)
+            code = ending.said(group, EXIT_UNUSABLE)
+            damaged = all(isinstance(exc, StoreDamaged) for exc in ending.leaves_of(group))
+            if damaged and running and running[0].may_resync() and audit.set_aside(running[0].state_path):
+                log.error("the damaged state is kept in %s; another is taken from the others", audit.ASIDE)
+                code = EXIT_RESTART
         except* Removed as group:
-            code = _said(group, EXIT_REMOVED)
-        except* Asked as group:
-            code = next(exc.code for exc in leaves_of(group) if isinstance(exc, Asked))
+            code = ending.said(group, EXIT_REMOVED)
+        except* ending.Asked as group:
+            code = next(exc.code for exc in ending.leaves_of(group) if isinstance(exc, ending.Asked))
         return code
 
     async def leave() -> None:

@@ -33,6 +33,8 @@ class Client:
     name: str
     session: int = 0
     gone: bool = False
+    uuid: bytes = bytes(16)
+    """Of its Hello: its capabilities are good for that alone."""
 
     def send(self, message: Any) -> None:
         """Send, unless the connection is gone: the client asks again elsewhere."""

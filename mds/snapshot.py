@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Awaitable, Callable
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Final
 
 import trio
 
 from mds import limits
-from mds.store import Store
+from mds.store import Store, StoreFailed
 from wire.group import SnapshotPart
 from wire.peer import Buffer, Connection, ConnectionLost
 
@@ -29,38 +32,91 @@ def clear_leftovers(base: Path, state: Path) -> None:
     if not state.exists():
         for path in base.glob("replaced-*/state"):
             path.rename(state)
-    for path in [base / INCOMING, *base.glob("outgoing-*"), *base.glob("replaced-*")]:
+    for path in [base / INCOMING, *base.glob("replaced-*")]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-async def send(store: Store, base: Path, views: tuple[Any, ...], conn: Connection) -> int:
-    """Send a consistent copy of what *store* has written over *conn*. Returns its size in bytes.
+class Outgoing:
+    """The copies that are being sent."""
 
-    The position it belongs to is stored in it. Raises ConnectionLost, or trio.TooSlowError when the learner
-    takes nothing for long.
-    """
-    scratch = Path(tempfile.mkdtemp(prefix="outgoing-", dir=base))
-    try:
-        await trio.to_thread.run_sync(store.copy_to, scratch / "state")
-        size = 0
-        number = 0
-        digest = hashlib.blake2b(digest_size=16)
-        with (scratch / "state" / DATA).open("rb") as file:
-            while True:
-                part = await trio.to_thread.run_sync(file.read, limits.SNAPSHOT_PART)
-                digest.update(part)
-                size += len(part)
-                last = len(part) < limits.SNAPSHOT_PART
-                conn.send(SnapshotPart(number, last, digest.digest() if last else b"", b"", views), part)
-                with trio.fail_after(limits.SNAPSHOT_STALL_S):
-                    await conn.drain()
-                if conn.closed is not None:
-                    raise ConnectionLost(conn.closed)
-                if last:
-                    return size
-                number += 1
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    def __init__(self) -> None:
+        self._under_way: dict[trio.CancelScope, trio.Event] = {}
+
+    async def send(
+        self, store: Store, views: tuple[Any, ...], conn: Connection, begun: Callable[[], Awaitable[None]]
+    ) -> int:
+        """Send a consistent copy of what *store* has written over *conn*. Returns its size in bytes.
+
+        The position it belongs to is stored in it; *begun* is called when it is settled which that is. LMDB writes the
+        copy into a pipe, in a thread, as fast as it is taken: requests go on, and nothing of it is kept here. Raises
+        ConnectionLost, StoreFailed, or trio.TooSlowError when whoever takes it takes nothing for long.
+        """
+        with trio.CancelScope() as scope:
+            over = self._under_way[scope] = trio.Event()
+            try:
+                return await _send(store, views, conn, begun)
+            finally:
+                del self._under_way[scope]
+                over.set()
+        raise ConnectionLost("the state that was copied is not used any more")
+
+    async def end(self) -> None:
+        """Break off all of them: the store is about to be closed."""
+        under_way = dict(self._under_way)
+        for scope in under_way:
+            scope.cancel()
+        for over in under_way.values():
+            await over.wait()
+
+
+async def _send(store: Store, views: tuple[Any, ...], conn: Connection, begun: Callable[[], Awaitable[None]]) -> int:
+    read_end, write_end = os.pipe()
+    fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, limits.SNAPSHOT_PIPE)
+    failed: list[StoreFailed] = []
+
+    def copy() -> None:
+        try:
+            store.copy_into(write_end)
+        except StoreFailed as exc:
+            failed.append(exc)  # raised where it can be told from what became of the connection
+        finally:
+            os.close(write_end)
+
+    with os.fdopen(read_end, "rb") as pipe:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, copy)
+            try:
+                return await _send_parts(pipe, failed, views, conn, begun)
+            finally:
+                pipe.close()  # a copy under way fails, and its thread ends
+
+
+async def _send_parts(
+    pipe: BufferedReader,
+    failed: list[StoreFailed],
+    views: tuple[Any, ...],
+    conn: Connection,
+    begun: Callable[[], Awaitable[None]],
+) -> int:
+    size = 0
+    number = 0
+    digest = hashlib.blake2b(digest_size=16)
+    while True:
+        part = await trio.to_thread.run_sync(pipe.read, limits.SNAPSHOT_PART)
+        digest.update(part)
+        size += len(part)
+        last = len(part) < limits.SNAPSHOT_PART
+        await begun()
+        if last and failed:
+            raise failed[0]
+        conn.send(SnapshotPart(number, last, digest.digest() if last else b"", b"", views), part)
+        with trio.fail_after(limits.SNAPSHOT_STALL_S):
+            await conn.drain()
+        if conn.closed is not None:
+            raise ConnectionLost(conn.closed)
+        if last:
+            return size
+        number += 1
 
 
 class Receiver:

@@ -14,16 +14,19 @@ LMDB is used in its default durable mode; no flag that lets a power cut corrupt 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import lmdb
 from sortedcontainers import SortedList
 
+from mds import trust
+from mds.loan import SLICE, Loan
 from mds.schema import META, META_SCHEMA, SCHEMA_VERSION, TABLES, Table
 from mds.seal import SUM_MASK, opened, part_of_sum, sealed
 from wire.codec import pack, unpack_untrusted
@@ -40,12 +43,8 @@ OVERHEAD: Final = 200
 """What a record in a layer takes in memory beside its bytes: two objects' headers and a place in a dict."""
 SORT_RUN: Final = 16384
 """Keys sorted in one go when a layer is written: sorting holds the interpreter lock, a few milliseconds at most."""
-SLICE: Final = 512
-"""Records put between two looks at whether the event loop waits (some 0.3 ms of work)."""
-LEND_EVERY: Final = 16
-"""Transactions of the event loop between two slices it waits for: 16 make about 100 records, a slice stores 512."""
-LEND_MAX_S: Final = 0.002
-assert SLICE > LEND_EVERY * 16, "a layer is written faster than the next one fills"
+PACE: Final = 1024
+"""Records read between two pauses of a slow verification."""
 KEY_MAX: Final = 8 + 255
 """Our longest key, an inode number and a name; LMDB takes 511 bytes."""
 
@@ -83,6 +82,10 @@ class StoreCorrupt(Exception):
             f"{self.path}: {self.what}. To recover, stop this replica and remove that directory: "
             "it takes the whole state from another replica when it starts again."
         )
+
+
+class StoreDamaged(StoreCorrupt):
+    """As that, and it is what the disk gives that is wrong: another replica's state is not."""
 
 
 class StoreFailed(Exception):
@@ -161,47 +164,6 @@ class Layer:
         return found
 
 
-class _Loan:
-    """How the event loop lets a writing worker run: by standing still for a slice of its records now and then.
-
-    lmdb gives the interpreter lock up and takes it again for every single record. Against a loop that is busy each
-    taking costs up to a switch interval, and a layer that needs 10 ms of work takes 20 s. A loop that waits for one
-    slice per few transactions loses only what the slice costs, and the layer is written as fast as it is due.
-    """
-
-    __slots__ = ("_done", "_since", "_waiting", "wanted")
-
-    def __init__(self) -> None:
-        self.wanted = False
-        self._waiting = False
-        self._since = 0
-        self._done = threading.Semaphore(0)
-
-    def __enter__(self) -> None:
-        """Worker: records are about to be put."""
-        self.wanted = True
-
-    def __exit__(self, *exc: object) -> None:
-        """Worker: all are put (the commit after it is one call and needs no help)."""
-        self.wanted = False
-        self.slice_done()
-
-    def slice_done(self) -> None:
-        """Worker: a slice is put."""
-        if self._waiting:
-            self._waiting = False
-            self._done.release()
-
-    def lend(self) -> None:
-        """Event loop: wait for a slice, every few calls. The timeout bounds the pause; nothing depends on it."""
-        self._since += 1
-        if self._since >= LEND_EVERY:
-            self._since = 0
-            self._waiting = True
-            self._done.acquire(timeout=LEND_MAX_S)
-            self._waiting = False
-
-
 class Store:
     """See the module. Make one with :meth:`open`."""
 
@@ -218,9 +180,10 @@ class Store:
         self._trial: tuple[list[tuple[int, bytes, Any]], Effects] | None = None
         # Held around every use of the read snapshot: growing the map moves it, in the worker thread.
         self._map_lock = threading.Lock()
-        # Held by a copy for as long as it runs: the map must not be moved under it.
-        self._copy_lock = threading.Lock()
-        self._loan = _Loan()
+        # Copies that run: the map must not be moved under them.
+        self._copies = 0
+        self._no_copies = threading.Condition()
+        self._loan = Loan()
 
     @classmethod
     def open(cls, path: Path, map_size: int = MAP_SIZE) -> Store:
@@ -268,21 +231,22 @@ class Store:
         return dbs
 
     @classmethod
-    def verify(cls, path: Path) -> None:
+    def verify(cls, path: Path, pace: Callable[[], None] | None = None) -> None:
         """Read everything in *path*. Raises :class:`StoreCorrupt` when it is not what was written there.
 
-        Damage may as well kill the process; :mod:`mds.verify` is for that.
+        Damage may as well kill the process; :mod:`mds.verify` is for that. With *pace*, which is called after each few
+        records, the state may be in use by another process.
         """
         data = path / "data.mdb"
         if not data.exists() or not data.stat().st_size:
             return
         env = None
         try:
-            env = lmdb.open(str(path), max_dbs=len(TABLES) + 1, readonly=True, lock=False)
+            env = lmdb.open(str(path), max_dbs=len(TABLES) + 1, readonly=True, lock=pace is not None)
             _look_at_length(path, env, data.stat().st_size)
             if env.stat()["entries"]:
                 with env.begin() as txn:
-                    _verify_tables(path, env, txn)
+                    _verify_tables(path, env, txn, pace or _at_once)
         except (lmdb.Error, OSError) as exc:
             raise _explained(path, "cannot be read", exc) from exc
         finally:
@@ -310,7 +274,7 @@ class Store:
     def _opened(self, n: int, key: bytes, stored: bytes) -> bytes:
         value = opened(n, key, stored)
         if value is None:
-            raise StoreCorrupt(self.path, f"the checksum of a record of {TABLES[n].name} is wrong")
+            raise StoreDamaged(self.path, f"the checksum of a record of {TABLES[n].name} is wrong")
         return value
 
     def scan(self, table: Table, start: bytes, stop: bytes | None) -> Iterator[tuple[bytes, bytes]]:
@@ -448,6 +412,9 @@ class Store:
         Raises :class:`StoreFailed` when the disk refuses, :class:`StoreCorrupt` when LMDB finds itself damaged.
         """
         assert layer is self._frozen, "write of a layer that is not the frozen one"
+        trust.forget_imprint(self.path)
+        if 2 * self._used() > self._env.info()["map_size"] and not self._copies:
+            self._grow()  # a copy may take its time, and nothing is to wait for it
         while True:
             try:
                 with self._env.begin(write=True) as txn, self._loan:
@@ -456,22 +423,41 @@ class Store:
                         if table:
                             total += _write_table(txn, self._dbs[n], n, table, self._loan)
                     txn.put(SUM_KEY, (total & SUM_MASK).to_bytes(8, "big"), db=self._sums)
+                trust.note(self.path)
                 return
             except (lmdb.MapFullError, lmdb.MapResizedError):
                 self._grow()  # the transaction is undone: again with more room
             except (lmdb.Error, OSError) as exc:
                 raise _explained(self.path, "cannot be written", exc) from exc
 
+    def _used(self) -> int:
+        """Bytes of the file."""
+        used: int = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
+        return used
+
+    @contextlib.contextmanager
+    def _copying(self) -> Iterator[None]:
+        with self._no_copies:
+            self._copies += 1
+        try:
+            yield
+        finally:
+            with self._no_copies:
+                self._copies -= 1
+                self._no_copies.notify()
+
     def _grow(self) -> None:
         """Double the map. LMDB allows that only while the process has no transaction at all."""
-        with self._copy_lock, self._map_lock:
-            size = 2 * self._env.info()["map_size"]
-            if size > MAP_SIZE_MAX:
-                raise StoreFailed(self.path, f"the state needs a map of {size} bytes, {MAP_SIZE_MAX} is the most")
-            self._read.abort()
-            self._env.set_mapsize(size)
-            # The same snapshot as before: nobody else writes, and our own transaction was undone.
-            self._read = self._env.begin()
+        with self._no_copies:
+            self._no_copies.wait_for(lambda: not self._copies)
+            with self._map_lock:
+                size = 2 * self._env.info()["map_size"]
+                if size > MAP_SIZE_MAX:
+                    raise StoreFailed(self.path, f"the state needs a map of {size} bytes, {MAP_SIZE_MAX} is the most")
+                self._read.abort()
+                self._env.set_mapsize(size)
+                # The same snapshot as before: nobody else writes, and our own transaction was undone.
+                self._read = self._env.begin()
 
     def release(self, layer: Layer) -> None:
         """After :meth:`write` returned: drop *layer*, reads see it in LMDB from now on."""
@@ -481,6 +467,21 @@ class Store:
             self._read = self._env.begin()
         self._frozen = None
 
+    def forget_dead_readers(self) -> None:
+        """Another process read here and was killed: its snapshot must not be kept for ever."""
+        self._env.reader_check()
+
+    def copy_into(self, fd: int) -> None:
+        """Blocking, for a worker thread: as :meth:`copy_to`, as a stream into *fd* (a pipe); nothing touches the disk.
+
+        Raises :class:`StoreFailed`, also when nobody reads from the pipe any more.
+        """
+        try:
+            with self._copying():
+                self._env.copyfd(fd, compact=True)
+        except (lmdb.Error, OSError) as exc:
+            raise StoreFailed(self.path, f"cannot be copied: {exc}") from exc
+
     def copy_to(self, path: Path) -> None:
         """Blocking, for a worker thread: a consistent compacted copy, in the new directory *path*, of what is written.
 
@@ -488,7 +489,7 @@ class Store:
         """
         try:
             path.mkdir(parents=True, exist_ok=True)
-            with self._copy_lock:
+            with self._copying():
                 self._env.copy(str(path), compact=True)
             with (path / "data.mdb").open("rb") as copy:
                 os.fsync(copy.fileno())
@@ -504,12 +505,14 @@ class Store:
 
 def _explained(path: Path, what: str, exc: Exception) -> StoreCorrupt | StoreFailed:
     """The error to raise for *exc*."""
-    if isinstance(exc, (*_DAMAGE, WireError)):
+    if isinstance(exc, _DAMAGE):
+        return StoreDamaged(path, f"{what}: {exc}")
+    if isinstance(exc, WireError):
         return StoreCorrupt(path, f"{what}: {exc}")
     return StoreFailed(path, f"{what}: {exc}")
 
 
-def _write_table(txn: Any, db: Any, n: int, table: dict[bytes, bytes | None], loan: _Loan) -> int:
+def _write_table(txn: Any, db: Any, n: int, table: dict[bytes, bytes | None], loan: Loan) -> int:
     """In order of key within each run, so that LMDB touches a page once or twice and not once per record.
 
     Returns what it adds to the sum of seals.
@@ -536,11 +539,15 @@ def _look_at_length(path: Path, env: Any, on_disk: int) -> None:
     """Reading beyond the end of a mapped file kills the process, so this is looked at first."""
     need = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
     if on_disk < need:
-        raise StoreCorrupt(path, f"data.mdb is cut off: {on_disk} bytes of {need}")
+        raise StoreDamaged(path, f"data.mdb is cut off: {on_disk} bytes of {need}")
 
 
-def _verify_tables(path: Path, env: Any, txn: Any) -> None:
-    """Raises :class:`StoreCorrupt`."""
+def _at_once() -> None:
+    """No pause."""
+
+
+def _verify_tables(path: Path, env: Any, txn: Any, pace: Callable[[], None]) -> None:
+    """Raises :class:`StoreDamaged`."""
     total = 0
     for n, table in enumerate(TABLES):
         db = env.open_db(table.name.encode(), txn=txn, create=False)
@@ -548,15 +555,17 @@ def _verify_tables(path: Path, env: Any, txn: Any) -> None:
         with txn.cursor(db) as cursor:
             for key, stored in cursor:
                 if left == 0 or opened(n, key, stored) is None:
-                    raise StoreCorrupt(path, f"the checksum of a record of {table.name} is wrong")
+                    raise StoreDamaged(path, f"the checksum of a record of {table.name} is wrong")
                 # A damaged branch of the tree leads a search astray to which the records in their row look well.
                 if txn.get(key, db=db) != stored:
-                    raise StoreCorrupt(path, f"a record of {table.name} is there and is not found")
+                    raise StoreDamaged(path, f"a record of {table.name} is there and is not found")
                 total += part_of_sum(stored)
                 left -= 1  # a damaged tree may lead in a circle
+                if not left % PACE:
+                    pace()
     found = txn.get(SUM_KEY, db=env.open_db(SUMS, txn=txn, create=False))
     if found != (total & SUM_MASK).to_bytes(8, "big"):
-        raise StoreCorrupt(path, "its records are not all those that were written")
+        raise StoreDamaged(path, "its records are not all those that were written")
 
 
 def _key_of(item: tuple[bytes, bytes]) -> bytes:

@@ -6,12 +6,16 @@ Every replica runs this; it does something only while its replica is the lowest 
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any, Final
 
 import trio
 
 from mds.keeper import BEAT_US, Keeper
+from mds.machine import Outcome
+from mds.placement import news
 from mds.replica import Replica
+from wire.capability import KEY_BYTES, ROTATE_US, fingerprint
 from wire.chains import StorageMap
 from wire.codec import pack
 from wire.errors import OK, WireError, describe
@@ -19,6 +23,7 @@ from wire.ids import PROTOCOL_VERSION
 from wire.messages import Hello, Role
 from wire.peer import Connection, ConnectionLost, dial
 from wire.storage import Beat, BeatSaid
+from wire.targetops import KeyRotate, TargetSpace
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +31,8 @@ ROUND_S: Final = 0.02
 """How often the map and the targets' state are looked at: a killed target is noticed by its connection at once."""
 STALL_US: Final = 300_000
 """A round that is late by more says that this process was not running."""
+SPACE_US: Final = 2_000_000
+"""How often free space is looked at."""
 REDIAL_S: Final = 0.05
 DIAL_S: Final = 1.0
 
@@ -39,6 +46,8 @@ class Tending:
         self._wrong: dict[int, str] = {}
         """Targets that have another disk than the map says -> what was said of it."""
         self.keeper: Keeper | None = None
+        self._rotating = False
+        self._told_space_at = 0
 
     async def run(self) -> None:
         while True:
@@ -65,6 +74,8 @@ class Tending:
                 for op in keeper.orders(found, now):
                     log.info("ordering %s", op)
                     self._replica.internal(op, lambda outcome, op=op: self._ordered(op, outcome))  # type: ignore[misc]
+                self._rotate_keys()
+                self._tell_space(keeper, now)
                 await trio.sleep(ROUND_S)
             nursery.cancel_scope.cancel()
         self.keeper = None
@@ -72,6 +83,30 @@ class Tending:
     def _ordered(self, op: Any, outcome: Any) -> None:
         if outcome.status != OK:
             log.warning("%s: %s", op, describe(outcome.status))
+
+    def _rotate_keys(self) -> None:
+        """Have the next signing key ordered when it is time: a new cluster needs two at once, see wire.capability."""
+        known, now_ns = self._replica.state.keys, self._replica.shell.stamp_ns()
+        if self._rotating or (len(known.keys) > 1 and now_ns - known.since_ns < 1000 * ROTATE_US):
+            return
+        self._rotating = True
+
+        def rotated(outcome: Outcome) -> None:
+            self._rotating = False
+            log.info("signing keys: %s", "another one" if outcome.status == OK else describe(outcome.status))
+
+        self._replica.internal(KeyRotate(known.rotations, os.urandom(KEY_BYTES)), rotated)
+
+    def _tell_space(self, keeper: Keeper, now: int) -> None:
+        """Have it ordered when targets have become noticeably fuller, or emptier, than others."""
+        if now - self._told_space_at < SPACE_US:
+            return
+        self._told_space_at = now
+        told = news(keeper.spaces(now), self._replica.state.space_shares())
+        if told:
+            log.info("free space, in sixteenths of the most: %s", ", ".join(f"target {t}: {n}" for t, n in told))
+            op = TargetSpace(told)
+            self._replica.internal(op, lambda outcome: self._ordered(op, outcome))
 
     def _now(self) -> int:
         return self._replica.shell.now()
@@ -129,7 +164,7 @@ class Tending:
                     if isinstance(message, BeatSaid):
                         keeper.said(
                             target, message.run, message.clock_us, message.version, (message.total, message.free),
-                            message.synced, message.missed, self._now(),
+                            message.synced, message.missed, self._now(), message.keys,
                         )  # fmt: skip
             except ConnectionLost as exc:
                 log.info("target %d: %s", target, exc)
@@ -144,23 +179,29 @@ class Tending:
         number = 0
         packed: tuple[int, bytes] = (-1, b"")
         told = -1
+        told_keys = b""
         last = 0
         while True:
             found: StorageMap = replica.state.storage_map()
             now = self._now()
-            if found[0] != told or now - last >= BEAT_US or (number < 2 and keeper.version_of(target)):
+            keys = replica.state.keys.keys
+            wanted = fingerprint(keys)
+            news = found[0] != told or wanted != told_keys
+            if news or now - last >= BEAT_US or (number < 2 and keeper.version_of(target)):
                 if packed[0] != found[0]:
                     packed = found[0], pack(found)
                 number += 1
                 # Nobody else can be the keeper while our own lease runs (see mds.keeper).
                 leased = replica.lowest and replica.group.may_read(now)
                 behind = keeper.version_of(target) < found[0]
+                # Nor does anybody else tell it keys then, who might have missed a rotation.
+                new_keys = keys if leased and keeper.keys_of(target) != wanted else ()
                 try:
                     echo = keeper.echo(target) if leased else 0
-                    conn.send(Beat(number, echo, found[0], packed[1] if behind else b""))
+                    conn.send(Beat(number, echo, found[0], packed[1] if behind else b"", new_keys))
                 except ConnectionLost:
                     return  # the receiver has found out, too
-                told, last = found[0], now
+                told, told_keys, last = found[0], wanted, now
             await trio.sleep(ROUND_S)
 
 

@@ -29,6 +29,17 @@ class CopyStore(Store):
                     found.append((int(ino, 16), int(column, 16), *(stamp if sure else NO_STAMP)))
         return found
 
+    def belongings(self, first: int, count: int) -> list[tuple[int, int, int]]:
+        """(inode, column, chain) of all objects in directories [first, first + count); chain 0: not known."""
+        found: list[tuple[int, int, int]] = []
+        for where in range(first, min(first + count, identity.FANOUT)):
+            for name in os.listdir(self._directories[where]):
+                header = header_of(f"{self._ledgers[where]}/{name}")
+                ino, _, column = name.partition(".")
+                chain = (header[0] if header is not None else 0) or chain_of(f"{self._directories[where]}/{name}")
+                found.append((int(ino, 16), int(column, 16), chain or 0))
+        return found
+
     def every(self, first: int, count: int) -> list[Key]:
         """All objects in directories [first, first + count)."""
         found: list[Key] = []

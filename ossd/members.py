@@ -15,6 +15,7 @@ from ossd.objectfile import Key
 from ossd.objects import Turn
 from ossd.resync import Resync
 from ossd.store import Buffer
+from wire.capability import ALL_FILES, DELETE
 from wire.chains import map_untrusted
 from wire.codec import pack, unpack_untrusted
 from wire.errors import OK, Status, WireError
@@ -64,7 +65,7 @@ class Members:
             ObjectChange: self._change,
             ObjectFlush: self._flush,
             ObjectDelete: self.delete,
-            ObjectList: self._list,
+            ObjectList: self.list_objects,
             ObjectSums: self._sums,
             ObjectPatch: self._patch,
             ObjectAdopt: self._adopt,
@@ -83,13 +84,19 @@ class Members:
                 raise WireError(f"beat: {exc}") from exc
             if self._copies.install(found):
                 log.info("target %d: storage map %d", table.me, table.version)
+        if msg.keys:
+            self._target.keys.learn(msg.keys)
+            log.info("target %d: %d signing keys", table.me, len(msg.keys))
         if msg.echo_us and msg.version == table.version:
             table.extend(msg.echo_us + LEASE_US)
         now = now_us()
         if now - self._space_at > 1_000_000:
             self._space, self._space_at = self._store.space(), now
         missed = tuple(t for t, since in self._copies.missed.items() if self._target.long_ago(since))
-        said = BeatSaid(msg.number, now, table.version, table.run, *self._space, self._resync.synced, missed)
+        said = BeatSaid(
+            msg.number, now, table.version, table.run, *self._space, self._resync.synced, missed,
+            self._target.keys.fingerprint,
+        )  # fmt: skip
         try:
             peer.conn.send(said)
         except ConnectionLost as exc:
@@ -124,6 +131,8 @@ class Members:
                 return
         else:
             status = self._copies.table.judge_client(msg.chain, msg.chain_version)
+            if status == OK:
+                status = self._target.allows(peer, msg, ALL_FILES, 0, DELETE)
             if status != OK:
                 peer.answer(msg.call, status)
                 return
@@ -152,8 +161,10 @@ class Members:
 
         self._target.work(peer, msg.call, self._turns([key]) if key is not None else [], size, run)
 
-    def _list(self, peer: Peer, msg: ObjectList, _: Buffer) -> None:
+    def list_objects(self, peer: Peer, msg: ObjectList, _: Buffer) -> None:
         def work() -> Result:
+            if not msg.chain:
+                return OK, b"", pack(self._store.belongings(msg.first, msg.count))
             return OK, b"", pack(self._store.listing(msg.chain, msg.first, msg.count))
 
         self._in_thread(peer, msg, 0, work, None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from ossd import limits, work
+from ossd.capabilities import ANY_DATA, Keys, Shown
 from ossd.chains import ChainTable
 from ossd.copies import Change, Copies
 from ossd.copystore import CopyStore
@@ -29,6 +31,7 @@ from ossd.resync import Resync
 from ossd.scrub import Scrub
 from ossd.store import Buffer
 from ossd.work import Result
+from wire.capability import READ, TRUNCATE, WRITE
 from wire.errors import OK, BadMessage, Status, WireError
 from wire.messages import (
     Answer,
@@ -46,7 +49,7 @@ from wire.messages import (
     TargetStat,
 )
 from wire.peer import OUTBOUND_HIGH, OUTBOUND_MAX, Connection, ConnectionLost
-from wire.storage import Beat, ObjectChange, ObjectFlush, ObjectPatch, TargetScrub
+from wire.storage import Beat, ObjectChange, ObjectFlush, ObjectList, ObjectPatch, TargetScrub
 
 if TYPE_CHECKING:
     pass
@@ -93,12 +96,13 @@ def _status_of(exc: OSError) -> int:
 class Peer:
     """One connection's side of things: who it is, and how much it has under way."""
 
-    def __init__(self, conn: Connection, hello: Hello, nursery: trio.Nursery) -> None:
+    def __init__(self, conn: Connection, hello: Hello, nursery: trio.Nursery, keys: Keys) -> None:
         self.conn = conn
         self.role = hello.role
         self.number = int(hello.name) if hello.role == Role.TARGET and hello.name.isdigit() else 0
         """Of another target: its number."""
         self.client = f"{hello.role}:{hello.name}"
+        self.shown = Shown(keys, hello.uuid)
         self.nursery = nursery
         self.operations = 0
         self.bytes = 0
@@ -138,6 +142,7 @@ class Target:
         self._threads_until = 0.0
         run = int.from_bytes(os.urandom(7), "big") | 1
         self.chains = ChainTable(target_id, run)
+        self.keys = Keys()
         self.links = Links(store.identity.cluster, target_id, store.identity.uuid, run)
         self.copies = Copies(store, self.chains, self.links, self._threads, self._at_once, self._watch_for_slowness)
         self.resync = Resync(self.copies, self.in_turn)
@@ -156,7 +161,7 @@ class Target:
             # Objects are deleted by those who know that no name and no handle is left.
             Role.MDS: {**everyone, **data, **deletes, Beat: members.beat},
             Role.TARGET: {**everyone, **members.from_members()},
-            Role.ADMIN: {**everyone, TargetScrub: self._scrub},
+            Role.ADMIN: {**everyone, TargetScrub: self._scrub, ObjectList: members.list_objects},
         }
 
     # -- conversations
@@ -168,7 +173,7 @@ class Target:
         try:
             async with trio.open_nursery() as nursery:
                 try:
-                    await self._receive(Peer(conn, hello, nursery))
+                    await self._receive(Peer(conn, hello, nursery, self.keys))
                 except (ConnectionLost, WireError) as exc:
                     ended = exc  # the listener logs it; a nursery would wrap it in a group
                 # Nobody is left to be answered. What is in a thread gets done, what waits is given up.
@@ -274,9 +279,25 @@ class Target:
 
     # -- operations on objects
 
+    def allows(self, peer: Peer, msg: Any, ino: int, column: int, rights: int) -> int:
+        """OK when *peer* has shown that it may do what *msg* asks, else what it is told. Logged, now and then."""
+        now = time.time_ns() // 1000
+        status = peer.shown.judge(msg.capability, rights, ino, column, msg.chain, now)
+        if status != OK and (count := peer.shown.to_tell(now)):
+            log.warning(
+                "%s (%s): %d refused for the capability shown; %s of inode %d: %s",
+                peer.client, peer.conn.where, count, type(msg).__name__, ino, peer.shown.why,
+            )  # fmt: skip
+        return status
+
+    def _may_change(self, peer: Peer, msg: Any, rights: int) -> int:
+        """OK when this change of *peer* may enter the chain here, else what it is told."""
+        status = self.chains.judge_client(msg.chain, msg.chain_version)
+        return status if status != OK else self.allows(peer, msg, msg.key.ino, msg.key.column, rights)
+
     def _write(self, peer: Peer, msg: ObjectWrite, bulk: Buffer) -> None:
         key = (msg.key.ino, msg.key.column)
-        status: int | None = self.chains.judge_client(msg.chain, msg.chain_version)
+        status: int | None = self._may_change(peer, msg, WRITE)
         if status == OK:
             status = self._write_at_once(peer, key, msg, bulk) if len(bulk) else OK
         if status is not None:
@@ -324,6 +345,8 @@ class Target:
     def _read(self, peer: Peer, msg: ObjectRead, _: Buffer) -> None:
         key = (msg.key.ino, msg.key.column)
         status = self.chains.judge_read(msg.chain, msg.chain_version, now_us())
+        if status == OK:
+            status = self.allows(peer, msg, msg.key.ino, msg.key.column, READ)
         if status != OK:
             peer.answer(msg.call, status)
             return
@@ -396,7 +419,7 @@ class Target:
             self._threads_until = now + SLOW_AVOIDED_S
 
     def _truncate(self, peer: Peer, msg: ObjectTruncate, _: Buffer) -> None:
-        status = self.chains.judge_client(msg.chain, msg.chain_version)
+        status = self._may_change(peer, msg, TRUNCATE)
         if status != OK or not msg.truncations:
             peer.answer(msg.call, status)
             return
@@ -406,7 +429,7 @@ class Target:
 
     def _sync(self, peer: Peer, msg: ObjectSync, _: Buffer) -> None:
         key = (msg.key.ino, msg.key.column)
-        status = self.chains.judge_client(msg.chain, msg.chain_version)
+        status = self._may_change(peer, msg, ANY_DATA)
         if status != OK:
             peer.answer(msg.call, status)
             return
@@ -514,6 +537,7 @@ class Target:
             "blocks_mended": self.copies.mended,
             "blocks_torn": self.store.torn_blocks,
             "map": self.chains.version,
+            "refused": self.keys.refused,
             "syncing": [
                 [p.chain, p.target, p.directories, p.objects, p.bytes, round(p.seconds_left(now) or 0)]
                 for p in self.resync.progress.values()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -71,10 +71,13 @@ class Live:
 
 
 @contextlib.contextmanager
-def live(replicas: int = 3, targets: int = 3) -> Iterator[Live]:
-    """A running cluster, nothing mounted yet; cleared at the end whatever happened."""
+def live(
+    replicas: int = 3, targets: int = 3, before: Callable[[LocalCluster], None] = lambda cluster: None
+) -> Iterator[Live]:
+    """A running cluster, nothing mounted yet; cleared at the end whatever happened. *before*: done before its start."""
     with runs.temporary("test") as run:
         cluster = LocalCluster.create(run.cluster, replicas, targets)
+        before(cluster)
         cluster.up()
         yield Live(run, cluster)
 

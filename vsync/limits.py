@@ -62,7 +62,8 @@ FEED_BYTES: Final = 1 << 20
 
 RECENT_ITEMS: Final = 65_536
 """History items kept in memory for learners and flushes; beyond it a learner gets a snapshot."""
-RECENT_BYTES: Final = 64 << 20
+RECENT_BYTES: Final = 24 << 20
+"""As above. All of it is resident, in one that has been at work for a while: some 200,000 creates."""
 BATCH_BYTES: Final = 1 << 20
 """Payload bytes of one message; half of what a frame may hold."""
 IN_FLIGHT: Final = 2

@@ -38,7 +38,9 @@ class Status(IntEnum):
     """Stored data failed its checksum."""
     OUT_OF_STEP = 10_010
     """Between targets: the copy here is not what the change was made for; send me what I lack first."""
-    STALE_PLAN = 10_011
+    CAPABILITY_EXPIRED = 10_011
+    """The capability is no longer good, or signed with a key that is not known here: renew it and ask again."""
+    STALE_PLAN = 10_012
     """Between replicas: what a request was planned on is not so any more; it is planned again. No client sees it."""
 
 
@@ -83,6 +85,7 @@ _TO_ERRNO: Final = {
     Status.BAD_MESSAGE: errno.EPROTO,
     Status.CORRUPT: errno.EIO,
     Status.OUT_OF_STEP: errno.EIO,
+    Status.CAPABILITY_EXPIRED: errno.EACCES,
     Status.STALE_PLAN: errno.EIO,
 }
 assert set(_TO_ERRNO) == set(Status), "every service status has its errno"

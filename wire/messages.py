@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Final
 
 from wire import ids
+from wire.capability import SIZE_MAX as CAPABILITY_MAX
 from wire.codec import message
 
 
@@ -38,7 +39,8 @@ class Hello:
     name: str
     """Client: host:pid:mountpoint; replica: its number; target: its number."""
     uuid: bytes
-    """The disk's identity (replica, witness, target) or 16 zero bytes."""
+    """The disk's identity (replica, witness, target), a client's random one (its capabilities are good for that alone),
+    or 16 zero bytes."""
     incarnation: int
     """Counts starts of a replica or witness, so that a superseded connection is told apart; else 0."""
     channel: str
@@ -130,15 +132,18 @@ class Answer:
 
     ``lease``: the client may keep what this tells of the inodes asked about, and of those in the result, for as long
     as its cache lease runs (KeepCache) and until they are recalled (Recall).
+    ``capability``: with the answer to Open, Create, Renew and a truncation: what targets want to see (wire.capability).
+    Empty when the file has no objects, or there is no signing key yet.
     """
 
     call: int
     status: int
     body: bytes
     lease: bool = False
+    capability: bytes = b""
 
     def invalid(self) -> str | None:
-        return None if self.call >= 0 and self.status >= 0 else "call or status"
+        return bad_capability(self.capability) or (None if self.call >= 0 and self.status >= 0 else "call or status")
 
 
 @message(7)
@@ -366,7 +371,23 @@ class ControlCall:
         return None if 0 <= self.call < 2**63 and self.what in CONTROLS else "call or what"
 
 
+@message(30)
+class CopyCall:
+    """The admin tool wants the whole state, as this replica has applied it by now. Only with role admin.
+
+    Answered by wire.group.SnapshotPart, one after the other, of which the last says so; or by Answer with a status.
+    """
+
+    call: int
+
+    def invalid(self) -> str | None:
+        return None if 0 <= self.call < 2**63 else "call"
+
+
 # --- anyone <-> storage target --------------------------------------------------------------------
+
+# ``capability`` of those below: who comes as a client shows what the metadata service gave it (wire.capability). It is
+# checked before anything else is done: EACCES, or CAPABILITY_EXPIRED when another one may do.
 
 
 @message(100)
@@ -395,9 +416,11 @@ class ObjectWrite:
     chain_version: int
     truncations: tuple[tuple[int, int], ...]
     offset: int
+    capability: bytes = b""
 
     def invalid(self) -> str | None:
-        return bad_truncations(self.truncations) or (None if 0 <= self.offset < 2**63 else "offset")
+        bad = bad_truncations(self.truncations) or bad_capability(self.capability)
+        return bad or (None if 0 <= self.offset < 2**63 else "offset")
 
 
 @message(102)
@@ -414,11 +437,12 @@ class ObjectRead:
     truncations: tuple[tuple[int, int], ...]
     offset: int
     length: int
+    capability: bytes = b""
 
     def invalid(self) -> str | None:
         if not 0 <= self.offset < 2**63 or not 0 <= self.length <= 8 << 20:
             return f"offset {self.offset} length {self.length}"
-        return bad_truncations(self.truncations)
+        return bad_truncations(self.truncations) or bad_capability(self.capability)
 
 
 @message(103)
@@ -430,28 +454,30 @@ class ObjectTruncate:
     chain: int
     chain_version: int
     truncations: tuple[tuple[int, int], ...]
+    capability: bytes = b""
 
     def invalid(self) -> str | None:
-        return bad_truncations(self.truncations)
+        return bad_truncations(self.truncations) or bad_capability(self.capability)
 
 
 @message(104)
 class ObjectDelete:
     """Delete these objects of *chain* at all its targets, durably; those that are not there are done already.
 
-    From a replica to the head of the chain, and down the chain. Answer: OK.
+    From a replica, with a capability of its own, to the head of the chain; and down the chain. Answer: OK.
     """
 
     call: int
     chain: int
     chain_version: int
     keys: tuple[tuple[int, int], ...]
+    capability: bytes = b""
 
     def invalid(self) -> str | None:
         for item in self.keys:
             if type(item) is not tuple or len(item) != 2 or not all(type(x) is int and 0 <= x < 2**63 for x in item):
                 return "a key that is not (inode, column)"
-        return None
+        return bad_capability(self.capability)
 
 
 @message(105)
@@ -462,9 +488,10 @@ class ObjectSync:
     key: ObjectKey
     chain: int
     chain_version: int
+    capability: bytes = b""
 
     def invalid(self) -> str | None:
-        return None
+        return bad_capability(self.capability)
 
 
 @message(106)
@@ -482,6 +509,10 @@ def _bad_handles(items: tuple[tuple[int, int], ...]) -> str | None:
         if type(item) is not tuple or len(item) != 2 or not all(type(x) is int and 0 < x < 2**63 for x in item):
             return "a handle that is not (inode, count)"
     return None
+
+
+def bad_capability(token: bytes) -> str | None:
+    return None if len(token) <= CAPABILITY_MAX else f"a capability of {len(token)} bytes"
 
 
 def bad_truncations(items: tuple[tuple[int, int], ...]) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from wire.capability import bad_keys
 from wire.codec import message
 from wire.messages import ObjectKey, bad_truncations
 
@@ -20,16 +21,19 @@ class Beat:
 
     ``echo_us`` is the target's own clock as its last BeatSaid told it (0: it has said nothing yet on this connection):
     until LEASE_US after that time the target may answer reads. ``map``, when not empty, is the storage map as msgpack,
-    of version *version*, and the target goes by it from now on.
+    of version *version*, and the target goes by it from now on. ``keys``, when not empty, are the keys that
+    capabilities may be signed with from now on, newest first (wire.capability).
     """
 
     number: int
     echo_us: int
     version: int
     map: bytes
+    keys: tuple[bytes, ...] = ()
 
     def invalid(self) -> str | None:
-        return None if self.number >= 0 and self.echo_us >= 0 and self.version >= 0 else "a negative number"
+        good = self.number >= 0 and self.echo_us >= 0 and self.version >= 0
+        return bad_keys(self.keys) if good else "a negative number"
 
 
 @message(111)
@@ -38,6 +42,7 @@ class BeatSaid:
 
     ``synced``: ((chain, version, target), ...): it has given *target*, the next in the chain, everything.
     ``missed``: targets it has sent changes to in vain for a while although it was told that they are there.
+    ``keys``: the fingerprint of the signing keys it knows.
     """
 
     number: int
@@ -48,6 +53,7 @@ class BeatSaid:
     free: int
     synced: tuple[tuple[int, int, int], ...]
     missed: tuple[int, ...]
+    keys: bytes = b""
 
     def invalid(self) -> str | None:
         for item in self.synced:
@@ -108,6 +114,9 @@ class ObjectList:
     """What objects of *chain* have you got in directories [*first*, *first* + *count*)?
 
     Answer body: ``((inode, column, stamp version, stamp number), ...)``; (0, 0) for a stamp that means nothing.
+
+    The admin tool asks of all chains (*chain* is 0). The answer's bulk data: ``((inode, column, chain), ...)``, chain 0
+    where it is not known.
     """
 
     call: int

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from wire import ids
+from wire.capability import KEY_BYTES
 from wire.codec import message
+
+SHARE_MAX: Final = 16
 
 
 @message(52)
@@ -124,8 +129,41 @@ class ChainLeave:
         return _bad_target(self.target) or _bad_chain(self.chain, self.version)
 
 
-AdminRequest = TargetDrain | TargetRemove | TargetReplace
-TargetRequest = TargetUp | TargetDown | ChainSynced | ChainMove | ChainLeave | AdminRequest
+@message(70)
+class KeyRotate:
+    """By the keeper or the administrator: *key*, random bytes, is to be the next that capabilities are signed with.
+
+    Void unless keys were rotated *count* times before. Result: how often they have been.
+    """
+
+    count: int
+    key: bytes
+
+    def invalid(self) -> str | None:
+        return None if self.count >= 0 and len(self.key) == KEY_BYTES else "count or key"
+
+
+@message(73)
+class TargetSpace:
+    """By the keeper: how full targets are, ``((target, share), ...)`` ascending, for the placement of new files (see
+    mds.placement). Result: None.
+    """
+
+    shares: tuple[tuple[int, int], ...]
+
+    def invalid(self) -> str | None:
+        before = 0
+        for item in self.shares:
+            if type(item) is not tuple or len(item) != 2 or not all(type(x) is int for x in item):
+                return "an entry that is not (target, share)"
+            if item[0] <= before or not 0 <= item[1] <= SHARE_MAX:
+                return f"target {item[0]} share {item[1]}"
+            before = item[0]
+        return _bad_target(before) if self.shares else "no target"
+
+
+AdminRequest = KeyRotate | TargetDrain | TargetRemove | TargetReplace
+TargetRequest = TargetUp | TargetDown | ChainSynced | ChainMove | ChainLeave | TargetSpace | AdminRequest
 
 
 def _bad_target(target: int) -> str | None:

@@ -127,6 +127,10 @@ def erase(scope: Scope, ino: int, inode: Inode) -> None:
             scope.store.delete(schema.XATTRS, xattr)
     if inode.mode >> 12 == 0o12:
         scope.store.delete(schema.SYMLINKS, key)
+    if inode.truncations:
+        scope.store.delete(schema.TRIMS, key)
+    if inode.is_file and scope.store.get(schema.APPENDS, key) is not None:
+        scope.store.delete(schema.APPENDS, key)
     if inode.layout is not None:
         scope.store.put(schema.RECLAIM, key, pack(inode.layout))
     scope.inodes -= 1

@@ -12,6 +12,9 @@ from wire.codec import pack, unpack_untrusted
 Layout = tuple[int, tuple[int, ...]]
 """(stripe size in bytes, one chain per column)."""
 
+Truncations = tuple[tuple[int, int], ...]
+"""((number, size), ...)."""
+
 TRUNCATIONS_MAX: Final = 8
 """Unsettled truncations of one inode. They travel with every object request, so they are few."""
 DIRECTORY_SIZE: Final = 4096

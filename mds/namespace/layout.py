@@ -13,10 +13,12 @@ from typing import Any, Final, NamedTuple
 
 from mds import schema
 from mds.namespace.inode import Inode, Layout
+from mds.placement import wheel
 from mds.store import Store
 from wire.chains import COPIES_MAX, EMPTY, StorageMap, copies_of
 from wire.codec import pack, unpack_untrusted
 from wire.errors import FileSystemError
+from wire.targetops import SHARE_MAX
 
 STRIPE_SIZE: Final = 1 << 20
 STRIPE_SIZE_MIN: Final = 4096
@@ -66,6 +68,10 @@ class Storage:
     def __init__(self, store: Store) -> None:
         self._store = store
         self.map: StorageMap = EMPTY
+        self.shares: dict[int, int] = {}
+        """How full targets are, as it was ordered last (mds.placement)."""
+        self._weights: dict[int, int] = {}
+        """Chain -> the share of its fullest member."""
         self.default = Policy(STRIPE_SIZE, STRIPE_COUNT, COPIES)
         self._chains: dict[int, list[int]] = {}
         """Copies -> chains of so many, ascending."""
@@ -78,20 +84,28 @@ class Storage:
         version, *default = meta(store)
         self.default = Policy(*default)
         targets: list[Any] = []
+        self.shares = {}
+        self._weights = {}
         for key, value in store.scan(schema.TARGETS, b"", None):
             one = Target.unpack(value)
             targets.append((int.from_bytes(key, "big"), one.address, one.state, one.run))
+            self.shares[int.from_bytes(key, "big")] = one.share
         chains: list[Any] = []
         self._chains = {}
         for key, value in store.scan(schema.CHAINS, b"", None):
             number = int.from_bytes(key, "big")
-            chains.append((number, *unpack_untrusted(value)))
+            version_of, members = unpack_untrusted(value)
+            chains.append((number, version_of, members))
+            self._weights[number] = min((self.shares.get(t, SHARE_MAX) for t, _ in members), default=0)
             self._chains.setdefault(copies_of(number), []).append(number)
         self.map = (version, tuple(targets), tuple(chains))
         self._layouts = {}
 
     def layout(self, ino: int, policy: Policy | None = None) -> Layout | None:
-        """For new file *ino*: the first chain goes round with the numbers. None while there is no chain at all."""
+        """For new file *ino*: the first chain goes round with the numbers, one with more free space comes more often.
+
+        None while there is no chain at all.
+        """
         layouts = self._layouts.get(policy or self.default)
         if layouts is None:
             layouts = self._made(policy or self.default)
@@ -104,9 +118,14 @@ class Storage:
     def _made(self, policy: Policy) -> list[Layout]:
         copies = max((c for c in self._chains if c <= policy.copies), default=0)
         numbers = self._chains.get(copies, [])
-        width = min(policy.stripe_count, len(numbers))
-        doubled = numbers + numbers
-        made = [(policy.stripe_size, tuple(doubled[at : at + width])) for at in range(len(numbers))]
+        firsts = wheel({number: self._weights[number] for number in numbers})
+        # A target that is nearly full gets nothing, unless all are.
+        ring = [number for number in numbers if number in firsts]
+        width = min(policy.stripe_count, len(ring))
+        made = []
+        for first in firsts:
+            at = ring.index(first)
+            made.append((policy.stripe_size, tuple((ring[at:] + ring[:at])[:width])))
         self._layouts[policy] = made  # as many as there are policies in use; dropped at the next change of the map
         return made
 
@@ -149,6 +168,8 @@ class Target(NamedTuple):
     run: int
     """The run of its process that the chains' states are about; 0: none yet."""
     draining: bool
+    share: int = SHARE_MAX
+    """How much of new files it should get: see mds.placement."""
 
     @staticmethod
     def unpack(raw: bytes) -> Target:

@@ -20,7 +20,9 @@ from mds.namespace.inode import S_IFLNK, S_IFMT, decode
 from mds.namespace.perm import R, W, X, need
 from mds.namespace.scope import Scope
 from wire import ops
+from wire.capability import READ
 from wire.errors import FileSystemError
+from wire.fileops import Renew
 
 READDIR_BYTES: Final = 1 << 20
 """A page of a listing ends at about so many bytes, whatever its limit: half of what a frame takes."""
@@ -157,6 +159,15 @@ def storage_map(scope: Scope, op: ops.StorageMap, handles: Handles, read: list[i
     return scope.storage.map
 
 
+def renew(scope: Scope, op: Renew, handles: Handles, read: list[int]) -> Any:
+    """Without an old capability: permission as open(2) asks for it. What an old one is worth: mds.capabilities."""
+    read.append(op.ino)
+    inode = scope.inode(op.ino)
+    if not op.old:
+        need(inode, op.cred, (R if op.rights & READ else 0) | (W if op.rights & ~READ else 0))
+    return inode.attr(op.ino)
+
+
 QUERIES: Final[dict[type, Callable[[Scope, Any, Handles, list[int]], Any]]] = {
     ops.Lookup: lookup,
     ops.GetAttr: getattr_,
@@ -168,4 +179,5 @@ QUERIES: Final[dict[type, Callable[[Scope, Any, Handles, list[int]], Any]]] = {
     ops.Access: access,
     ops.StatFs: statfs,
     ops.StorageMap: storage_map,
+    Renew: renew,
 }

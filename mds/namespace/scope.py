@@ -19,6 +19,7 @@ class Scope:
         "_sessions_before",
         "fresh",
         "inodes",
+        "keys_changed",
         "members",
         "now",
         "opened",
@@ -50,6 +51,7 @@ class Scope:
         self.session_gone = 0
         self.storage_changed = False
         self.roster_changed = False
+        self.keys_changed = False
         self._inodes_before = self.inodes
         self._sessions_before = self.sessions
 
@@ -62,6 +64,7 @@ class Scope:
         self.session_gone = 0
         self.storage_changed = False
         self.roster_changed = False
+        self.keys_changed = False
 
     def find(self, ino: int) -> Inode | None:
         record = self.store.get(schema.INODES, ino.to_bytes(8, "big"))

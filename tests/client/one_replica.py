@@ -9,8 +9,10 @@ Faults, for tests in the same process: :class:`Faults`.
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import logging
+import os
 import signal
 import sys
 import time
@@ -24,14 +26,17 @@ import trio
 from client.mount import ClusterConfig
 from daemon.config import ClusterConfig as ClusterPart
 from daemon.config import Config, ReplicaConfig, StorageConfig, TargetConfig
+from mds.capabilities import Signer
 from mds.handles import Handles
 from mds.machine import Bootstrap, Outcome, StateMachine
 from mds.store import Store
 from ossd import serve as ossd
 from wire import messages as msg
 from wire import ops, targetops
+from wire.capability import KEY_BYTES
 from wire.codec import decode, encode, pack
 from wire.errors import OK, Status, WireError
+from wire.fileops import Renew
 from wire.ids import PROTOCOL_VERSION
 from wire.peer import Connection, ConnectionLost, Listener, dial
 from wire.storage import Beat, BeatSaid
@@ -65,8 +70,11 @@ class OneReplica:
         self.executed = 0
         self.connections: set[Connection] = set()
         self._entry = 0
+        self.signer = Signer(self.machine, time.time_ns)
         if not self.machine.members:
             self.machine.view_event(self.machine.index + 1, 1, 1, (REPLICA,))
+            self.rotate_keys()
+            self.rotate_keys()
 
     def close(self) -> None:
         layer = self.store.freeze()
@@ -74,6 +82,9 @@ class OneReplica:
             self.store.write(layer)
             self.store.release(layer)
         self.store.close()
+
+    def rotate_keys(self) -> None:
+        self.apply(targetops.KeyRotate(self.machine.keys.rotations, os.urandom(KEY_BYTES)))
 
     def apply(self, op: object, session: int = 0, slot: int = REPLICA, number: int = 0) -> Outcome:
         data = op if isinstance(op, bytes) else encode(op)
@@ -97,7 +108,7 @@ class OneReplica:
         if orphans:
             self.apply(ops.OrphanAnswer(REPLICA, orphans, ()))
 
-    async def converse(self, conn: Connection, _hello: msg.Hello) -> None:
+    async def converse(self, conn: Connection, hello: msg.Hello) -> None:
         session = 0
         self.connections.add(conn)
         try:
@@ -109,7 +120,7 @@ class OneReplica:
                     case msg.QueryCall(call, data):
                         if self._refused(conn, call):
                             continue
-                        self._query(conn, session, call, data)
+                        self._query(conn, hello.uuid, session, call, data)
                     case msg.RequestCall(call, number_of, slot, number, data):
                         if self._refused(conn, call):
                             continue
@@ -120,7 +131,10 @@ class OneReplica:
                             continue
                         if outcome.opened and outcome.status == OK:
                             self.handles.open(session, outcome.opened)
-                        conn.send(msg.Answer(call, outcome.status, outcome.body))
+                        granted = b""
+                        if outcome.status == OK:
+                            granted = self.signer.answered(hello.uuid, session, decode(data), outcome.body)
+                        conn.send(msg.Answer(call, outcome.status, outcome.body, False, granted))
                     case msg.OpenSession(call, key, client, slots, attempt):
                         outcome = self.apply(ops.SessionOpen(key, client, slots, REPLICA, attempt))
                         session = decode_int(outcome.body)
@@ -156,7 +170,7 @@ class OneReplica:
             return True
         return False
 
-    def _query(self, conn: Connection, session: int, call: int, data: bytes) -> None:
+    def _query(self, conn: Connection, uuid: bytes, session: int, call: int, data: bytes) -> None:
         try:
             op = decode(data)
         except WireError:
@@ -165,7 +179,12 @@ class OneReplica:
         result = self.machine.query(op, self.handles)
         if isinstance(op, ops.Open) and result.status == OK:
             self.handles.open(session, op.ino)
-        conn.send(msg.Answer(call, result.status, result.body))
+        renews = isinstance(op, Renew) and op.old and result.status == OK
+        if renews and not self.signer.renewable(uuid, session, op, self.handles.has(session, op.ino)):
+            conn.send(msg.Answer(call, errno.EACCES, b""))
+            return
+        granted = self.signer.answered(uuid, session, op, result.body) if result.status == OK else b""
+        conn.send(msg.Answer(call, result.status, result.body, False, granted))
 
 
 def decode_int(body: bytes) -> int:
@@ -225,7 +244,8 @@ class Cluster:
                 self.replica.apply(targetops.TargetUp(number, said.run))
                 while True:
                     found = machine.storage_map()
-                    conn.send(Beat(2, said.clock_us, found[0], pack(found) if said.version < found[0] else b""))
+                    body = pack(found) if said.version < found[0] else b""
+                    conn.send(Beat(2, said.clock_us, found[0], body, machine.keys.keys))
                     said, _ = await conn.receive()
                     assert isinstance(said, BeatSaid)
                     if said.version == machine.storage_map()[0]:
@@ -234,7 +254,8 @@ class Cluster:
                 while True:
                     await trio.sleep(0.02)
                     found = machine.storage_map()
-                    conn.send(Beat(2, said.clock_us, found[0], pack(found) if said.version < found[0] else b""))
+                    body = pack(found) if said.version < found[0] else b""
+                    conn.send(Beat(2, said.clock_us, found[0], body, machine.keys.keys))
                     said, _ = await conn.receive()
                     assert isinstance(said, BeatSaid)
         except* ConnectionLost:

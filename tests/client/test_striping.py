@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.striping import object_length, object_truncations, split
+from client.striping import split
+from wire.columns import object_length, object_truncations
 
 STRIPE = st.integers(1, 7)
 COLUMNS = st.integers(1, 5)

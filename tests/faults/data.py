@@ -1,5 +1,5 @@
-"""`make faults-data`: storage targets killed, stopped and returned at random under writers and readers that check
-every byte, on two mounts.
+"""`make faults-data`: storage targets killed, stopped, cut off and returned at random under writers and readers that
+check every byte, on two mounts. Cut off: as root only, in network namespaces; else that is left out.
 
     python -m tests.faults.data --faults 100 --seed 1
 
@@ -10,6 +10,7 @@ chains served again afterwards; the last ones are that everything is read back, 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
 import select
@@ -23,14 +24,22 @@ from typing import Any, Final
 
 import trio
 
-from admin import mounts, runs, targets
+from admin import mounts, network, runs, targets
 from admin.ask import AskError
-from admin.local import LocalCluster, child_environment, python_module
+from admin.local import LocalCluster, child_environment, python_module, witnesses_for
+from admin.network import HUB, Network
 from tests.faults.data_load import Floors
+from tests.faults.networked import names, networked
 
 WHOLE_S: Final = 60.0
 """After a fault every chain serves with all its copies again within this time, or it never will."""
-KINDS: Final = ("kill", "kill", "kill", "stop", "blink", "restart")
+TARGETS: Final = 3
+MOUNTS: Final = ("one", "two")
+KINDS: Final = ("kill", "kill", "kill", "stop", "blink", "restart", "keys")
+"""keys: all that capabilities were signed with is forgotten."""
+CUTS: Final = ("cut", "cut", "cut-targets", "cut-keeper", "cut-mount")
+"""A target is cut off from everybody, from the other targets, from the replicas, from a mount; in both directions, or
+in one."""
 
 
 class Load:
@@ -107,8 +116,9 @@ def whole(cluster: LocalCluster) -> str | None:
 class Run:
     """The whole of it."""
 
-    def __init__(self, cluster: LocalCluster, loads: list[Load], rng: random.Random) -> None:
+    def __init__(self, cluster: LocalCluster, net: Network | None, loads: list[Load], rng: random.Random) -> None:
         self.cluster = cluster
+        self.net = net
         self.loads = loads
         self.rng = rng
         self.outcome = Outcome()
@@ -134,6 +144,16 @@ class Run:
             self.follow(0.2)
         return []
 
+    def until_all_go_on(self) -> list[str]:
+        """Wait until every load has done another operation: what still hangs, hangs because of this fault."""
+        before = [load.operations for load in self.loads]
+        until = time.monotonic() + WHOLE_S
+        while hang := [load for load, done in zip(self.loads, before, strict=True) if load.operations == done]:
+            if time.monotonic() > until or any(load.wrong for load in hang):
+                return [f"{load.what} hangs" for load in hang if not load.wrong]
+            self.follow(0.05)
+        return []
+
     def fault(self, kind: str, name: str) -> None:
         cluster, rng = self.cluster, self.rng
         number = int(name.rpartition("-")[2])
@@ -157,6 +177,10 @@ class Run:
             cluster.pause(name)
             self.follow(rng.uniform(0.05, 0.8))
             cluster.resume(name)
+        elif kind == "keys":
+            trio.run(targets.rotate_keys, cluster.config, True, 20.0)
+        elif kind in CUTS:
+            self._cut(kind, name)
         else:
             raise AssertionError(f"fault {kind!r}")
         if kind == "wipe":
@@ -164,15 +188,45 @@ class Run:
             trio.run(targets.replace, cluster.config, number, True, 20.0)
         # A quick restart is not noticed at once, and with the next fault both copies of something would be away.
         wrong = self.until_whole(number, before if kind in ("kill", "wipe", "restart") else 0)
+        wrong += self.until_all_go_on()
         stall = max(load.stall() for load in self.loads if load.what == "write")
         self.outcome.stalls.setdefault(kind, []).append(stall)
         for load in self.loads:
             wrong += [f"{load.what}: {text}" for text in load.wrong]
         self.outcome.judge(f"{kind} of {name}", wrong)
 
+    def _cut(self, kind: str, name: str) -> None:
+        net, rng = self.net, self.rng
+        assert net is not None, "cables are cut where there are any"
+        others = [host for host in net.hosts if host not in (name, HUB)]
+        if kind == "cut-targets":
+            others = [host for host in others if host.startswith("ossd")]
+        elif kind == "cut-keeper":
+            others = [host for host in others if host.startswith("mds")]
+        elif kind == "cut-mount":
+            others = [rng.choice(MOUNTS)]
+        there, back = [(name, host) for host in others], [(host, name) for host in others]
+        net.cut(rng.choice((there + back, there + back, there, back)))
+        self.follow(rng.uniform(0.2, 3.0))
+        net.heal()
+
 
 def percentile(values: list[int], share: float) -> int:
     return sorted(values)[min(len(values) - 1, int(len(values) * share))] if values else 0
+
+
+def made_cluster(stack: contextlib.ExitStack, run: runs.Run, replicas: int) -> tuple[LocalCluster, Network | None]:
+    """A cluster, nothing started yet, with cables if that is possible here; *stack* removes what is made."""
+    if network.refusal() is not None:
+        return LocalCluster.create(run.cluster, replicas, TARGETS), None
+    network.clear_abandoned()
+    of_replicas, of_targets = names(replicas, TARGETS)
+    net = Network([*of_replicas, *of_targets, *MOUNTS])
+    stack.callback(net.remove)
+    net.make()
+    stack.callback(run.clear)  # before the network goes that it lives in
+    stack.enter_context(net.at_hub())
+    return networked(run.cluster, net, replicas, TARGETS, witnesses_for(replicas, TARGETS)), net
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -185,13 +239,15 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     rng = random.Random(args.seed)
     began = time.monotonic()
-    with runs.temporary("faultsdata") as run:
-        cluster = LocalCluster.create(run.cluster, args.replicas, 3)
+    with contextlib.ExitStack() as stack:
+        run = stack.enter_context(runs.temporary("faultsdata"))
+        cluster, net = made_cluster(stack, run, args.replicas)
         cluster.up()
         places = []
-        for name in ("one", "two"):
+        for name in MOUNTS:
             where = run.mountpoint(name)
-            mounts.mount(cluster.config, where, (), None)
+            with net.at(name) if net is not None else contextlib.nullcontext():
+                mounts.mount(cluster.config, where, (), None)
             places.append(where)
         subprocess.run(
             python_module("admin", "layout", "set", "--copies", "2", str(places[0])),
@@ -206,11 +262,12 @@ def main(argv: list[str] | None = None) -> int:
             files.append((k, floors))
             loads.append(Load("write", where / f"d{k}", floors, args.seed * 100 + k))
             loads.append(Load("read", places[1 - k] / f"d{k}", floors, args.seed * 100 + 50 + k))
-        work = Run(cluster, loads, rng)
+        work = Run(cluster, net, loads, rng)
+        kinds = KINDS if net is None else KINDS + CUTS
         work.outcome.judge("the start", work.until_whole())
         for number in range(args.faults):
-            kind = "wipe" if number == args.faults // 2 else rng.choice(KINDS)
-            name = f"ossd-{rng.randrange(1, 4)}"
+            kind = "wipe" if number == args.faults // 2 else rng.choice(kinds)
+            name = f"ossd-{rng.randrange(1, TARGETS + 1)}"
             work.fault(kind, name)
             if number % 10 == 9:
                 done = sum(load.operations for load in loads)

@@ -9,30 +9,28 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import select
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Final
 
 import trio
 
 from admin import ask, mounts, network, processes, runs
-from admin.local import ClusterError, LocalCluster, child_environment, daemon_command, python_module
+from admin.local import ClusterError, LocalCluster, child_environment, python_module
 from admin.network import Network
 from admin.status import SERVING, ClusterStatus
-from daemon.config import CONFIG_NAME, ClusterConfig, Config, ReplicaConfig, TargetConfig, write
 from mds.check import check
 from mds.schema import META, META_APPLIED, TABLES
 from mds.store import Store
 from tests.faults.history import History, Source
+from tests.faults.networked import names, networked
 
 CLIENTS: Final = "clients"
 """The host of all workers."""
-PORT: Final = 7400
 SESSIONS: Final = 3
 """Of one worker."""
 DISK_BYTES: Final = 128 << 20
@@ -96,8 +94,7 @@ class Site:
         self._out = out
         self._sessions = 1
         self._began = time.monotonic()
-        self.replicas = tuple(f"mds-{k}" for k in range(1, replicas + 1))
-        self.targets = tuple(f"ossd-{k}" for k in range(1, max(1, witnesses) + 1))
+        self.replicas, self.targets = names(replicas, max(1, witnesses))
         self.own_disk: str | None = self.replicas[-1] if net is not None else None
         """The replica with a small disk of its own."""
         self.cluster = self._cluster(run.cluster, witnesses)
@@ -105,31 +102,7 @@ class Site:
     def _cluster(self, directory: Path, witnesses: int) -> LocalCluster:
         if self.net is None:
             return LocalCluster.create(directory, len(self.replicas), len(self.targets))
-        net = self.net
-        config = Config(
-            path=directory / CONFIG_NAME,
-            cluster=ClusterConfig("faults", secrets.token_bytes(16)),
-            replicas=tuple(
-                ReplicaConfig(k, f"{net.address(name)}:{PORT}", directory / f"data/{name}")
-                for k, name in enumerate(self.replicas, 1)
-            ),
-            targets=tuple(
-                TargetConfig(
-                    k,
-                    f"{net.address(name)}:{PORT}",
-                    directory / f"data/{name}",
-                    len(self.replicas) + k if k <= witnesses else None,
-                )
-                for k, name in enumerate(self.targets, 1)
-            ),
-        )
-        directory.mkdir(parents=True)
-        write(config)
-
-        def command(kind: str, number: int, path: Path, log_level: str) -> Sequence[str]:
-            return net.command(f"{kind}-{number}", daemon_command(kind, number, path, log_level))  # type: ignore[arg-type]
-
-        return LocalCluster(config, command)
+        return networked(directory, self.net, len(self.replicas), len(self.targets), witnesses)
 
     # -- telling
 
@@ -427,8 +400,8 @@ def site(out: IO[str], replicas: int = 3, witnesses: int = 2) -> Iterator[Site]:
         run = stack.enter_context(runs.temporary("faults"))
         net: Network | None = None
         if network.refusal() is None:
-            hosts = [*(f"mds-{k}" for k in range(1, replicas + 1)), *(f"ossd-{k}" for k in range(1, witnesses + 1))]
-            net = Network([*hosts, CLIENTS])
+            of_replicas, of_targets = names(replicas, witnesses)
+            net = Network([*of_replicas, *of_targets, CLIENTS])
             stack.callback(net.remove)
             net.make()
         made = Site(run, net, replicas, witnesses, out)

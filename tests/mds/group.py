@@ -16,9 +16,10 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
+from mds.batch import Decoded
 from mds.caches import LEASE_US
 from mds.check import check
-from mds.machine import Bootstrap, Decoded, Outcome, StateMachine
+from mds.machine import Bootstrap, Outcome, StateMachine
 from mds.replica import Replica
 from mds.schema import META, META_POSITION, META_WAITING
 from mds.shell import Client

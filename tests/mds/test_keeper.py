@@ -156,3 +156,24 @@ def test_a_new_target_takes_its_share_and_a_drained_one_gives_its_up(world: Worl
     left = {number for number, _, members in chains if 2 in dict(members)}
     assert left == {number for number, _, _ in chains if copies_of(number) == 3}, "for these nobody else is left"
     assert watched.step(ORDER_AGAIN_US) == []
+
+
+def test_space_of_those_that_answer(world: World) -> None:
+    watched = Watched(world)
+    watched.step()
+    assert watched.keeper.spaces(watched.now) == {1: (10, 5), 2: (10, 5)}
+    for _ in range(SILENCE_US // BEAT_US + 1):
+        watched.step(silent=(2,))
+    assert watched.keeper.spaces(watched.now) == {1: (10, 5)}
+
+
+def test_which_keys_a_target_knows(world: World) -> None:
+    """Another connection may be with another run of it, which knows none."""
+    watched = Watched(world)
+    keeper = watched.keeper
+    assert keeper.keys_of(1) == b""
+    keeper.said(1, 11, watched.now, 1, (10, 5), (), (), watched.now, b"print")
+    assert keeper.keys_of(1) == b"print"
+    keeper.lost(1, watched.now)
+    keeper.connected(1, watched.now)
+    assert keeper.keys_of(1) == b""

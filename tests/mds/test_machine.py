@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from mds import schema
+from mds.batch import decode_batch
 from mds.check import check
 from mds.locksets import touched
-from mds.machine import StateMachine, decode_batch
+from mds.machine import StateMachine
 from mds.store import Store
 from tests.mds.harness import ALICE, BOB, KEY, ROOT, TOP, World, contents
 from wire import ops, targetops
@@ -265,11 +266,12 @@ def test_touched(op: Any, inos: frozenset[int] | None) -> None:
 def test_every_request_and_query_is_implemented(world: World) -> None:
     from mds.machine import _APPLY_ALL
     from mds.namespace.queries import QUERIES
+    from wire.fileops import Renew, Reserve
     from wire.roster import RosterRequest
     from wire.targetops import TargetRequest
 
-    assert set(_APPLY_ALL) == {*ops.Request.__args__, *RosterRequest.__args__, *TargetRequest.__args__}
-    assert set(QUERIES) == set(ops.Query.__args__)
+    assert set(_APPLY_ALL) == {*ops.Request.__args__, *RosterRequest.__args__, *TargetRequest.__args__, Reserve}
+    assert set(QUERIES) == {*ops.Query.__args__, Renew}
 
 
 @pytest.mark.parametrize("seed", range(6))

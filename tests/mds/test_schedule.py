@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from mds import schema
+from mds.batch import decode_batch
 from mds.check import check
 from mds.locks import READ, UPDATE, WRITE, LockTable
 from mds.locksets import EVERYTHING, STORAGE, TREE, locks_of, look, seen_untrusted, slot_key
-from mds.machine import Outcome, StateMachine, decode_batch
+from mds.machine import Outcome, StateMachine
 from mds.schedule import Schedule
 from mds.store import Store
 from tests.mds.group import OWN

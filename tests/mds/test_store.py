@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -313,5 +314,35 @@ def test_keys_of_one_prefix_are_a_range(one: int, other: int, name: bytes, secon
     prefix = schema.u64(one)
     inside = prefix <= schema.dirent_key(other, name) < schema.after(prefix)
     assert inside == (one == other)
-    assert (schema.cookie_key(one, 5) < schema.cookie_key(one, 6)) and len(TABLES) == 15
+    assert (schema.cookie_key(one, 5) < schema.cookie_key(one, 6)) and len(TABLES) == 17
     assert schema.dirent_key(one, second).startswith(prefix)
+
+
+def test_writing_goes_on_while_copies_are_taken_slowly(tmp_path: Path) -> None:
+    """Two learners, or a learner and an administrator, take the state, and both stop in the midst of it."""
+    store = Store.open(tmp_path / "s", map_size=1 << 23)
+    put(store, **{f"k{n:06}": "x" * 500 for n in range(3000)})
+    flush(store)
+
+    def copy(end: int) -> None:
+        store.copy_into(end)
+        os.close(end)
+
+    pipes = [os.pipe() for _ in range(2)]
+    copies = [threading.Thread(target=copy, args=(end,)) for _, end in pipes]
+    for thread in copies:
+        thread.start()
+    begun = [os.read(start, 4096) for start, _ in pipes]  # more than a pipe holds is left: neither can be over
+    put(store, **{f"m{n:06}": "y" * 500 for n in range(3000)})
+    flush(store)
+    assert all(thread.is_alive() for thread in copies)
+    for (start, _), first, where in zip(pipes, begun, ("a", "b"), strict=True):
+        (tmp_path / where).mkdir()
+        with os.fdopen(start, "rb") as rest:
+            (tmp_path / where / "data.mdb").write_bytes(first + rest.read())
+        copied = Store.open(tmp_path / where)
+        assert len(everything(copied)) == 3000
+        copied.close()
+    for thread in copies:
+        thread.join()
+    store.close()

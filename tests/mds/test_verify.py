@@ -168,12 +168,12 @@ def test_who_kills_the_reader_says_nothing_of_the_state(
 ) -> None:
     """Memory is short, or the whole service is stopped at its start: nobody is to be told to remove a good state."""
 
-    def killed(path: Path) -> bytes:
+    def killed(path: Path) -> str:
         os.kill(os.getpid(), number)
-        return b"well"
+        return "well"
 
     with monkeypatch.context() as patched:
-        patched.setattr("mds.verify._found", killed)
+        patched.setattr("mds.verify.found", killed)
         with pytest.raises(StoreFailed):
             verify(state)
     verify(state)

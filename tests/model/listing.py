@@ -1,6 +1,7 @@
 """A directory with many entries, listed while others come and go and a replica dies: exact, in constant memory.
 
 ``python -m tests.model.listing --entries N`` fills a directory of a cluster with N files and walks it with os.scandir.
+Many (LOADED_FROM and more) are there when the cluster starts, from a dump (:mod:`tests.model.prepared`).
 What is there during the whole listing must come exactly once, nothing may come twice, and nothing that never was.
 """
 
@@ -18,14 +19,18 @@ from typing import Any, Final
 import trio
 
 from admin import mounts, runs
+from admin.local import LocalCluster
 from client.api import open_file_system
 from daemon.config import CONFIG_NAME
 from tests.live import Live, live, unavailable
+from tests.model import prepared
 
 PARALLEL: Final = 48
 """Requests on their way while the directory is filled."""
 CHURNED_EVERY: Final = 50
 """One file in so many is removed while the listing goes on, and another one made."""
+LOADED_FROM: Final = 200_000
+"""So many files are not made one by one."""
 GROWTH_MAX_KB: Final = 48 << 10
 RESIDENT_MAX_KB: Final = 200 << 10
 
@@ -39,9 +44,14 @@ def resident_kb(cluster: Live, mountpoint: Path) -> int:
     raise AssertionError("a running process has VmRSS")
 
 
+def names_of(entries: int) -> list[str]:
+    """``stay-N``, and for one in CHURNED_EVERY ``go-N`` beside it."""
+    return [f"stay-{n}" for n in range(entries)] + [f"go-{n}" for n in range(0, entries, CHURNED_EVERY)]
+
+
 def fill(cluster: Live, directory: str, entries: int) -> None:
-    """Make files ``stay-N``, and one in CHURNED_EVERY ``go-N`` beside it, by the client library."""
-    names = [f"stay-{n}" for n in range(entries)] + [f"go-{n}" for n in range(0, entries, CHURNED_EVERY)]
+    """Make the files by the client library."""
+    names = names_of(entries)
 
     async def run() -> None:
         async with open_file_system(cluster.cluster.config) as fs:
@@ -117,9 +127,10 @@ def run(cluster: Live, entries: int, crash: bool, say: Callable[[str], None]) ->
     """Fill, list undisturbed, list with creates and removals (and a failover in the middle), list again."""
     one, two = cluster.mounts["one"], cluster.mounts["two"]
     name = f"listing-{entries}"
-    fill(cluster, name, entries)
+    if not (one / name).exists():
+        fill(cluster, name, entries)
     more = len(range(0, entries, CHURNED_EVERY))
-    say(f"{entries + more} files made")
+    say(f"{entries + more} files are there")
     before = resident_kb(cluster, one)
     began = time.monotonic()
     assert walk(one / name, entries, lambda: None) == entries + more
@@ -152,10 +163,15 @@ def main() -> int:
     if reason is not None:
         print(reason, file=sys.stderr)
         return 1
-    with runs.interruptible(), live() as cluster:
+    began = time.monotonic()
+
+    def prepare(cluster: LocalCluster) -> None:
+        if args.entries >= LOADED_FROM:
+            prepared.directory(cluster, f"listing-{args.entries}", names_of(args.entries))
+
+    with runs.interruptible(), live(before=prepare) as cluster:
         cluster.mount("one", 1)
         cluster.mount("two", 2)
-        began = time.monotonic()
 
         def say(text: str) -> None:
             print(f"{time.monotonic() - began:.0f} s: {text}", flush=True)

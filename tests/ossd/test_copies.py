@@ -19,7 +19,7 @@ from daemon.config import ClusterConfig, Config, ReplicaConfig, TargetConfig
 from ossd.ledger import BLOCK, NO_STAMP
 from ossd.serve import serve
 from ossd.store import Store, file_name
-from tests.ossd.test_serve import CLUSTER, Caller, calling
+from tests.ossd.test_serve import CLUSTER, KEYS, Caller, calling
 from wire.chains import OFFLINE, SERVING, SYNCING
 from wire.codec import pack
 from wire.errors import OK, Status
@@ -81,7 +81,7 @@ class Some:
         body = pack((self.version, targets, ((CHAIN, self.chain_version, members),)))
         for target, keeper in self.keepers.items():
             if not only or target in only:
-                await keeper.answer_to_beat(Beat(keeper.said.number + 1, 0, self.version, body))
+                await keeper.answer_to_beat(Beat(keeper.said.number + 1, 0, self.version, body, KEYS))
                 await keeper.answer_to_beat(Beat(keeper.said.number + 1, keeper.said.clock_us, self.version, b""))
 
     async def write(self, offset: int, data: bytes, *, at: int = 1, key: ObjectKey = KEY, known: Any = ()) -> int:

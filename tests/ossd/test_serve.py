@@ -25,6 +25,7 @@ from ossd import target as target_module
 from ossd.identity import StoreRefused
 from ossd.serve import serve
 from ossd.store import Buffer, Disk, Store
+from wire.capability import ALL_FILES, DELETE, READ, TRUNCATE, WRITE, sign
 from wire.codec import pack, unpack_untrusted
 from wire.errors import OK, Status
 from wire.messages import (
@@ -60,11 +61,27 @@ def config_of(path: Path, address: str = "127.0.0.1:0") -> Config:
     )
 
 
-class Caller:
-    """A client of the target: answers are paired with calls, whatever their order."""
+KEYS = (b"n" * 32, b"c" * 32, b"p" * 32)
+"""What the keeper says capabilities are signed with: the next, the current, the previous key."""
+CLIENT = b"uuid of a client"
+FAR_US = 2**60
 
-    def __init__(self, conn: Connection) -> None:
+
+def token_for(
+    ino: int, *, chains: tuple[int, ...] = (), rights: int = READ | WRITE | TRUNCATE, until_us: int = FAR_US
+) -> bytes:
+    """A capability as a replica gives it; *chains*: of the file's columns."""
+    return sign(KEYS[1], CLIENT, rights, ino, 1, until_us, chains)
+
+
+class Caller:
+    """A client of the target: answers are paired with calls, whatever their order. It shows a good capability with
+    every call that has a place for one, unless :attr:`capable` is false."""
+
+    def __init__(self, conn: Connection, role: str = Role.CLIENT) -> None:
         self.conn = conn
+        self.role = role
+        self.capable = True
         self._last = 0
         self._answers: dict[int, tuple[Answer, Buffer]] = {}
         self._came = trio.Condition()
@@ -86,7 +103,13 @@ class Caller:
 
     def send(self, cls: Callable[..., Any], *args: Any, bulk: Buffer = b"") -> int:
         self._last += 1
-        self.conn.send(cls(self._last, *args), bulk)
+        message = cls(self._last, *args)
+        if self.capable and isinstance(message, ObjectWrite | ObjectRead | ObjectTruncate | ObjectSync):
+            chains = (message.chain,) * (message.key.column + 1)
+            message = dataclasses.replace(message, capability=token_for(message.key.ino, chains=chains))
+        elif self.capable and isinstance(message, ObjectDelete):
+            message = dataclasses.replace(message, capability=token_for(ALL_FILES, rights=DELETE))
+        self.conn.send(message, bulk)
         return self._last
 
     async def answer(self, call: int) -> tuple[int, Any, bytes]:
@@ -108,7 +131,7 @@ class Caller:
         await self.answer_to_beat(Beat(1, 0, 0, b""))
         run = self.said.run if known else 1
         found = (version, ((1, "127.0.0.1:1", "serving", run),), chains)
-        await self.answer_to_beat(Beat(2, 0, version, pack(found)))
+        await self.answer_to_beat(Beat(2, 0, version, pack(found), KEYS))
         assert self.said.version == version
 
     async def answer_to_beat(self, beat: Beat) -> None:
@@ -132,10 +155,10 @@ class Caller:
 
 @asynccontextmanager
 async def calling(port: int, role: str = Role.CLIENT, name: str = "host:1:/mnt") -> AsyncIterator[Caller]:
-    conn = await dial(f"127.0.0.1:{port}", Hello(1, CLUSTER, role, name, bytes(16), 0, "main"))
+    conn = await dial(f"127.0.0.1:{port}", Hello(1, CLUSTER, role, name, CLIENT, 0, "main"))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(conn.run_writer)
-        caller = Caller(conn)
+        caller = Caller(conn, role)
         nursery.start_soon(caller.run)
         try:
             yield caller
@@ -381,10 +404,10 @@ async def test_a_client_that_takes_no_answers(port: int, monkeypatch: pytest.Mon
     monkeypatch.setattr(target_module, "CONNECTION_BYTES_MAX", 4 << 20)
     async with calling(port) as client:
         assert await client.write(0, bytes(1 << 20)) == OK
-    hello = Hello(1, CLUSTER, Role.CLIENT, "greedy", bytes(16), 0, "main")
+    hello = Hello(1, CLUSTER, Role.CLIENT, "greedy", CLIENT, 0, "main")
     greedy = await dial(f"127.0.0.1:{port}", hello)
     for call in range(200):
-        greedy.send(ObjectRead(call, KEY, 1, 1, (), 0, 1 << 20))
+        greedy.send(ObjectRead(call, KEY, 1, 1, (), 0, 1 << 20, token_for(KEY.ino, chains=(1,))))
     async with calling(port) as client:
         for _ in range(20):
             assert await client.write(0, b"x") == OK
@@ -484,11 +507,11 @@ async def test_lost_writes_are_told_to_each_client(port: int, monkeypatch: pytes
 async def test_bad_messages_are_answered(
     client: Caller, port: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client.conn.send_meta(pack((102, 7001, (100, 5, -1), 1, 1, (), 0, 10)))
+    client.conn.send_meta(pack((102, 7001, (100, 5, -1), 1, 1, (), 0, 10, b"")))
     assert (await client.answer(7001))[0] == Status.BAD_MESSAGE
     assert "bad message: from 127.0.0.1" in caplog.text
     assert "ObjectKey: object 5.-1" in caplog.text
-    client.conn.send_meta(pack((101, 7002, (100, 5, 0), 1, 1, ((1,),), 0)), b"data of it")
+    client.conn.send_meta(pack((101, 7002, (100, 5, 0), 1, 1, ((1,),), 0, b"")), b"data of it")
     assert (await client.answer(7002))[0] == Status.BAD_MESSAGE
     assert (await client.call(QueryCall, b"op"))[0] == Status.BAD_MESSAGE
     assert "QueryCall from a peer of role client" in caplog.text
@@ -622,10 +645,11 @@ async def test_a_stop_with_operations_under_way(tmp_path: Path, monkeypatch: pyt
         port = await nursery.start(serve, config_of(tmp_path), 1)
         async with calling(port, Role.MDS, "1") as keeper:
             await keeper.beat((1, 1, ((1, "serving"),)))
-        conn = await dial(f"127.0.0.1:{port}", Hello(1, CLUSTER, Role.CLIENT, "c", bytes(16), 0, "main"))
-        conn.send(ObjectWrite(1, KEY, 1, 1, (), 0), b"x")
-        conn.send(ObjectSync(2, KEY, 1, 1))
-        conn.send(ObjectSync(3, KEY, 1, 1))
+        conn = await dial(f"127.0.0.1:{port}", Hello(1, CLUSTER, Role.CLIENT, "c", CLIENT, 0, "main"))
+        token = token_for(KEY.ino, chains=(1,))
+        conn.send(ObjectWrite(1, KEY, 1, 1, (), 0, token), b"x")
+        conn.send(ObjectSync(2, KEY, 1, 1, token))
+        conn.send(ObjectSync(3, KEY, 1, 1, token))
         await gate.reached()
         nursery.cancel_scope.cancel()
         gate.open()

@@ -256,6 +256,8 @@ class Cluster:
 
     def _retire(self, order: Roster) -> None:
         """Whoever is removed is stopped, and its register thrown away, when the machine says that it is done."""
+        if order != self._order:
+            return  # the order after it says who is retired: somebody may be there for its sake
         for r in self.working:
             replica = self.replicas[r]
             if replica.running and not replica.paused and replica.state.roster == order:
@@ -267,8 +269,7 @@ class Cluster:
                             self.crash(who)
                         self._retired.add(who)
                     return
-        if order == self._order:
-            self.clock.after(20 * MS, self._retire, order)
+        self.clock.after(20 * MS, self._retire, order)
 
     def leave(self, who: int, down: int) -> None:
         """A planned stop: it asks to be left out, and stops when it may, or after a while anyway."""

@@ -31,6 +31,7 @@ REGRESSIONS = {
     639: "a replica that started anew kept every view that was ever decided",
     646: "the story of a leave needs somebody who stays",
     755: "the story of a cut needs somebody to be cut off from",
+    787: "a witness was retired by the order before the one that added it",
     903: "a replica whose state was committed long ago kept every view since",
     1753: "the only replica was replaced by one that is down: the old one goes on, and clients are told where it is",
 }

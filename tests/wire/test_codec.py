@@ -138,9 +138,9 @@ def _only_wire_errors(data: bytes) -> None:
         (msgpack.packb((11, None)), "Ping: field number is NoneType, not int"),
         (msgpack.packb((11, -1)), "Ping: number"),
         (msgpack.packb((11, msgpack.ExtType(5, b"x"))), "Ping: field number is ExtType, not int"),
-        (msgpack.packb((105, 1, 5, 1, 1)), "ObjectSync: field key: not a message"),
-        (msgpack.packb((105, 1, (100, 5, -1), 1, 1)), "ObjectSync: field key: ObjectKey: object 5.-1"),
-        (msgpack.packb((105, 1, (11, 5), 1, 1)), "ObjectSync: field key is Ping, not ObjectKey"),
+        (msgpack.packb((105, 1, 5, 1, 1, b"")), "ObjectSync: field key: not a message"),
+        (msgpack.packb((105, 1, (100, 5, -1), 1, 1, b"")), "ObjectSync: field key: ObjectKey: object 5.-1"),
+        (msgpack.packb((105, 1, (11, 5), 1, 1, b"")), "ObjectSync: field key is Ping, not ObjectKey"),
     ],
 )
 def test_reasons(data: bytes, why: str) -> None:
@@ -152,11 +152,11 @@ def test_reasons(data: bytes, why: str) -> None:
 @pytest.mark.parametrize(
     ("parts", "call"),
     [
-        ((102, 77, (100, 5, 0), 1, 1, ((1, -1),), 0, 10), 77),  # a truncation that is none
-        ((102, 77, (100, 0, 0), 1, 1, (), 0, 10), 77),  # an object that cannot be
+        ((102, 77, (100, 5, 0), 1, 1, ((1, -1),), 0, 10, b""), 77),  # a truncation that is none
+        ((102, 77, (100, 0, 0), 1, 1, (), 0, 10, b""), 77),  # an object that cannot be
         ((102, 77), 77),  # too few fields
-        ((102, True, (100, 5, 0), 1, 1, (), 0, 10), None),
-        ((102, -1, (100, 5, 0), 1, 1, (), 0, -10), None),
+        ((102, True, (100, 5, 0), 1, 1, (), 0, 10, b""), None),
+        ((102, -1, (100, 5, 0), 1, 1, (), 0, -10, b""), None),
         ((102,), None),
         ((11, -5), None),  # a Ping has no call
     ],
@@ -173,6 +173,6 @@ def test_messages_without_fields_and_nested_ones() -> None:
     create = Create(Cred(1, 2, (3, 4)), 1, b"n", 0o100644)
     assert codec.to_tuple(create) == (32, (20, 1, 2, (3, 4)), 1, b"n", 0o100644)
     assert codec.decode(codec.encode(create)) == create
-    read = ObjectRead(1, ObjectKey(2, 3), 4, 5, ((6, 7),), 8, 9)
-    assert codec.to_tuple(read) == (102, 1, (100, 2, 3), 4, 5, ((6, 7),), 8, 9)
+    read = ObjectRead(1, ObjectKey(2, 3), 4, 5, ((6, 7),), 8, 9, b"t")
+    assert codec.to_tuple(read) == (102, 1, (100, 2, 3), 4, 5, ((6, 7),), 8, 9, b"t")
     assert codec.decode(codec.encode(Ping(2**64 - 1))) == Ping(2**64 - 1)

@@ -12,6 +12,7 @@ import errno
 from typing import Any
 
 from mds.namespace import xattrs
+from mds.namespace.ops import reserve
 from mds.namespace.perm import without_set_id
 from mds.namespace.scope import Scope
 from wire.errors import FileSystemError
@@ -25,6 +26,7 @@ def apply(scope: Scope, op: Commit) -> Any:
     now = scope.now
     if op.end > inode.size:
         inode.size = op.end
+        reserve.resized(scope, op.ino, inode, truncated=False)
     if op.mtime_ns:
         written = min(op.mtime_ns, now)
         inode.mtime_ns = written if inode.mtime_ns > now else max(inode.mtime_ns, written)

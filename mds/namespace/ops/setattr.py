@@ -11,11 +11,14 @@ import errno
 import stat
 from typing import Any, Final
 
+from mds import schema
 from mds.namespace import xattrs
 from mds.namespace.inode import TRUNCATIONS_MAX, Inode
+from mds.namespace.ops import reserve
 from mds.namespace.perm import W, allowed, in_group, need, owns, without_set_id
 from mds.namespace.scope import Scope
 from wire import ops
+from wire.codec import pack
 from wire.errors import FileSystemError, Status
 from wire.ops import Cred, SetAttr
 
@@ -132,7 +135,9 @@ def _truncate(scope: Scope, inode: Inode, op: SetAttr) -> None:
             raise FileSystemError(Status.TRUNCATIONS_UNSETTLED)
         inode.truncate_seq += 1
         inode.truncations = (*kept, (inode.truncate_seq, op.size))
+        scope.store.put(schema.TRIMS, schema.u64(op.ino), pack((scope.now,)))
     inode.size = op.size
+    reserve.resized(scope, op.ino, inode, truncated=True)
     inode.mtime_ns = scope.now
     if op.cred.uid != 0:
         inode.mode = without_set_id(inode.mode)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mds import schema
 from mds.namespace.scope import Scope
 from wire.ops import Settle
 
@@ -17,4 +18,6 @@ def apply(scope: Scope, op: Settle) -> Any:
     if kept != inode.truncations:
         inode.truncations = kept
         scope.put(op.ino, inode)
+        if not kept:
+            scope.store.delete(schema.TRIMS, schema.u64(op.ino))
     return None

@@ -142,6 +142,15 @@ def replace(scope: Scope, op: targetops.TargetReplace) -> Any:
     return _moved(scope)
 
 
+def space(scope: Scope, op: targetops.TargetSpace) -> Any:
+    """No change of the storage map: nobody but new files goes by it."""
+    for target, share in op.shares:
+        old = _find(scope, target)
+        if old is not None and old.share != share:
+            _put(scope, target, old._replace(share=share))
+            scope.storage_changed = True
+
+
 # --- records --------------------------------------------------------------------------------------
 
 

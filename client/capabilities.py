@@ -1,0 +1,164 @@
+"""The capabilities of open files (:mod:`wire.capability`): kept, shown with every call to a target, renewed in time."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+import trio
+
+from client import limits
+from client.credentials import ROOT
+from client.service import MetadataClient
+from client.targets import Buffer, Bulk, Targets
+from wire.capability import LIFETIME_US, READ, TRUNCATE, WRITE, parse_untrusted
+from wire.errors import FileSystemError, Status, describe
+from wire.fileops import Renew
+from wire.ops import Cred
+
+log = logging.getLogger(__name__)
+
+LIFETIME_S: Final = LIFETIME_US / 1e6
+
+
+class Held:
+    """What this mount holds for one file: for each right the capability that was given last. Times are trio's."""
+
+    __slots__ = ("_by_right", "_creds", "asking", "ino")
+
+    def __init__(self, ino: int) -> None:
+        self.ino = ino
+        self.asking: trio.Event | None = None
+        """Somebody is renewing; set when that is done."""
+        self._by_right: dict[int, tuple[bytes, float]] = {}
+        self._creds: dict[int, Cred] = {}
+
+    def take(self, token: bytes, cred: Cred | None, now: float) -> None:
+        """*token*, or b"" when the service had none to give, came just now, for *cred* (None: as before)."""
+        cap = parse_untrusted(token)
+        for right in (READ, WRITE, TRUNCATE):
+            if cap is not None and cap.rights & right:
+                self._by_right[right] = token, now
+            if cred is not None and cap is not None and cap.rights & right:
+                self._creds[right] = cred
+        if cred is not None:
+            self.asked_by(cred)
+
+    def asked_by(self, cred: Cred) -> None:
+        """Whoever was given nothing (yet) will ask as *cred*."""
+        for right in (READ, WRITE, TRUNCATE):
+            self._creds.setdefault(right, cred)
+
+    def at_hand(self, right: int, now: float) -> bytes:
+        """A capability that gives *right* and is good still; else b""."""
+        token, since = self._by_right.get(right, (b"", 0.0))
+        return token if now - since < LIFETIME_S else b""
+
+    def latest(self, right: int) -> bytes:
+        """The one given last, good or not."""
+        return self._by_right.get(right, (b"", 0.0))[0]
+
+    def cred(self, right: int) -> Cred:
+        """Who opened the file for that."""
+        return self._creds.get(right, ROOT)
+
+    def due(self, now: float) -> list[int]:
+        """Rights whose capability is half-way through its life."""
+        found: dict[bytes, int] = {}
+        for right, (token, since) in self._by_right.items():
+            if now - since >= LIFETIME_S / 2:
+                found.setdefault(token, right)
+        return list(found.values())
+
+
+class Access:
+    """Calls to targets, each with the capability that it needs."""
+
+    def __init__(self, service: MetadataClient, targets: Targets) -> None:
+        self._service = service
+        self._targets = targets
+
+    async def call(
+        self,
+        held: Held,
+        right: int,
+        chain: int,
+        make: Callable[[int, int, bytes], Any],
+        bulk: Bulk = b"",
+        size: int = 0,
+        *,
+        read: bool = False,
+    ) -> Buffer:
+        """As :meth:`client.targets.Targets.call`, for *make(call, chain version, capability)*.
+
+        One that is refused as expired is renewed and shown again, for as long as a fresh one may be refused because the
+        target is yet to hear of a new key: FRESH_REFUSED_S. Raises :class:`FileSystemError`.
+        """
+        pause = limits.OVERLOADED_FIRST_S
+        first_refused: float | None = None
+        while True:
+            token = held.at_hand(right, trio.current_time()) or await self.renew(held, right)
+            try:
+                return await self._targets.call(
+                    chain, lambda call, version: make(call, version, token), bulk, size, read=read  # noqa: B023 - at once
+                )
+            except FileSystemError as exc:
+                if exc.status != Status.CAPABILITY_EXPIRED:
+                    raise
+                now = trio.current_time()
+                if first_refused is None:
+                    first_refused = now
+                elif now - first_refused > limits.FRESH_REFUSED_S:
+                    log.error("inode %d: %s: fresh capabilities are refused: do the clocks differ?", held.ino, exc)
+                    raise FileSystemError(errno.EACCES, exc.what) from exc
+                else:
+                    await trio.sleep(pause)  # the target hears of keys within a heartbeat of the keeper
+                    pause = min(2 * pause, limits.OVERLOADED_MAX_S)
+            if token == held.latest(right):
+                await self.renew(held, right)
+
+    async def renew(self, held: Held, right: int) -> bytes:
+        """A new capability with *right* and whatever the last one with that gave. Raises :class:`FileSystemError`."""
+        before = held.latest(right)
+        while held.asking is not None:
+            await held.asking.wait()
+            if held.latest(right) != before:
+                return held.latest(right)  # else whoever asked was cancelled, or asked for another right
+        held.asking = done = trio.Event()
+        try:
+            return await self._renewed(held, right, before)
+        finally:
+            held.asking = None
+            done.set()
+
+    async def _renewed(self, held: Held, right: int, old: bytes) -> bytes:
+        pause = limits.OVERLOADED_FIRST_S
+        began = trio.current_time()
+        while True:
+            try:
+                _, token = await self._service.query_granting(Renew(held.cred(right), held.ino, right, old))
+            except FileSystemError as exc:
+                if exc.status != errno.EACCES or not old:
+                    raise
+                # 1. It was not renewed for so long that its key is forgotten (this host was suspended), or the session
+                # that it was given in has expired.  2. So permission is asked for anew, by whoever opened the file.
+                log.info("inode %d: %s", held.ino, exc)
+                old = b""
+                continue
+            if token:
+                held.take(token, None, trio.current_time())
+                return token
+            if trio.current_time() - began > limits.FRESH_REFUSED_S:
+                raise FileSystemError(errno.EACCES, "the service gives no capability")
+            await trio.sleep(pause)  # a new cluster: the keeper is about to have the first key ordered
+            pause = min(2 * pause, limits.OVERLOADED_MAX_S)
+
+    async def renew_due(self, held: Held) -> None:
+        """In the background: what is half-way through its life. Errors are logged; whoever needs it asks again."""
+        for right in held.due(trio.current_time()):
+            try:
+                await self.renew(held, right)
+            except FileSystemError as exc:
+                log.info("inode %d: capability not renewed: %s", held.ino, describe(exc.status))

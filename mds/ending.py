@@ -1,0 +1,30 @@
+"""How a replica's process comes to its end."""
+
+from __future__ import annotations
+
+import logging
+
+log = logging.getLogger(__name__)
+
+
+class Asked(Exception):
+    """An administrator asked this replica to stop."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"asked to stop (code {code})")
+        self.code = code
+
+
+def said(group: BaseExceptionGroup[Exception], code: int) -> int:
+    """The reason is logged; *code* is how the process ends."""
+    for exc in leaves_of(group):
+        log.critical("%s", exc)
+    return code
+
+
+def leaves_of(group: BaseExceptionGroup[Exception]) -> list[Exception]:
+    """The exceptions in the group and in the groups in it."""
+    found: list[Exception] = []
+    for exc in group.exceptions:
+        found += leaves_of(exc) if isinstance(exc, BaseExceptionGroup) else [exc]
+    return found
