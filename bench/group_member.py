@@ -28,8 +28,8 @@ import trio
 from daemon import logs
 from daemon.acquaintances import Acquaintances
 from daemon.journal import Journal
+from mds.limits import ACTIVE_TICK_US, GC_THRESHOLD, SWITCH_INTERVAL_S
 from mds.links import Links
-from mds.serve import ACTIVE_TICK_US, GC_THRESHOLD, SWITCH_INTERVAL_S
 from vsync import effects as ev
 from vsync import limits
 from vsync.machine import Machine

@@ -50,3 +50,12 @@ SNAPSHOT_STALL_S: Final = 10.0
 """A learner that takes no part of a snapshot for so long is given up."""
 
 assert BATCH_ENTRIES <= 4096, "inode numbers leave 12 bits for the entry (mds.schema.NUMBER_BITS)"
+
+SWITCH_INTERVAL_S: Final = 0.0005
+"""How long the interpreter lets one thread run while another waits: the loop must not wait for a writer's slice."""
+GC_THRESHOLD: Final = (20_000, 20, 50)
+"""Messages live for a millisecond and hold no cycles: the default, a pass per 700 objects, finds nothing."""
+ACTIVE_TICK_US: Final = 3_000
+"""Shortest sleep of the timer in an active view: under load its deadline moves with every message."""
+IDLE_TICK_US: Final = 10_000
+"""Longest sleep of the timer while no view is active: deadlines come and go quickly then."""

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from mds import schema, sessions
 from mds.batch import Decoded, decode_batch, decode_entry, well_formed
+from mds.layer import Effects
 from mds.locksets import look, seen_untrusted
 from mds.namespace import layout
 from mds.namespace import roster as rosters
@@ -51,7 +52,7 @@ from mds.namespace.queries import QUERIES, STORAGE_MAP, Handles
 from mds.namespace.roster import Roster
 from mds.namespace.scope import Scope
 from mds.sessions import Session
-from mds.store import Effects, Store, StoreCorrupt
+from mds.store import Store, StoreCorrupt
 from wire import ids, ops, targetops
 from wire.chains import StorageMap
 from wire.codec import pack, unpack_untrusted

@@ -11,7 +11,7 @@ import random
 import sys
 import time
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Any
 
 import trio
 
@@ -48,14 +48,6 @@ from wire.peer import Buffer, Connection, ConnectionLost, Listener
 
 log = logging.getLogger(__name__)
 
-SWITCH_INTERVAL_S: Final = 0.0005
-"""How long the interpreter lets one thread run while another waits: the loop must not wait for a writer's slice."""
-GC_THRESHOLD: Final = (20_000, 20, 50)
-"""Messages live for a millisecond and hold no cycles: the default, a pass per 700 objects, finds nothing."""
-ACTIVE_TICK_US: Final = 3_000
-"""Shortest sleep of the timer in an active view: under load its deadline moves with every message."""
-IDLE_TICK_US: Final = 10_000
-"""Longest sleep of the timer while no view is active: deadlines come and go quickly then."""
 
 
 def now_us() -> int:
@@ -332,9 +324,9 @@ class Process:
             now = now_us()
             until = self.replica.group.next_deadline()
             if not self.replica.active:
-                until = min(until, now + IDLE_TICK_US)
+                until = min(until, now + limits.IDLE_TICK_US)
             else:
-                until = max(until, now + ACTIVE_TICK_US)
+                until = max(until, now + limits.ACTIVE_TICK_US)
             self._timer_until = until
             if until > now:
                 with trio.CancelScope(deadline=trio.current_time() + (until - now) / 1e6) as self._timer_scope:
@@ -357,11 +349,11 @@ class Process:
         if scope is None:
             return
         deadline = self.replica.group.next_deadline()
-        if deadline + ACTIVE_TICK_US < self._timer_until:
+        if deadline + limits.ACTIVE_TICK_US < self._timer_until:
             scope.cancel()
             return
-        until = min(deadline, now_us() + ACTIVE_TICK_US)
-        if until > self._timer_until + ACTIVE_TICK_US // 2:
+        until = min(deadline, now_us() + limits.ACTIVE_TICK_US)
+        if until > self._timer_until + limits.ACTIVE_TICK_US // 2:
             scope.deadline += (until - self._timer_until) / 1e6
             self._timer_until = until
 
@@ -501,7 +493,7 @@ class Process:
                 nursery.start_soon(audit.audit, lambda: self.replica.state.store, self._read_whole, self._die)
                 gc.collect()
                 gc.freeze()  # what lives as long as the process is not looked at again
-                gc.set_threshold(*GC_THRESHOLD)
+                gc.set_threshold(*limits.GC_THRESHOLD)
                 task_status.started(self)
                 await self.fatal.wait()
                 assert self.error is not None
@@ -563,7 +555,7 @@ async def serve(
 
     Raises JournalCorrupt, StoreCorrupt with what to do about it; Removed; OSError when the address is taken.
     """
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    sys.setswitchinterval(limits.SWITCH_INTERVAL_S)
     me = config.replica(replica_id)
     joined = None
     if (me.joins or join is not None) and is_new(config, replica_id):

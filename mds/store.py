@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import lmdb
-from sortedcontainers import SortedList
 
 from mds import trust
+from mds.layer import MISSING, Effects, Layer
 from mds.loan import SLICE, Loan
 from mds.schema import META, META_SCHEMA, SCHEMA_VERSION, TABLES, Table
 from mds.seal import SUM_MASK, opened, part_of_sum, sealed
@@ -39,8 +39,6 @@ MAP_SIZE_MAX: Final = 1 << 45
 SCAN_FIRST: Final = 32
 SCAN_CHUNK: Final = 512
 """A scan fetches so many records from LMDB at a time: first few, for a caller that wants one, then more."""
-OVERHEAD: Final = 200
-"""What a record in a layer takes in memory beside its bytes: two objects' headers and a place in a dict."""
 SORT_RUN: Final = 16384
 """Keys sorted in one go when a layer is written: sorting holds the interpreter lock, a few milliseconds at most."""
 PACE: Final = 1024
@@ -52,10 +50,6 @@ SUMS: Final = b"sums"
 """LMDB's table beside ours with one record: the sum of all seals."""
 SUM_KEY: Final = b"sum"
 
-Effects = list[tuple[int, bytes, bytes | None]]
-"""What one request changed, in order: (table number, key, value or None for deleted)."""
-
-_MISSING: Final = object()
 _DAMAGE: Final = (
     lmdb.CorruptedError,
     lmdb.InvalidError,
@@ -98,70 +92,6 @@ class StoreFailed(Exception):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.what}"
-
-
-class Layer:
-    """Effects not yet in LMDB: per table key -> value, None for a key that is deleted."""
-
-    __slots__ = ("_fresh", "_sorted", "bytes", "tables")
-
-    def __init__(self) -> None:
-        self.tables: list[dict[bytes, bytes | None]] = [{} for _ in TABLES]
-        self.bytes = 0
-        # Keys in order, built when a table is first scanned and completed at each scan after that: a table which
-        # is only written to pays nothing, and one that is listed while it grows pays for each key once.
-        self._sorted: list[Any] = [None for _ in TABLES]
-        self._fresh: list[list[bytes]] = [[] for _ in TABLES]
-
-    def __bool__(self) -> bool:
-        return any(self.tables)
-
-    def set(self, n: int, key: bytes, value: bytes | None) -> Any:
-        """Set *key*; returns what it was in this layer (or _MISSING)."""
-        table = self.tables[n]
-        old = table.get(key, _MISSING)
-        table[key] = value
-        if old is _MISSING:
-            self.bytes += len(key) + OVERHEAD
-            if self._sorted[n] is not None:
-                self._fresh[n].append(key)
-        elif old is not None:
-            self.bytes -= len(old)  # type: ignore[arg-type]
-        if value is not None:
-            self.bytes += len(value)
-        return old
-
-    def unset(self, n: int, key: bytes, old: Any) -> None:
-        """Take back one :meth:`set` (in reverse order)."""
-        table = self.tables[n]
-        value = table[key]
-        if value is not None:
-            self.bytes -= len(value)
-        if old is not _MISSING:
-            table[key] = old
-            if old is not None:
-                self.bytes += len(old)
-            return
-        del table[key]
-        self.bytes -= len(key) + OVERHEAD
-        fresh = self._fresh[n]
-        if fresh and fresh[-1] == key:
-            fresh.pop()
-        elif self._sorted[n] is not None:
-            self._sorted[n].remove(key)  # a scan within the request had sorted it in
-
-    def keys(self, n: int, start: bytes, stop: bytes | None) -> Iterator[bytes]:
-        """Keys of table *n* in [start, stop), in order."""
-        if not self.tables[n]:
-            return iter(())
-        keys = self._sorted[n]
-        if keys is None:
-            keys = self._sorted[n] = SortedList(self.tables[n])
-        elif self._fresh[n]:
-            keys.update(self._fresh[n])
-            self._fresh[n].clear()
-        found: Iterator[bytes] = keys.irange(start, stop, (True, False))
-        return found
 
 
 class Store:
@@ -257,12 +187,12 @@ class Store:
     def get(self, table: Table, key: bytes) -> bytes | None:
         """The value of *key*, written to LMDB or not."""
         n = table.number
-        value = self._tables[n].get(key, _MISSING)
-        if value is not _MISSING:
+        value = self._tables[n].get(key, MISSING)
+        if value is not MISSING:
             return value  # type: ignore[return-value]
         if self._frozen is not None:
-            value = self._frozen.tables[n].get(key, _MISSING)
-            if value is not _MISSING:
+            value = self._frozen.tables[n].get(key, MISSING)
+            if value is not MISSING:
                 return value  # type: ignore[return-value]
         try:
             with self._map_lock:

@@ -26,7 +26,7 @@ OBJECTS: Final = "objects"
 KINDS: Final = frozenset((ENTRY, COOKIE, STRAY, LINKS, COUNT, TALLY, NAMELESS, OBJECTS))
 
 
-@message(73)
+@message(78)
 class Mend:
     """The admin tool has found something wrong. Void unless it is still so. Result: whether something was changed.
 

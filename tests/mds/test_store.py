@@ -21,8 +21,9 @@ from hypothesis.stateful import (
 )
 
 from mds import schema
+from mds.layer import Layer
 from mds.schema import COOKIES, INODES, META, TABLES
-from mds.store import Layer, Store, StoreCorrupt, StoreFailed
+from mds.store import Store, StoreCorrupt, StoreFailed
 
 KEYS = st.integers(0, 40).map(lambda n: bytes([n // 8, n % 8]))
 

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from mds.serve import ACTIVE_TICK_US, Process
+from mds.limits import ACTIVE_TICK_US
+from mds.serve import Process
 
 END = 1_000_000
 
