@@ -13,8 +13,19 @@ from mds import schema
 from mds.batch import decode_batch
 from mds.check import check
 from mds.locks import READ, UPDATE, WRITE, LockTable
-from mds.locksets import EVERYTHING, STORAGE, TREE, locks_of, look, seen_untrusted, slot_key
-from mds.machine import Outcome, StateMachine
+from mds.locksets import (
+    _LOCKS,
+    _LOOK,
+    _PLANNED,
+    EVERYTHING,
+    STORAGE,
+    TREE,
+    locks_of,
+    look,
+    seen_untrusted,
+    slot_key,
+)
+from mds.machine import _APPLY_ALL, Outcome, StateMachine
 from mds.schedule import Schedule
 from mds.store import Store
 from tests.mds.group import OWN
@@ -23,6 +34,8 @@ from tests.mds.test_machine import NAMES, flush, random_internal, random_op
 from wire import ops
 from wire.codec import encode, pack
 from wire.errors import OK, Status
+from wire.fileops import Reserve
+from wire.mending import Mend
 
 SESSION = (2 << schema.NUMBER_BITS) + schema.NUMBER_FIRST
 LAG = 4
@@ -89,6 +102,8 @@ class Histories:
             op = self._among_directories(random_op(rng, self.inos))
             if rng.random() < 0.1:
                 op = ops.Accessed(tuple((rng.choice(self.inos), rng.randrange(10**6)) for _ in range(3)))
+            elif rng.random() < 0.1:
+                op = Reserve(rng.choice(self.inos), rng.randrange(99), 10)
             head = time_ns, SESSION, slot, self.numbers[slot]
             if rng.random() < 0.02:
                 return rng.choice([(*head, b"junk"), (1, 2), "x", (*head, encode(op), "plan")])
@@ -201,6 +216,8 @@ _OWNER = {
     schema.ORPHANS.number: lambda key: int.from_bytes(key, "big"),
     schema.OWED.number: lambda key: int.from_bytes(key[1:], "big"),
     schema.RECLAIM.number: lambda key: int.from_bytes(key, "big"),
+    schema.TRIMS.number: lambda key: int.from_bytes(key, "big"),
+    schema.APPENDS.number: lambda key: int.from_bytes(key, "big"),
     schema.SESSIONS.number: lambda key: ("session", int.from_bytes(key, "big")),
     schema.SESSION_KEYS.number: lambda key: ("sessions",),
     schema.REPLIES.number: lambda key: ("slot", int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")),
@@ -348,6 +365,13 @@ def test_only_what_conflicts_with_a_held_request_waits(world_path: Path) -> None
     for name in (b"a", b"b"):
         world.ok(ops.Unlink(ROOT, one, name))
     world.finish()
+
+
+def test_what_locks_everything_is_meant_to() -> None:
+    """An operation that nobody gave a lock set is right, and stops everybody."""
+    unplanned = {kind for kind in _APPLY_ALL if kind not in _LOCKS}
+    assert unplanned == {*_LOOK, Mend}, "Mend sets counts that all others move"
+    assert set(_PLANNED) == set(_LOOK)
 
 
 def test_names_and_slots_are_keys_of_their_own() -> None:
