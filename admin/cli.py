@@ -17,6 +17,7 @@ from admin import mounts, state_commands, target_commands
 from admin.ask import ASK_TIMEOUT_S, register_targets
 from admin.local import REPLICAS_MAX, TARGETS_MAX, ClusterError, LocalCluster, become_watchdog, find_config
 from admin.mounts import MountError
+from admin.quotas import quota
 from admin.replica_cli import replica
 from admin.reporting import reported as _reported
 from admin.status import fetch_blocking, show
@@ -319,6 +320,7 @@ def register(spec: Path, timeout_s: float) -> None:
 for _command in (*target_commands.COMMANDS, *state_commands.COMMANDS):
     main.add_command(_command)
 main.add_command(replica)
+main.add_command(quota)
 
 
 # --- daemons --------------------------------------------------------------------------------------

@@ -25,10 +25,11 @@ from daemon.config import Config
 from mds import schema
 from mds.check import check
 from mds.mend import mends
+from mds.namespace.inline import Contents
 from mds.namespace.inode import decode
 from wire import mending
 from wire.chains import SERVING
-from wire.codec import encode
+from wire.codec import encode, unpack_untrusted
 from wire.errors import FileSystemError, Status
 from wire.mending import Mend
 from wire.messages import AdminCall
@@ -119,6 +120,7 @@ def _left_behind(
     _, _, chains = trio.run(storage_map, config)
     serving = {(chain, t) for chain, _, members in chains for t, state in members if state == SERVING}
     left: dict[int, dict[int, int]] = {}
+    moved = _moved(copy)
     for target, objects in sorted(held.items()):
         found.objects += len(objects)
         for ino, column, chain in objects:
@@ -126,7 +128,8 @@ def _left_behind(
             if ino >= copy.numbers_below or (chain, target) not in serving:
                 continue
             key = schema.u64(ino)
-            if copy.store.get(schema.INODES, key) is None and copy.store.get(schema.RECLAIM, key) is None:
+            known = ino in moved or copy.store.get(schema.INODES, key) is not None
+            if not known and copy.store.get(schema.RECLAIM, key) is None:
                 left.setdefault(ino, {})[column] = chain
     wanted = []
     for number, (ino, columns) in enumerate(sorted(left.items())):
@@ -141,11 +144,18 @@ def _left_behind(
     return wanted
 
 
+def _moved(copy: Copy) -> set[int]:
+    """Numbers of objects that are not their inodes': of files that have grown out of the metadata, or are about to."""
+    numbers = {decode(value).objects for _, value in copy.store.scan(schema.INODES, b"", None)}
+    numbers.update(Contents(*unpack_untrusted(v)).growing for _, v in copy.store.scan(schema.INLINE, b"", None))
+    return numbers - {0}
+
+
 def _hollow(copy: Copy, held: dict[int, set[Object]], found: Found, whole: bool) -> None:
     """Inodes without objects, if all objects are known."""
     there = {ino for objects in held.values() for ino, _, _ in objects}
     for key, value in copy.store.scan(schema.INODES, b"", None):
         found.inodes += 1
         inode = decode(value)
-        if whole and inode.is_file and inode.size and inode.layout is not None:
-            found.hollow += int.from_bytes(key, "big") not in there
+        if whole and inode.is_file and inode.size and inode.layout is not None and not inode.inline:
+            found.hollow += (inode.objects or int.from_bytes(key, "big")) not in there

@@ -17,6 +17,7 @@ from admin import targets
 from admin.local import find_config
 from admin.reporting import reported
 from daemon.exits import EXIT_FAILED
+from wire.inline import INLINE_MAX
 
 LAYOUT: Final = "lockstep.layout"
 _SPEC = click.argument("spec", type=click.Path(path_type=Path), metavar="DIR|CONFIG")
@@ -210,13 +211,16 @@ Example:
 @click.option("--stripe-size", type=click.IntRange(4096, 8 << 20), help="Bytes, a multiple of 4096.")
 @click.option("--stripe-count", type=click.IntRange(1, 64), help="Targets that one file is spread over.")
 @click.option("--copies", type=click.IntRange(1, 3), help="Copies of the contents, each on another target.")
-def set_(path: Path, stripe_size: int | None, stripe_count: int | None, copies: int | None) -> None:
+@click.option("--inline", type=click.IntRange(0, INLINE_MAX), help="Bytes up to which a file is in the metadata alone.")
+def set_(
+    path: Path, stripe_size: int | None, stripe_count: int | None, copies: int | None, inline: int | None
+) -> None:
     """Set the layout of a directory (for files and directories made in it from now on) or of a file that is empty.
 
     What is not given stays as it is. The same can be done with setfattr -n lockstep.layout.
     """
     with reported():
-        given = {"stripe_size": stripe_size, "stripe_count": stripe_count, "copies": copies}
+        given = {"stripe_size": stripe_size, "stripe_count": stripe_count, "copies": copies, "inline": inline}
         text = " ".join(f"{name}={value}" for name, value in given.items() if value is not None)
         if not text:
             raise click.UsageError("nothing to set")

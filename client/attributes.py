@@ -26,6 +26,14 @@ class Attr(NamedTuple):
     """(stripe size, chain of each column); None for what has no data."""
     truncations: tuple[tuple[int, int], ...]
     """((seq, size), ...) that targets may not have carried out yet, oldest first."""
+    inline: int
+    """Above 0: the bytes are in the metadata, up to so many (wire.inline)."""
+    objects: int
+    """The number of its objects, where the bytes are otherwise."""
+    quota: int = 0
+    """The directory whose quota it is counted in; 0: none."""
+    acl: bool = False
+    """It has an access control list: the mode alone does not tell who may do what."""
 
     @property
     def is_directory(self) -> bool:

@@ -56,6 +56,10 @@ class Held:
         token, since = self._by_right.get(right, (b"", 0.0))
         return token if now - since < LIFETIME_S else b""
 
+    def void(self) -> None:
+        """They are for other objects than the file has by now: each is renewed before it is shown again."""
+        self._by_right = {right: (token, -LIFETIME_S) for right, (token, _) in self._by_right.items()}
+
     def latest(self, right: int) -> bytes:
         """The one given last, good or not."""
         return self._by_right.get(right, (b"", 0.0))[0]

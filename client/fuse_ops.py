@@ -124,7 +124,7 @@ class LockstepOperations(pyfuse3.Operations):
 
     supports_dot_lookup = False  # only for NFS export, which needs handles that survive us
     enable_writeback_cache = False  # the kernel would decide on sizes and times; the service does
-    enable_acl = False  # the service checks; the kernel would check again, on cached attributes
+    enable_acl = False  # the service checks; the kernel would check again, on what it has cached
 
     def __init__(self, volume: Volume, policy: CachePolicy, root: int = ids.ROOT_INO) -> None:
         """*root*: the inode that is mounted (the file system's root, or a directory below it)."""
@@ -302,10 +302,19 @@ class LockstepOperations(pyfuse3.Operations):
         handle, attr = await self._volume.create(cred, parent, name, mode & 0o7777, flags, ctx.pid)
         return self._info(handle.number, flags), self._given(attr)
 
+    def _read_known(self, fh: int, off: int, size: int) -> Any:
+        found = self._volume.read_known(self._volume.files.get(fh), off, size)
+        return _HAS_TO_WAIT if found is None else found
+
+    @_at_once(_read_known)
     @_operation
     async def read(self, fh: int, off: int, size: int) -> Any:
         return await self._volume.read(self._volume.files.get(fh), off, size)
 
+    def _write_at_once(self, fh: int, off: int, buf: bytes) -> Any:
+        return len(buf) if self._volume.write_at_once(self._volume.files.get(fh), off, buf) else _HAS_TO_WAIT
+
+    @_at_once(_write_at_once)
     @_operation
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         return await self._volume.write(self._volume.files.get(fh), off, buf)
@@ -369,10 +378,12 @@ class LockstepOperations(pyfuse3.Operations):
                 return await volume.lookup(ops.Cred(0, 0, ()), ino, name)
             return await volume.getattr(ino)
         except FileSystemError as exc:
+            if exc.status == errno.EACCES:  # root is not root here (exports): the number of ".." stays unknown
+                return await volume.getattr(ino)
             if exc.status not in (errno.ESTALE, errno.ENOENT):
                 raise
             # Removed while it was open: rmdir(2) leaves a directory without entries.
-            return Attr(ino, stat.S_IFDIR | 0o700, 0, 0, 0, 0, 0, 0, 0, 0, None, ())
+            return Attr(ino, stat.S_IFDIR | 0o700, 0, 0, 0, 0, 0, 0, 0, 0, None, (), 0, ino)
 
     @_operation
     async def fsyncdir(self, fh: int, datasync: bool) -> None:

@@ -12,17 +12,17 @@ import errno
 import logging
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import trio
 
 from client import limits
 from client.attributes import Attr, attr_untrusted
-from client.capabilities import Access, Held
+from client.capabilities import Held
 from client.gather import Buffer, Run, deal, gather_unit
 from client.parallel import WriteFailed, together
-from client.service import MetadataClient, errno_of
+from client.service import errno_of
 from client.striping import Extent, split
-from client.targets import Targets
 from wire import ids
 from wire.capability import READ, TRUNCATE, WRITE
 from wire.columns import object_truncations
@@ -30,6 +30,9 @@ from wire.errors import FileSystemError, Status
 from wire.fileops import Reserve
 from wire.messages import ObjectKey, ObjectRead, ObjectSync, ObjectTruncate, ObjectWrite
 from wire.ops import Commit, GetAttr, SetAttr, Settle
+
+if TYPE_CHECKING:
+    from client.pool import FilePool
 
 log = logging.getLogger(__name__)
 
@@ -41,104 +44,6 @@ class _Flight:
     start: int
     stop: int
     done: trio.Event = field(default_factory=trio.Event)
-
-
-class FilePool:
-    """The open files of one mount, and what they share: the memory they may use, the clock that writes them out."""
-
-    def __init__(self, nursery: trio.Nursery, service: MetadataClient, targets: Targets) -> None:
-        self.nursery = nursery
-        self.service = service
-        self.targets = targets
-        self._open: dict[int, FileData] = {}
-        self._dirty: set[FileData] = set()
-        self._any_dirty = trio.Event()
-        self.unsent = 0
-        """Bytes gathered or in flight, of all files."""
-        self.room = trio.Event()
-        """Set, and replaced, whenever ``unsent`` has become smaller."""
-        self.access = Access(service, targets)
-
-    def acquire(self, attr: Attr) -> FileData:
-        """The file of *attr*, kept until :meth:`release` was called as often."""
-        data = self._open.get(attr.ino)
-        if data is None:
-            data = self._open[attr.ino] = FileData(self, attr)
-        else:
-            data.learn(attr)
-        data.users += 1
-        return data
-
-    async def release(self, data: FileData) -> None:
-        """One user less; the last one sees to it that nothing stays unwritten (errors were for close to report)."""
-        try:
-            if data.users == 1 and data.is_dirty:
-                await data.settle()
-                await data.commit()
-        except FileSystemError as exc:
-            log.error("inode %d: written data could not be committed after close: %s", data.ino, exc)
-        finally:
-            self.let_go(data)
-
-    def let_go(self, data: FileData) -> None:
-        """One user less, at once: nothing is unwritten, or another user sees to it."""
-        data.users -= 1
-        if not data.users and not data.is_dirty:
-            self._open.pop(data.ino, None)
-
-    def get(self, ino: int) -> FileData | None:
-        return self._open.get(ino)
-
-    def mark_dirty(self, data: FileData) -> None:
-        if data not in self._dirty:
-            self._dirty.add(data)
-            self._any_dirty.set()
-
-    def freed(self, size: int) -> None:
-        self.unsent -= size
-        self.room.set()
-        self.room = trio.Event()
-
-    async def run(self) -> None:
-        """Write out what has been gathered for long, commit what has been written for long."""
-        while True:
-            if not self._dirty:
-                self._any_dirty = trio.Event()
-                await self._any_dirty.wait()
-            await trio.sleep(limits.GATHER_AGE_S / 2)
-            now = trio.current_time()
-            for data in list(self._dirty):
-                if not data.is_dirty:
-                    self._dirty.discard(data)
-                    if not data.users:
-                        self._open.pop(data.ino, None)
-                elif data.grow_old(now):
-                    self.nursery.start_soon(data.commit_aged)
-
-    async def renew_often(self) -> None:
-        """See to it that the capabilities of open files do not expire."""
-        while True:
-            await trio.sleep(limits.RENEW_LOOK_S)
-            for data in list(self._open.values()):
-                await self.access.renew_due(data.held)
-
-    async def flush_all(self) -> None:
-        """Everything written so far to the targets and committed (unmount). Errors are logged."""
-
-        async def flush(data: FileData) -> None:
-            try:
-                await data.settle()
-                await data.commit()
-            except FileSystemError as exc:
-                log.error("inode %d: written data could not be committed: %s", data.ino, exc)
-
-        async with trio.open_nursery() as nursery:
-            for data in list(self._dirty):
-                nursery.start_soon(flush, data)
-
-    @property
-    def dirty_files(self) -> int:
-        return sum(1 for data in self._dirty if data.is_dirty)
 
 
 class FileData:
@@ -187,6 +92,11 @@ class FileData:
         return bool(self._uncommitted or self._flights or len(self._run))
 
     @property
+    def is_small(self) -> bool:
+        """Whether the bytes are in the metadata (client.small): what is written goes there with the commit."""
+        return False
+
+    @property
     def size(self) -> int:
         """Bytes of the file as this mount sees it."""
         return max(self.attr.size, self._end)
@@ -203,12 +113,16 @@ class FileData:
 
     def learn(self, attr: Attr) -> None:
         """*attr* came from the service. Its ctime never goes back, so an older answer is told by it."""
-        old = self.attr
+        old, attr = self.attr, self._latest(attr)
         if attr.ctime_ns < old.ctime_ns:
             return
         if attr.size != old.size or attr.mtime_ns != old.mtime_ns:
             self.version += 1
         self.attr = attr
+
+    def _latest(self, attr: Attr) -> Attr:
+        """*attr*, but for what we know better."""
+        return attr
 
     async def refresh(self) -> Attr:
         """The service's attributes of now, with what is pending here. Raises :class:`FileSystemError`."""
@@ -291,6 +205,11 @@ class FileData:
             self._run_since = now
         self._run.append(offset, data)
         self._pool.unsent += size
+        self._noted(end, privileged, now)
+        self._send_full(gather_unit(stripe_size))
+
+    def _noted(self, end: int, privileged: bool, now: float) -> None:
+        """Bytes up to *end* have been taken."""
         self._end = max(self._end, end)
         self._mtime_ns = time.time_ns()
         self._writes += 1
@@ -300,7 +219,6 @@ class FileData:
             self._uncommitted = True
             self._uncommitted_since = now
             self._pool.mark_dirty(self)
-        self._send_full(gather_unit(stripe_size))
 
     def _send_full(self, unit: int) -> None:
         """Send what reaches up to multiples of *unit*; the rest is gathered on."""
@@ -346,7 +264,7 @@ class FileData:
 
     async def _write_extent(self, extent: Extent, piece: tuple[Buffer, ...]) -> None:
         stripe_size, chains = self._layout()
-        key = ObjectKey(self.ino, extent.column)
+        key = ObjectKey(self.attr.objects, extent.column)
         chain = chains[extent.column]
         trims = object_truncations(self.attr.truncations, extent.column, stripe_size, len(chains))
         self._unsynced.add(extent.column)
@@ -388,10 +306,16 @@ class FileData:
         except FileSystemError as exc:
             if exc.status != errno.ETIMEDOUT:  # not "nobody answers" but "no": asking again would not help
                 self._settled(writes)
+                if not self._uncommitted:
+                    self._end, self._written_end, self.version = 0, 0, self.version + 1  # the file has not grown
                 self._failed(errno_of(exc), f"commit of size {end}: {exc}")
             raise
         self._attr_moves += 1
         self._settled(writes)
+        self._learn_own(attr, end)
+
+    def _learn_own(self, attr: Attr, end: int) -> None:
+        """*attr* is the answer to our commit of bytes up to *end*."""
         mine = attr.size == max(self.attr.size, end)
         version = self.version
         self.learn(attr)
@@ -414,7 +338,8 @@ class FileData:
         """Send what has waited for long; whether a commit is due."""
         if len(self._run) and now - self._run_since >= limits.GATHER_AGE_S:
             self._send_run()
-        due = self._uncommitted and now - self._uncommitted_since >= limits.COMMIT_AGE_S
+        age = limits.GATHER_AGE_S if self.is_small else limits.COMMIT_AGE_S
+        due = self._uncommitted and now - self._uncommitted_since >= age
         if due and self._committing_aged:
             return False
         self._committing_aged = due
@@ -444,7 +369,7 @@ class FileData:
             _, chains = self._layout()
 
             async def sync(column: int) -> None:
-                key, chain = ObjectKey(self.ino, column), chains[column]
+                key, chain = ObjectKey(self.attr.objects, column), chains[column]
                 try:
                     await self._pool.access.call(
                         self.held, WRITE, chain, lambda call, ver, token: ObjectSync(call, key, chain, ver, token)
@@ -459,7 +384,7 @@ class FileData:
 
     # -- reading
 
-    async def read(self, offset: int, size: int) -> Buffer:
+    async def read(self, offset: int, size: int, fresh: bool = True) -> Buffer:
         """Bytes ``[offset, offset + size)`` as far as the file goes; holes are zeros.
 
         Raises :class:`FileSystemError`.
@@ -509,7 +434,7 @@ class FileData:
     async def _read_extent(self, extent: Extent) -> Buffer:
         assert self.attr.layout is not None
         stripe_size, chains = self.attr.layout
-        key, chain = ObjectKey(self.ino, extent.column), chains[extent.column]
+        key, chain = ObjectKey(self.attr.objects, extent.column), chains[extent.column]
         trims = object_truncations(self.attr.truncations, extent.column, stripe_size, len(chains))
         data = await self._pool.access.call(
             self.held,
@@ -533,7 +458,7 @@ class FileData:
             self._truncating = done = trio.Event()
             try:
                 await self.settle()
-                if self._uncommitted and self._written_end > op.size:
+                if self._uncommitted and (self._written_end > op.size or self.is_small):
                     # 1. 9 bytes are written, the service still knows of size 0.  2. Truncation to 5: growth, to the
                     # service, which trims nothing.  3. Extension to 9: the old bytes come back. So tell it first.
                     # (test_random_writes_against_a_local_file)
@@ -544,7 +469,7 @@ class FileData:
                 self.version += 1
                 self._uncommitted = False
                 self._end = self._written_end = 0
-                self.attr = attr
+                self.attr = attr = self._latest(attr)
                 await self._trim(attr)
             finally:
                 self._truncating = None
@@ -579,7 +504,7 @@ class FileData:
         stripe_size, chains = attr.layout
 
         async def trim(column: int) -> None:
-            key, chain = ObjectKey(self.ino, column), chains[column]
+            key, chain = ObjectKey(self.attr.objects, column), chains[column]
             trims = object_truncations(attr.truncations, column, stripe_size, len(chains))
             await self._pool.access.call(
                 self.held,

@@ -99,10 +99,20 @@ READ_AHEAD_MAX: Final = 4 << 20
 """Bytes read ahead of a sequential reader: first window, doubled up to the largest."""
 READ_AHEAD_AGE_S: Final = 1.0
 """Data read ahead is not used when it is older: another mount may have written meanwhile."""
+KERNEL_READ_AHEAD: Final = 4 << 20
+"""What the kernel may read ahead of a sequential reader, into its own cache: a few of the largest requests that FUSE
+knows (1 MiB). It begins with little and doubles, so small files and random reads cost no more."""
 ACCESSES_AGE_S: Final = 1.0
 """That files were read from (atime) is told to the service this often, all in one request."""
 ACCESSES_MAX: Final = 16384
 """Files whose atime waits to be told; more within ACCESSES_AGE_S keep theirs."""
+QUOTA_ROOM_AGE_S: Final = 1.0
+"""How much room a quota has is asked again after this time: other mounts use it as well."""
+QUOTA_ROOMS_MAX: Final = 1024
+"""Quotas of which that is remembered."""
+GROW_FIRST_S: Final = 0.01
+GROW_MAX_S: Final = 0.2
+"""A file that another mount changes while it grows out here is tried again after so long, at first and at most."""
 TRIM_RETRIES: Final = 8
 """Times a truncation is tried again after TRUNCATIONS_UNSETTLED (others may truncate at the same time)."""
 

@@ -33,6 +33,8 @@ from wire.errors import FileSystemError
 log = logging.getLogger(__name__)
 
 MNT_DETACH: Final = 2
+BDI: Final = Path("/sys/class/bdi")
+"""What the kernel keeps per device, each under its number."""
 
 
 class MountFailed(Exception):
@@ -182,6 +184,8 @@ def _mount(
         # The kernel opens devices (FIFOs and sockets too) without asking us. Where it lets devices be devices,
         # it has to check.
         kernel.add("default_permissions")
+    # A kernel that checks would else go by the modes of what has an access control list.
+    operations.enable_acl = "default_permissions" in kernel
     try:
         pyfuse3.init(operations, where, kernel)
     except RuntimeError as exc:
@@ -204,7 +208,7 @@ async def _serve(
             async def answer(task_status: trio.TaskStatus[trio.lowlevel.Task]) -> None:
                 nonlocal unmounted
                 task_status.started(trio.lowlevel.current_task())
-                kernel_turn.install()
+                kernel_turn.install(operations.running)
                 await pyfuse3.main(limits.FUSE_TASKS_IDLE, limits.FUSE_TASKS_MAX)
                 unmounted = True
                 log.info("%s was unmounted", where)
@@ -213,7 +217,8 @@ async def _serve(
             async def announce() -> None:
                 await operations.initialised.wait()
                 # Asked through the kernel: the answer proves that the mount serves.
-                await trio.to_thread.run_sync(os.stat, where, abandon_on_cancel=True)
+                root = await trio.to_thread.run_sync(os.stat, where, abandon_on_cancel=True)
+                _read_far_ahead(root.st_dev)
                 log.info("mounted at %s", where)
                 ready()
 
@@ -233,6 +238,19 @@ async def _serve(
     finally:
         # Also unmounts when it is still mounted (a failure of ours): nobody finds a dead mount afterwards.
         pyfuse3.close(unmount=not unmounted)
+
+
+def _read_far_ahead(device: int, bdi: Path = BDI) -> None:
+    """Have the kernel read large files in pieces of a megabyte, several at a time.
+
+    Its default for FUSE is 128 KiB, which a file system may only lower in its answer to INIT; the superuser may raise
+    it afterwards. A mount of anyone else reads on with the default.
+    """
+    knob = bdi / f"{os.major(device)}:{os.minor(device)}" / "read_ahead_kb"
+    try:
+        knob.write_text(f"{limits.KERNEL_READ_AHEAD >> 10}\n")
+    except OSError as exc:
+        log.info("%s stays as it is, large files are read more slowly: %s", knob, exc.strerror)
 
 
 async def _end_with_connection(

@@ -157,6 +157,8 @@ class NameCache:
         attr = self._attrs.get(parent)
         if attr is None:
             return False
+        if attr.acl and cred.uid != attr.uid:
+            return False  # the mode does not say it
         if cred.uid == attr.uid:
             return bool(attr.mode & 0o100)
         if cred.gid == attr.gid or attr.gid in cred.groups:
@@ -171,7 +173,7 @@ class NameCache:
         if self._names.get(parent, {}).get(name) != attr.ino:
             return 0.0  # called back, or never under the lease: it may be another directory's by now
         above = self._attrs.get(parent)
-        if above is None or above.mode & _DIRECTORY_X != _DIRECTORY_X:
+        if above is None or above.acl or above.mode & _DIRECTORY_X != _DIRECTORY_X:
             return 0.0
         until = min(now + KERNEL_S, self.until)
         if len(self._kernel) > INODES_MAX:

@@ -579,7 +579,9 @@ class Session:
 
 
 def _ino_of(body: bytes) -> int:
-    return attr_untrusted(unpack_untrusted(body)).ino
+    """Of the answer to a Create, attr, or an Open, ``(attr, contents)``."""
+    value = unpack_untrusted(body)
+    return attr_untrusted(value[0] if type(value) is tuple and len(value) == 2 else value).ino
 
 
 def _number_of(body: bytes) -> int:

@@ -17,17 +17,19 @@ from typing import Any, Final
 
 import trio
 
-from client import limits
+from client import limits, quotas
 from client.accesses import Accesses
 from client.attributes import Attr, attr_untrusted
 from client.credentials import ROOT
 from client.gather import Buffer
 from client.inodes import DirectoryHandle, FileHandle, HandleTable
-from client.io import FileData, FilePool
+from client.io import FileData
 from client.namecache import ABSENT
 from client.parallel import WriteFailed
+from client.pool import FilePool
 from client.readahead import ReadAhead
 from client.service import MetadataClient, boottime
+from client.small import Contents, SmallFile
 from client.targets import Targets
 from wire import ids, ops
 from wire.codec import unpack_untrusted
@@ -37,6 +39,7 @@ from wire.messages import TargetStat
 log = logging.getLogger(__name__)
 
 CAPABILITY: Final = b"security.capability"
+ACL: Final = b"system.posix_acl_access"
 DIRECTORY_NUMBERS: Final = 1 << 32
 """Handles of directories are numbered from here on, so that a number tells what it is of."""
 
@@ -81,6 +84,7 @@ class Volume:
         self._atime = atime
         self._accesses = Accesses()
         self._accessed = trio.Event()
+        self._rooms = quotas.Rooms(self.service.query, lambda: self.pool.dirty)
         self._pool: FilePool | None = None
         self._targets: Targets | None = None
 
@@ -97,7 +101,7 @@ class Volume:
             self._targets = Targets(
                 nursery, self._cluster, self._who, self.service.uuid, storage_map, self._soft_after
             )
-            self._pool = FilePool(nursery, self.service, self._targets)
+            self._pool = FilePool(nursery, self.service, self._targets, SmallFile)
             nursery.start_soon(self._pool.run)
             nursery.start_soon(self._pool.renew_often)
             nursery.start_soon(self._tell_accesses_often)
@@ -117,8 +121,8 @@ class Volume:
         with trio.move_on_after(flush_s):
             await self.pool.flush_all()
             await self._tell_accesses()
-        if self.pool.dirty_files:
-            log.error("%d files have written data that could not be saved: it is lost", self.pool.dirty_files)
+        if self.pool.dirty:
+            log.error("%d files have written data that could not be saved: it is lost", len(self.pool.dirty))
         await self.service.close()
 
     # -- attributes and names
@@ -164,17 +168,17 @@ class Volume:
 
     def getattr_cached(self, ino: int) -> Attr | None:
         """As :meth:`getattr`, at once: None when the service has to be asked."""
-        # Of an open file others may have written more, which no lease covers until they commit it.
-        return None if self.pool.get(ino) is not None else self.service.cache.getattr(ino, boottime())
+        known = self.service.cache.getattr(ino, boottime())
+        return None if known is None else self.seen(known)
 
     async def getattr(self, ino: int) -> Attr:
+        known = self.getattr_cached(ino)
+        if known is not None:
+            return known
         data = self.pool.get(ino)
         if data is not None:
             return await data.refresh()
         cache = self.service.cache
-        known = self.getattr_cached(ino)
-        if known is not None:
-            return known
         status, result, stamp = await self.service.query_leased(ops.GetAttr(ino))
         if status != OK:
             raise FileSystemError(status, "GetAttr")
@@ -195,7 +199,7 @@ class Volume:
             changed = attr_untrusted(await self.service.request(op))
             if op.valid & ops.SET_MODE and changed.mode & 0o111 != 0o111:
                 # Whoever may pass through a directory has changed when this returns, for the kernel here, too.
-                await trio.sleep(max(0.0, self.service.cache.kernel_until(op.ino) - boottime()))
+                await self._kernel_forgets(op.ino)
             return self.seen(changed)
         attr = attr_untrusted(await self.service.query(ops.GetAttr(op.ino)))
         if not attr.is_regular:
@@ -207,6 +211,10 @@ class Volume:
         finally:
             with trio.CancelScope(shield=True):  # settles nothing: set_size left nothing pending, or others hold it
                 await self.pool.release(data)
+
+    async def _kernel_forgets(self, ino: int) -> None:
+        """Wait until the kernel asks before it passes through directory *ino*."""
+        await trio.sleep(max(0.0, self.service.cache.kernel_until(ino) - boottime()))
 
     async def mkdir(self, cred: ops.Cred, parent: int, name: bytes, mode: int) -> Attr:
         return attr_untrusted(await self.service.request(ops.Mkdir(cred, parent, name, mode)))
@@ -253,6 +261,8 @@ class Volume:
     # -- extended attributes
 
     async def getxattr(self, cred: ops.Cred, ino: int, name: bytes) -> bytes:
+        if name in quotas.USAGE:
+            return await quotas.usage(self.service.query, cred, ino, name)
         data = self.pool.get(ino) if name == CAPABILITY else None
         if data is not None and trio.current_time() < data.no_capability_until:
             raise FileSystemError(errno.ENODATA)
@@ -266,6 +276,8 @@ class Volume:
 
     async def setxattr(self, cred: ops.Cred, ino: int, name: bytes, value: bytes, flags: int = 0) -> None:
         await self.service.request(ops.SetXattr(cred, ino, name, value, flags))
+        if name == ACL:
+            await self._kernel_forgets(ino)
         data = self.pool.get(ino)
         if data is not None:
             data.no_capability_until = 0.0
@@ -293,7 +305,10 @@ class Volume:
                     raise
             else:
                 attr = attr_untrusted(made)
-                return self._opened(cred, attr, flags, pid, generation, granted), attr
+                handle = self._opened(cred, attr, flags, pid, generation, granted, (0, b""))
+                # It is new: the kernel need not wait for an answer to know that it has none before it writes.
+                handle.data.no_capability_until = trio.current_time() + limits.CAPABILITY_CACHE_S
+                return handle, attr
             try:
                 there = await self.lookup(cred, parent, name)
                 if stat.S_ISLNK(there.mode):
@@ -309,8 +324,9 @@ class Volume:
     async def open(self, cred: ops.Cred, ino: int, flags: int, pid: int = 0) -> FileHandle:
         generation = self.service.generation
         found, granted = await self.service.query_granting(ops.Open(cred, ino, flags))
-        attr = attr_untrusted(found)
-        handle = self._opened(cred, attr, flags, pid, generation, granted)
+        told, contents = found
+        attr = attr_untrusted(told)
+        handle = self._opened(cred, attr, flags, pid, generation, granted, contents)
         if flags & os.O_TRUNC and attr.is_regular:  # with O_RDONLY too: POSIX leaves that open, Linux truncates
             try:
                 op = ops.SetAttr(cred, ino, ops.SET_SIZE, 0, 0, 0, 0, 0, 0, True)
@@ -322,10 +338,20 @@ class Volume:
         return handle
 
     def _opened(
-        self, cred: ops.Cred, attr: Attr, flags: int, pid: int, generation: int, granted: bytes
+        self,
+        cred: ops.Cred,
+        attr: Attr,
+        flags: int,
+        pid: int,
+        generation: int,
+        granted: bytes,
+        contents: Contents | None,
     ) -> FileHandle:
         """No checkpoint between the answer that counted the handle and this: cancelled, it would be lost."""
+        first = self.pool.get(attr.ino) is None
         data = self.pool.acquire(attr)
+        assert isinstance(data, SmallFile), "the pool was told to make these"
+        data.opened(contents, first)
         data.held.take(granted, cred, trio.current_time())
         ahead = ReadAhead(self.pool.nursery)
         handle = FileHandle(self.files.next_number(), data, flags, pid, generation, data.errors, ahead, cred.uid == 0)
@@ -336,6 +362,17 @@ class Volume:
         if handle.generation != self.service.generation:
             raise FileSystemError(errno.ESTALE, "the session this file was opened in has expired")
 
+    def read_known(self, handle: FileHandle, offset: int, size: int) -> Buffer | None:
+        """As :meth:`read`, at once: the bytes of a small file, or None when they have to be asked for."""
+        self._check(handle)
+        data = handle.data
+        if handle.direct or not isinstance(data, SmallFile) or (offset + size > data.size and not self._page_cache):
+            return None
+        found = data.read_known(offset, size)
+        if found is not None and self._atime and not handle.flags & os.O_NOATIME:
+            self._note_access(data)
+        return found
+
     async def read(self, handle: FileHandle, offset: int, size: int) -> Buffer:
         self._check(handle)
         data = handle.data
@@ -344,8 +381,8 @@ class Volume:
         if self._atime and not handle.flags & os.O_NOATIME:
             self._note_access(data)
         stop = min(offset + size, data.size)
-        if handle.direct or stop <= offset or stop - offset >= limits.READ_AHEAD_MAX:
-            return await data.read(offset, size)
+        if handle.direct or data.is_small or stop <= offset or stop - offset >= limits.READ_AHEAD_MAX:
+            return await data.read(offset, size, fresh=handle.direct)
         await data.settle_range(offset, stop)
         return await handle.ahead.read(data, offset, stop)
 
@@ -368,14 +405,27 @@ class Volume:
             except FileSystemError as exc:
                 log.info("atime of %d files is not kept: %s", len(told.files), exc)
 
+    def write_at_once(self, handle: FileHandle, offset: int, buffer: Buffer) -> bool:
+        """As :meth:`write` of all of *buffer*, if nothing has to be waited for; else False, and nothing is done."""
+        self._check(handle)
+        data = handle.data
+        if handle.synchronous or handle.direct or not isinstance(data, SmallFile):
+            return False
+        return data.write_at_once(offset, buffer, handle.append, handle.privileged)
+
     async def write(self, handle: FileHandle, offset: int, buffer: Buffer) -> int:
         self._check(handle)
         data = handle.data
+        if data.attr.quota:
+            growth = len(buffer) if handle.append else offset + len(buffer) - data.size
+            await self._rooms.claim(data.attr.quota, growth)
         taken = await data.write(offset, buffer, append=handle.append, privileged=handle.privileged)
         if handle.synchronous:
             await self.fsync(handle)
         elif handle.direct:
             await data.settle()
+            if data.is_small:
+                await data.commit()
             handle.errors = self._report(handle)
         return taken
 
@@ -453,9 +503,16 @@ class Volume:
         if handle.buffer or handle.complete:
             return
         # Permission was asked when it was opened; asked by root, so that a later chmod does not stop the listing.
-        op = ops.ReadDir(ROOT, handle.ino, cookie, limits.READDIR_BATCH)
+        # Where root is not root (exports), the one who opened it asks.
         try:
-            found, end = await self.service.query(op)
+            try:
+                found, end = await self.service.query(ops.ReadDir(ROOT, handle.ino, cookie, limits.READDIR_BATCH))
+            except FileSystemError as exc:
+                if exc.status != errno.EACCES:
+                    raise
+                found, end = await self.service.query(
+                    ops.ReadDir(handle.cred, handle.ino, cookie, limits.READDIR_BATCH)
+                )
         except FileSystemError as exc:
             if exc.status not in (errno.ENOENT, errno.ESTALE):
                 raise

@@ -14,11 +14,13 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Final
 
 from wire import ids
 from wire.chains import COPIES_MAX
+from wire.inline import INLINE_MAX
 from wire.peer import split_address
 
 CONFIG_NAME: Final = "lockstep.toml"
@@ -29,6 +31,7 @@ STRIPE_SIZE_MAX: Final = 8 << 20
 """One stripe unit must fit one frame's bulk data (wire.framing.BULK_MAX)."""
 STRIPE_COUNT_MAX: Final = 64
 CONFIG_SIZE_MAX: Final = 1 << 20
+SQUASHES: Final = ("root", "all", "none")
 
 
 class ConfigError(Exception):
@@ -59,6 +62,8 @@ class StorageConfig:
     """Columns of a new file; fewer when there are fewer targets."""
     copies: int = 1
     """Copies of a new file's data, on different targets; fewer when there are fewer targets."""
+    inline: int = 4096
+    """Bytes of a new file that are kept in the metadata; one that grows larger is striped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +97,17 @@ class ClientConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ExportConfig:
+    """``[[export]]``: as whom requests from a network count."""
+
+    clients: str
+    """An address, or a network as 10.1.0.0/16."""
+    squash: str = "root"
+    """``root``: uid 0 and gid 0 count as ``anonymous``; ``all``: everybody does; ``none``: nobody."""
+    anonymous: int = 65534
+
+
+@dataclass(frozen=True, slots=True)
 class VoterConfig:
     """One voter of the group: a metadata replica, or a witness hosted by target ``target``."""
 
@@ -114,6 +130,7 @@ class Config:
     targets: tuple[TargetConfig, ...]
     storage: StorageConfig = field(default_factory=StorageConfig)
     client: ClientConfig = field(default_factory=ClientConfig)
+    exports: tuple[ExportConfig, ...] = ()
 
     @property
     def voters(self) -> tuple[VoterConfig, ...]:
@@ -235,6 +252,7 @@ def _storage(section: _Section) -> StorageConfig:
         section.number("stripe_size", STRIPE_SIZE_MIN, STRIPE_SIZE_MAX, default.stripe_size),
         section.number("stripe_count", 1, STRIPE_COUNT_MAX, default.stripe_count),
         section.number("copies", 1, COPIES_MAX, default.copies),
+        section.number("inline", 0, INLINE_MAX, default.inline),
     )
     if made.stripe_size % 4096:
         raise section.fail("stripe_size", f"{made.stripe_size} is not a multiple of 4096")
@@ -274,6 +292,20 @@ def _client(section: _Section) -> ClientConfig:
     return made
 
 
+def _export(section: _Section) -> ExportConfig:
+    clients = section.text("clients", _REQUIRED)
+    try:
+        network = str(ip_network(clients))
+    except ValueError as exc:
+        raise section.fail("clients", str(exc)) from exc
+    squash = section.text("squash", "root")
+    if squash not in SQUASHES:
+        raise section.fail("squash", f"{squash!r} is none of {', '.join(SQUASHES)}")
+    made = ExportConfig(network, squash, section.number("anonymous", 1, 2**32 - 2, 65534))
+    section.end()
+    return made
+
+
 def _refuse_twice(path: Path, items: Iterable[tuple[str, str, object]], what: Callable[[Any], str]) -> None:
     """Of *items* (who, key, value) no two may have the same value."""
     seen: dict[object, str] = {}
@@ -299,11 +331,14 @@ def parse(text: str, path: Path) -> Config:
         replicas=tuple(_replica(s) for s in top.sections("replica")),
         targets=tuple(_target(s) for s in top.sections("target")),
         client=_client(top.section("client")),
+        exports=tuple(_export(s) for s in top.sections("export")),
     )
     top.end()
     if not config.replicas:
         raise ConfigError(path, "replica", "at least one [[replica]] is needed")
     _refuse_doubles(config)
+    networks = ((f"export[{k}]", "clients", one.clients) for k, one in enumerate(config.exports, 1))
+    _refuse_twice(path, networks, lambda v: f"network {v}")
     return config
 
 
@@ -380,6 +415,8 @@ def render(config: Config) -> str:
         "# Copies of a new file's data, each on another target. With two, any target may be lost. A directory may have",
         "# a layout of its own: see lockstep layout.",
         f"copies = {config.storage.copies}",
+        "# Files of at most so many bytes (up to 65536) are kept in the metadata, without a storage target; 0: none.",
+        f"inline = {config.storage.inline}",
         "",
         "# Metadata replicas: each holds all metadata and serves clients. id: 1 to 255, never given to another disk.",
         "# This is how the cluster began; who belongs to it now is part of its state (lockstep replica list). One that",
@@ -416,7 +453,18 @@ def render(config: Config) -> str:
         f"soft = {'true' if config.client.soft else 'false'}",
         f"timeout_ms = {config.client.timeout_ms}",
         "",
+        "# As whom requests from a network count, for each network: [[export]] with clients = \"10.1.0.0/16\" and",
+        "# squash = \"root\" (root there is user and group `anonymous`, 65534), \"all\" or \"none\". The narrowest",
+        "# network that holds an address counts; without any, root is root. The replicas read it at their start.",
     ]
+    for export in config.exports:
+        out += [
+            "[[export]]",
+            f"clients = {_quoted(export.clients)}",
+            f"squash = {_quoted(export.squash)}",
+            f"anonymous = {export.anonymous}",
+            "",
+        ]
     return "\n".join(out)
 
 

@@ -28,12 +28,18 @@ def beginning(config: Config, joined: Known | None) -> tuple[list[Record], Boots
             storage.stripe_size,
             storage.stripe_count,
             storage.copies,
+            storage.inline,
             replicas=tuple(sorted(replicas)),
             witnesses=witnesses,
         )
     roster = joined.roster
     return [], Bootstrap(
-        storage.stripe_size, storage.stripe_count, storage.copies, replicas=roster.replicas, witnesses=roster.witnesses
+        storage.stripe_size,
+        storage.stripe_count,
+        storage.copies,
+        storage.inline,
+        replicas=roster.replicas,
+        witnesses=roster.witnesses,
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from mds.machine import StateMachine
+from mds.namespace.inline import objects_of
 from wire import ops
 from wire.capability import (
     ALL_FILES,
@@ -27,6 +28,7 @@ from wire.capability import (
 )
 from wire.codec import unpack_untrusted
 from wire.fileops import Renew
+from wire.inline import GrowOut
 
 O_ACCMODE: Final = 3
 O_TRUNC: Final = 0o1000
@@ -34,6 +36,7 @@ _BY_ACCESS: Final = (READ, WRITE | TRUNCATE, READ | WRITE | TRUNCATE, READ | WRI
 _CREATED: Final = READ | WRITE | TRUNCATE
 """Whoever makes a file may write it, whatever its mode is (open(2)); the kernel holds a handle to its flags."""
 _LAYOUT: Final = ops.ATTR_FIELDS.index("layout")
+_OBJECTS: Final = ops.ATTR_FIELDS.index("objects")
 
 
 class Signer:
@@ -58,11 +61,17 @@ class Signer:
         elif kind is Renew:
             known = parse_untrusted(op.old)
             rights = known.rights if known is not None else op.rights
+        elif kind is GrowOut:
+            rights = WRITE
         else:
             return b""
-        attr = unpack_untrusted(body)
+        attr, number = unpack_untrusted(body), 0
+        if kind is ops.Open:
+            attr, _ = attr
+        elif kind is GrowOut:
+            number, attr = attr  # what the bytes are to be written to, not the file's yet
         layout = attr[_LAYOUT]
-        return b"" if layout is None else self._signed(uuid, rights, attr[0], session, layout[1])
+        return b"" if layout is None else self._signed(uuid, rights, number or attr[_OBJECTS], session, layout[1])
 
     def service(self, uuid: bytes) -> bytes:
         """For this replica itself, which its Hello calls *uuid*: to delete what is owed, and to cut off."""
@@ -85,7 +94,7 @@ class Signer:
         return (
             known is not None
             and is_signed(op.old, known, keys, uuid)
-            and known.ino == op.ino
+            and known.ino in (op.ino, objects_of(self.state.store, op.ino))  # another, when it has grown out since
             and known.session == session
             and (has_open or known.rights == TRUNCATE)
         )

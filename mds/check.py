@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from mds import schema
+from mds import schema, usage
 from mds.namespace.inode import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, TRUNCATIONS_MAX, Inode, decode
 from mds.sessions import Session
 from mds.store import Store
@@ -53,6 +53,8 @@ def _problems(store: Store) -> Iterator[str]:
     yield from _check_orphans(store)
     yield from _check_sessions(store)
     yield from _check_storage(store)
+    yield from usage.problems(store)
+    yield from _check_inline(store)
 
 
 def _number(key: bytes) -> int:
@@ -217,3 +219,23 @@ def _check_storage(store: Store) -> Iterator[str]:
         for target, _state in unpack_untrusted(value)[1]:
             if store.get(schema.TARGETS, schema.target_key(target)) is None:
                 yield f"chain {int.from_bytes(key, 'big')} names target {target}, which is not there"
+
+
+def _check_inline(store: Store) -> Iterator[str]:
+    for key, value in store.scan(schema.INLINE, b"", None):
+        ino = _number(key)
+        _version, growing, data = unpack_untrusted(value)
+        record = store.get(schema.INODES, key)
+        inode = decode(record) if record is not None else None
+        if inode is None or inode.mode & S_IFMT != S_IFREG or not inode.inline:
+            yield f"inode {ino} has {len(data)} bytes in the metadata and is not a file that may"
+        elif not 0 < len(data) <= min(inode.inline, inode.size):
+            yield f"inode {ino} of size {inode.size} has {len(data)} bytes in the metadata, {inode.inline} are allowed"
+        if growing and store.get(schema.RECLAIM, schema.u64(growing)) is not None:
+            yield f"inode {ino} is growing out to objects {growing}, which are queued for deletion"
+    for key, value in store.scan(schema.INODES, b"", None):
+        inode = decode(value)
+        if inode.inline and inode.objects:
+            yield f"inode {_number(key)} is in the metadata and has objects {inode.objects}"
+        elif inode.objects and store.get(schema.RECLAIM, schema.u64(inode.objects)) is not None:
+            yield f"inode {_number(key)} is there and its objects {inode.objects} are queued for deletion"

@@ -27,9 +27,11 @@ import msgpack
 from mds import schema
 from mds.machine import Bootstrap
 from mds.namespace import roster as rosters
+from mds.namespace.inline import Contents
 from mds.namespace.inode import decode
 from mds.store import Store
 from wire.codec import pack, unpack_untrusted
+from wire.errors import WireError
 
 MAGIC: Final = "lockstep-dump"
 FORMAT: Final = 1
@@ -38,7 +40,7 @@ LEFT_OUT: Final = frozenset(
     t.name
     for t in (
         schema.COOKIES, schema.ORPHANS, schema.OWED, schema.SESSIONS, schema.SESSION_KEYS, schema.REPLIES,
-        schema.ROSTER,
+        schema.ROSTER, schema.TRIMS, schema.APPENDS,
     )
 )  # fmt: skip
 KEPT_META: Final = frozenset((schema.META_STORAGE,))
@@ -168,19 +170,21 @@ def load(
                 continue
             value = made
             inodes += 1
-        elif table is schema.XATTRS and store.get(schema.INODES, key[:8]) is None:
+        elif table in (schema.XATTRS, schema.INLINE) and store.get(schema.INODES, key[:8]) is None:
             continue  # its inode had no name, see there
         elif table is schema.DIRENTS:
-            ino, _, cookie = unpack_untrusted(value)
+            ino, cookie = _entry(value)
             parent = int.from_bytes(key[:8], "big")
             store.put(schema.COOKIES, schema.cookie_key(parent, cookie), schema.u64(ino) + key[8:])
+        elif table is schema.INLINE and not keep:
+            value = pack(Contents(*unpack_untrusted(value))._replace(growing=0))
         store.put(table, key, value)
         if store.pending_bytes > LAYER_BYTES:
             store.commit()
             _to_disk(store)
             store.begin()
     if not keep:
-        storage = (0, bootstrap.stripe_size, bootstrap.stripe_count, bootstrap.copies)
+        storage = (0, bootstrap.stripe_size, bootstrap.stripe_count, bootstrap.copies, bootstrap.inline)
         store.put(schema.META, schema.META_STORAGE, pack(storage))
     rosters.write_first(store, bootstrap.replicas, bootstrap.witnesses)
     numbers = header.numbers + header.index + 1
@@ -192,16 +196,36 @@ def load(
     return inodes
 
 
+def _entry(value: bytes) -> tuple[int, int]:
+    """(inode, cookie) of a directory entry. What the digest at the end will say of damage comes too late for it."""
+    try:
+        ino, _, cookie = unpack_untrusted(value)
+    except (WireError, ValueError, TypeError) as exc:
+        raise DumpError(f"it has an entry that is damaged: {exc}") from exc
+    if not all(type(number) is int and 0 <= number < 2**63 for number in (ino, cookie)):
+        raise DumpError("it has an entry that is damaged")
+    return ino, cookie
+
+
 def _inode(store: Store, key: bytes, value: bytes, keep: bool) -> bytes | None:
     """The record of an inode as it is to be; None for one without a name: nobody has it open any more."""
-    inode = decode(value)
+    try:
+        inode = decode(value)
+    except (WireError, TypeError) as exc:
+        raise DumpError(f"it has an inode that is damaged: {exc}") from exc
+    if type(inode.mode) is not int or type(inode.nlink) is not int or type(inode.truncations) is not tuple:
+        raise DumpError("it has an inode that is damaged")
     if not stat.S_ISDIR(inode.mode) and not inode.nlink:
-        if keep and inode.layout is not None:
-            store.put(schema.RECLAIM, key, pack(inode.layout))
+        if keep and inode.layout is not None and not inode.inline:
+            store.put(schema.RECLAIM, schema.u64(inode.objects) if inode.objects else key, pack(inode.layout))
         return None
+    if keep and inode.truncations:
+        store.put(schema.TRIMS, key, pack((0,)))  # whoever asked for them is a client of another cluster
     if keep or not inode.is_file:
         return value
-    inode.size, inode.layout, inode.truncations = 0, None, ()
+    if not inode.inline:  # the bytes of a small file come along
+        inode.size = 0
+    inode.layout, inode.truncations, inode.objects = None, (), 0
     return inode.encode()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from mds.caches import LEASE_US, Caches
 from mds.locksets import Seen, renamed, touched
+from mds.namespace.acl import ACCESS
 from mds.pending import Pending
 from mds.shell import Client, Shell
 from vsync.machine import Machine
@@ -70,7 +71,9 @@ class Lending:
         """Call back the leases that a request in the log contradicts, from all clients but its *requester*, who knows
         of it; until they have let go, *what* is not to be executed."""
         # Who may pass through a directory changes like a name: a kernel does not ask before it walks through.
-        if isinstance(op, ops.SetAttr) and op.valid & ops.SET_MODE and op.mode & 0o111 != 0o111:
+        if (isinstance(op, ops.SetAttr) and op.valid & ops.SET_MODE and op.mode & 0o111 != 0o111) or (
+            isinstance(op, ops.SetXattr) and op.name == ACCESS
+        ):
             names = frozenset((op.ino,))
         else:
             names = renamed(op, seen)

@@ -108,6 +108,11 @@ class LockTable(Generic[R]):
     def __len__(self) -> int:
         return len(self._locks)
 
+    def strongest(self, key: Key) -> int:
+        """See :meth:`Line.strongest`."""
+        line = self._lines.get(key)
+        return -1 if line is None else line.strongest()
+
     def declare(self, request: R, locks: Locks) -> bool:
         """*request* asks for *locks*. True: it has them all."""
         assert request not in self._locks, "declared once"

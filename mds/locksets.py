@@ -9,6 +9,10 @@ Where the locks depend on the state (which inode a name stands for), the origin 
 entry says what it *saw*. If that is not so any more when the request is to be executed, the plan is stale: the request
 is answered so at every replica, changes nothing, and the origin plans it again. What comes without a plan, and what
 is not known here, takes the lock on everything.
+
+Locks are each replica's own affair: whoever keeps what conflicts in the order of delivery ends in the same state. So
+two things are decided by what stands here, where it is certain that no request that waits here can make it untrue
+(:func:`locks_of`): whether anything is counted in quotas, and whether what a ReclaimDone deletes is there.
 """
 
 from __future__ import annotations
@@ -17,14 +21,15 @@ import typing
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from mds import sessions
+from mds import schema, sessions
 from mds.locks import READ, UPDATE, WRITE, Key, Locks
-from mds.namespace import entries
+from mds.namespace import entries, quota
 from mds.namespace.inode import S_IFDIR
 from mds.namespace.queries import STORAGE_MAP
 from mds.store import Store
-from wire import ops, targetops
+from wire import ops, quotaops, targetops
 from wire.fileops import Reserve
+from wire.inline import GrownOut, GrowOut, InlineRequest, WriteInline
 from wire.roster import RosterRequest
 
 Seen = tuple[int, ...]
@@ -39,6 +44,9 @@ TREE: Final = ("tree",)
 """Which directory is in which: what a directory that moves elsewhere must not be changed under."""
 SESSIONS: Final = ("sessions",)
 """Which sessions there are."""
+QUOTAS: Final = ("quotas",)
+"""What is counted in any quota. A limit refuses who comes last, so all that is counted keeps its order; while there is
+no quota nobody takes this lock."""
 
 _DIRECTORY: Final = S_IFDIR >> 12
 _NOTHING: Final[frozenset[int]] = frozenset()
@@ -149,10 +157,16 @@ def _session_ended(op: Any) -> list[tuple[Key, int]]:
     return [(SESSIONS, WRITE), (session_key(op.session), WRITE)]
 
 
+def _attribute(op: Any) -> list[tuple[Key, int]]:
+    # Where a tree is counted changes with this one, and with all that comes of it.
+    return [(EVERYTHING, WRITE)] if op.name == quota.ATTRIBUTE else [(op.ino, WRITE), (STORAGE, READ)]
+
+
 _LOCKS: Final[dict[type, Callable[[Any], list[tuple[Key, int]]]]] = {
     **dict.fromkeys(_MAKES, _made),
-    **dict.fromkeys((ops.SetAttr, ops.RemoveXattr, ops.Commit, ops.Settle, Reserve), _inode),
-    ops.SetXattr: lambda op: [(op.ino, WRITE), (STORAGE, READ)],
+    **dict.fromkeys((ops.SetAttr, ops.Commit, ops.Settle, Reserve, WriteInline, GrownOut), _inode),
+    **dict.fromkeys((ops.SetXattr, ops.RemoveXattr), _attribute),
+    GrowOut: lambda op: [(op.ino, WRITE), (STORAGE, READ)],
     ops.Link: lambda op: [(op.ino, WRITE), (op.parent, UPDATE), ((op.parent, op.name), WRITE)],
     # Of an inode that somebody reads, atime is nobody's business.
     ops.Accessed: lambda op: [(ino, UPDATE) for ino, _ in op.files],
@@ -167,8 +181,35 @@ _LOCKS: Final[dict[type, Callable[[Any], list[tuple[Key, int]]]]] = {
 }
 
 
-def locks_of(op: Any, session: int, slot: int, seen: Seen | None, fresh: int) -> Locks:
-    """The locks of one request, each key once, by *op* and what its origin has *seen* alone.
+_COUNTED: Final = (*_MAKES, ops.Commit, WriteInline, ops.OrphanAnswer)
+
+
+def _counted(op: Any, seen: Seen | None) -> bool:
+    """Whether the request may change what quotas count: inodes, and sizes of files."""
+    if isinstance(op, _COUNTED):
+        return True
+    if isinstance(op, ops.SetAttr):
+        return bool(op.valid & ops.SET_SIZE)
+    if isinstance(op, ops.Rename):
+        return seen is not None and bool(seen[0]) and (op.parent != op.new_parent or bool(seen[1]))
+    return isinstance(op, ops.Unlink | ops.Rmdir) and seen is not None and bool(seen[0])
+
+
+def _reclaimed_here(store: Store, op: ops.ReclaimDone) -> bool:
+    """All that it deletes is there.
+
+    1. Who queues objects for deletion holds their file; what they are called it finds out when it is executed. 2. The
+    replica that has executed it has them deleted and says so, while here it may still wait. 3. A record is put once,
+    so where it is, whoever puts it is not among those who wait.
+    """
+    return all(store.get(schema.RECLAIM, schema.u64(ino)) is not None for ino in op.inos)
+
+
+def locks_of(
+    op: Any, session: int, slot: int, seen: Seen | None, fresh: int, store: Store, unsettled: bool = False
+) -> Locks:
+    """The locks of one request, each key once, by *op* and what its origin has *seen*; in two points (see the module)
+    by what stands in the *store* here, too. *unsettled*: somebody who locks everything comes before it and waits.
 
     *op* None: it does not decode, and is answered so. *fresh*: the number that what it makes gets; nobody else can know
     it by then, but a client might guess.
@@ -181,7 +222,12 @@ def locks_of(op: Any, session: int, slot: int, seen: Seen | None, fresh: int) ->
         tell = _LOCKS.get(type(op))
         if tell is None:
             return _WHOLE
+        if isinstance(op, ops.ReclaimDone) and not _reclaimed_here(store, op):
+            return _WHOLE
         found = tell(op)
+    # Quotas begin with a request that locks everything, and only with one.
+    if _counted(op, seen) and (unsettled or quota.exists(store)):
+        found.append((QUOTAS, WRITE))
     if isinstance(op, (*_MAKES, ops.SessionOpen)):
         found.append((fresh if not isinstance(op, ops.SessionOpen) else session_key(fresh), WRITE))
     if session:
@@ -231,6 +277,8 @@ def _storage(op: Any) -> frozenset[int]:
 _TOUCHES: Final[dict[type, Callable[[Any], frozenset[int]]]] = {
     **dict.fromkeys(_MAKES, _parent),
     **dict.fromkeys((ops.SetAttr, ops.Commit, ops.Settle, ops.SetXattr, ops.RemoveXattr, Reserve), _one),
+    **dict.fromkeys(typing.get_args(InlineRequest), _one),
+    quotaops.QuotaWork: _nothing,  # where an inode is counted is but a hint to caches
     **dict.fromkeys(
         (ops.SessionOpen, ops.SessionAttach, ops.SessionClose, ops.SessionExpire, ops.ReclaimDone), _nothing
     ),

@@ -20,7 +20,7 @@ from mds import schema, sessions
 from mds.batch import Decoded, decode_batch, decode_entry, well_formed
 from mds.layer import Effects
 from mds.locksets import look, seen_untrusted
-from mds.namespace import layout
+from mds.namespace import layout, quota
 from mds.namespace import roster as rosters
 from mds.namespace.inode import DIRECTORY_SIZE, S_IFDIR, Inode, Layout, Truncations
 from mds.namespace.layout import Storage
@@ -44,6 +44,7 @@ from mds.namespace.ops import (
     targets,
     unlink,
 )
+from mds.namespace.ops import inline as inline_ops
 from mds.namespace.ops import roster as roster_ops
 from mds.namespace.ops import sessions as session_ops
 from mds.namespace.ops import setattr as setattr_op
@@ -53,7 +54,7 @@ from mds.namespace.roster import Roster
 from mds.namespace.scope import Scope
 from mds.sessions import Session
 from mds.store import Store, StoreCorrupt
-from wire import ids, ops, targetops
+from wire import ids, ops, quotaops, targetops
 from wire.chains import StorageMap
 from wire.codec import pack, unpack_untrusted
 from wire.errors import OK, FileSystemError, Status, WireError
@@ -82,6 +83,7 @@ _APPLY: Final[dict[type, Callable[[Scope, Any], Any]]] = {
     ops.Commit: commit.apply,
     ops.Settle: settle.apply,
     ops.Accessed: accessed.apply,
+    **inline_ops.APPLY,
     Reserve: reserve.apply,
 }
 """What clients ask, in a slot of their session."""
@@ -102,6 +104,7 @@ _APPLY_INTERNAL: Final[dict[type, Callable[[Scope, Any], Any]]] = {
     targetops.TargetRemove: targets.remove,
     targetops.TargetReplace: targets.replace,
     ops.ReclaimDone: reclaim.apply,
+    quotaops.QuotaWork: lambda scope, op: quota.work(scope),
     targetops.KeyRotate: keys.apply,
     targetops.TargetSpace: targets.space,
     ReplicaSet: roster_ops.set_replica,
@@ -163,6 +166,7 @@ class Bootstrap:
     stripe_size: int = layout.STRIPE_SIZE
     stripe_count: int = layout.STRIPE_COUNT
     copies: int = layout.COPIES
+    inline: int = layout.INLINE
     root_uid: int = 0
     root_gid: int = 0
     root_mode: int = 0o755
@@ -234,8 +238,8 @@ class StateMachine:
             mode, 2, bootstrap.root_uid, bootstrap.root_gid, 0, DIRECTORY_SIZE, 0, 0, 0, None, (), 0, 0, ids.ROOT_INO, 0
         )
         store.put(schema.INODES, schema.u64(ids.ROOT_INO), root.encode())
-        storage = (0, bootstrap.stripe_size, bootstrap.stripe_count, bootstrap.copies)
-        store.put(schema.META, schema.META_STORAGE, pack(storage))
+        policy = layout.Policy(bootstrap.stripe_size, bootstrap.stripe_count, bootstrap.copies, bootstrap.inline)
+        store.put(schema.META, schema.META_STORAGE, pack((0, *policy)))
         rosters.write_first(store, bootstrap.replicas, bootstrap.witnesses)
         self._count(0, BOOT_ENTRY, store.commit())
 
@@ -332,7 +336,7 @@ class StateMachine:
         return self.store.get(schema.ORPHANS, schema.u64(ino)) is not None
 
     def reclaimable(self, limit: int) -> list[tuple[int, Layout]]:
-        """Removed files whose objects are to be deleted, at most *limit*: (inode, its layout)."""
+        """Objects to be deleted, of at most *limit* numbers: (number, layout). Most are those of removed inodes."""
         found: list[tuple[int, Layout]] = []
         for key, value in self.store.scan(schema.RECLAIM, b"", None):
             if len(found) == limit:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mds import schema
+from mds import schema, usage
+from mds.namespace import quota
 from mds.namespace.inode import S_IFDIR, decode
 from mds.store import Store
 from wire import ids, mending
@@ -54,6 +55,13 @@ def mends(store: Store) -> Iterator[Mend]:
     applied = store.get(schema.META, schema.META_APPLIED)
     if applied is not None and unpack_untrusted(applied)[3] != count:
         yield _mend(mending.TALLY, was=unpack_untrusted(applied)[3], now=count)
+    for root, record in usage.repaired(store):
+        there = quota.find(store, root)
+        if there is None or record is None:
+            continue  # a root that is lost, or should be: its directory has to be given a quota again, or none
+        for kind, field in mending.SUMS.items():
+            if getattr(there, field) != getattr(record, field):
+                yield _mend(kind, ino=root, was=getattr(there, field), now=getattr(record, field))
 
 
 def _number(key: bytes) -> int:

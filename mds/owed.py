@@ -11,8 +11,11 @@ from typing import Any
 from mds import limits
 from mds.handles import Handles
 from mds.machine import Outcome, StateMachine
+from mds.namespace import quota
 from mds.shell import Client, Shell
-from wire import ops
+from wire import ops, quotaops
+from wire.codec import unpack_untrusted
+from wire.errors import OK
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +38,8 @@ class Owed:
         """When the present stretch of being active began: clients had no chance to be heard before."""
         self._coming: dict[int, int] = {}
         """Session -> attempt of its latest attachment here that is not ordered yet: its handles are declared."""
+        self._counts = False
+        """A QuotaWork of ours is under way."""
         self._me = me
         self._shell = shell
         self._order = order
@@ -141,3 +146,16 @@ class Owed:
                 owed = tuple(self.state.orphans_owed(debtor))[: limits.ORPHAN_ANSWERS]
                 log.info("answers for replica %d, which has left: %d unlinked files", debtor, len(owed))
                 self._order(ops.OrphanAnswer(debtor, owed, ()), lambda outcome: None)
+
+    def count(self) -> None:
+        """While trees wait for being counted in their quotas: order that, one request after the other."""
+        if self._counts or not quota.counting(self.state.store):
+            return
+        self._counts = True
+
+        def done(outcome: Outcome) -> None:
+            self._counts = False
+            if outcome.status == OK and unpack_untrusted(outcome.body):
+                self.count()
+
+        self._order(quotaops.QuotaWork(), done)

@@ -75,6 +75,8 @@ class Reading:
             log.warning("%s: query refused: %s", client.name, exc)
             client.send(msg.Answer(m.call, Status.BAD_MESSAGE, b""))
             return
+        if client.squash is not None:
+            op = client.squash.applied(op)
         query = Parked(client, m.call, op, frozenset())
         if not self._answer(query, first=True):
             self.parked.append(query)

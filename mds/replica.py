@@ -7,6 +7,7 @@ through the :class:`Shell` it passes.  The life of a request: :meth:`Replica.cli
 
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
 from collections import deque
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mds import limits
+from mds.asked import admin_untrusted, request_untrusted
 from mds.batch import Decoded, decode_batch, entries_untrusted
 from mds.batching import Batching
 from mds.borrowers import Borrowers
@@ -32,22 +34,13 @@ from vsync.effects import Delivered, Effects, Event, ViewEvent
 from vsync.machine import Machine
 from vsync.records import Entry
 from vsync.view import generation_of
-from wire import ids, ops, targetops
+from wire import ids, ops
 from wire import messages as msg
-from wire.codec import decode, encode, pack, unpack_untrusted
-from wire.errors import OK, Status, WireError
-from wire.fileops import Reserve
+from wire.codec import encode, pack, unpack_untrusted
+from wire.errors import OK, Status
 from wire.group import LetGo
-from wire.mending import Mend
-from wire.roster import RosterRequest
 
 log = logging.getLogger(__name__)
-
-_ADMIN_REQUESTS = ops.TargetSet | RosterRequest | targetops.AdminRequest | Mend
-_CLIENT_REQUESTS = (
-    ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink, ops.Link, ops.Unlink, ops.Rmdir, ops.Rename, ops.SetAttr,
-    ops.SetXattr, ops.RemoveXattr, ops.Commit, ops.Settle, ops.Accessed, Reserve,
-)  # fmt: skip
 
 
 class Replica:
@@ -436,6 +429,8 @@ class Replica:
                 self._attach(client, m)
             case msg.CloseSession(call, session, key):
                 self._order(client, call, ops.SessionClose(session, key))
+            case msg.ControlCall(call) | msg.RosterCall(call) | msg.CopyCall(call) if client.squash is not None:
+                client.send(msg.Answer(call, errno.EPERM, b""))
             case msg.AdminCall(call, op):
                 self._admin(client, call, op)
             case _:
@@ -456,16 +451,13 @@ class Replica:
         if client.session != m.session:
             client.send(msg.Answer(m.call, Status.NOT_ATTACHED, b""))
             return
-        try:
-            op = decode(m.op)
-        except WireError as exc:
-            log.warning("%s: request %d.%d.%d refused: %s", client.name, m.session, m.slot, m.number, exc)
-            op = None
-        if not isinstance(op, _CLIENT_REQUESTS):
+        asked = request_untrusted(client, m)
+        if asked is None:
             client.send(msg.Answer(m.call, Status.BAD_MESSAGE, b""))
             return
         self._waiting[m.session, m.slot, m.number] = (client, m.call)
-        self._batching.add((self.shell.stamp_ns(), m.session, m.slot, m.number, m.op), op)
+        op, data = asked
+        self._batching.add((self.shell.stamp_ns(), m.session, m.slot, m.number, data), op)
         self._run()
 
     def internal(self, op: Any, done: Callable[[Outcome], None]) -> None:
@@ -527,12 +519,12 @@ class Replica:
                 self.group_event(ev.Returned(peer, incarnation))
 
     def _admin(self, client: Client, call: int, op_bytes: bytes) -> None:
-        try:
-            op = decode(op_bytes)
-        except WireError as exc:
-            log.warning("%s: admin request refused: %s", client.name, exc)
-            op = None
-        if not isinstance(op, _ADMIN_REQUESTS):
+        if client.squash is not None:
+            log.warning("%s asks for what only an administrator may: refused", client.name)
+            client.send(msg.Answer(call, errno.EPERM, b""))
+            return
+        op = admin_untrusted(client, op_bytes)
+        if op is None:
             client.send(msg.Answer(call, Status.BAD_MESSAGE, b""))
             return
         self._order(client, call, op)
@@ -557,6 +549,8 @@ class Replica:
         if not self.active:
             return
         self.owed.release()
+        if self.lowest:
+            self.owed.count()
         if look_at_sessions:
             self.owed.expire(self.group.core.newest.members, self.lowest, self.clients)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from mds.batch import Decoded
-from mds.locks import LockTable
+from mds.locks import WRITE, LockTable
 from mds.locksets import EVERYTHING, locks_of, seen_untrusted
 from mds.machine import Outcome, StateMachine
 from mds.pending import Key
@@ -61,7 +61,9 @@ class Schedule:
             item, op = items[k], operations[k]
             request = waiting[k] = Request(key, index, k, item, op, k in held)
             self.held += request.held
-            locks = locks_of(op, item[1], item[2], seen_untrusted(op, item), self.state.number_at(index, k))
+            seen, fresh = seen_untrusted(op, item), self.state.number_at(index, k)
+            unsettled = self.table.strongest(EVERYTHING) == WRITE
+            locks = locks_of(op, item[1], item[2], seen, fresh, self.state.store, unsettled)
             request.locked = self.table.declare(request, locks)
             self._look(request)
         if waiting:

@@ -16,15 +16,18 @@ SYMLINKS        ino u64                      the target (raw). Exactly for inode
 XATTRS          ino u64, name                the value (raw). ``Inode.xattrs`` counts them
 ORPHANS         ino u64                      ``((replica, pinned), ...)`` ascending by replica, never empty
 OWED            replica u8, ino u64          empty. Derived from ORPHANS: one per replica named there
-RECLAIM         ino u64                      ``(stripe_size, (chain, ...))``: objects to delete, inode gone
+RECLAIM         number u64                   ``(stripe_size, (chain, ...))``: objects of that number are to be deleted
 SESSIONS        session u64                  ``(key, client, slots, replica, attempt)``
 SESSION_KEYS    key (16 bytes)               session u64. Derived from SESSIONS: one for one
 REPLIES         session u64, slot u16        ``(number, status, opened, body)`` of the slot's last request
 TARGETS         target u16                   :class:`mds.namespace.layout.Target`, its fields in order
 CHAINS          chain u32                    ``(version, ((target, state), ...))``, see :mod:`wire.chains`
+QUOTAS          quota root ino u64           :class:`mds.namespace.quota.Quota`, its fields in order
+QUOTA_WORK      directory ino u64            cookie u64 (raw): entries up to it are counted where the directory is
 ROSTER          voter u8                     ``(kind, address, by, time_ns)``; see :mod:`mds.namespace.roster`
 TRIMS           ino u64                      ``(time_ns,)`` of the last truncation. Exactly for inodes that have some
 APPENDS         ino u64                      ``(end,)`` of the room given to appending writes: above the inode's size
+INLINE          ino u64                      :class:`mds.namespace.inline.Contents`, its fields in order
 ==============  ===========================  =====================================================================
 
 META
@@ -32,7 +35,7 @@ META
     ``applied``   ``(index, digest, time_ns, inodes, sessions)``: last applied index, sum of effects, the state's time,
                   and two counts derived from INODES and SESSIONS
     ``members``   ``(generation, epoch, (replica, ...))`` of the last view event
-    ``storage``   ``(version, stripe_size, stripe_count, copies)`` of the storage map and the layout of new files
+    ``storage``   ``(version, stripe_size, stripe_count, copies, inline)`` of the storage map, and of new files' layout
     ``roster``    ``(version,)``: how often the roster was changed
     ``waiting``   ``((index, entry number, time_ns, entry), ...)``: delivered up to the position and not executed; not
                   there when everything is
@@ -45,7 +48,10 @@ META
 Invariants (:mod:`mds.check` tests them): every entry names an inode; an inode that is no directory is named by
 exactly ``nlink`` entries, and is in ORPHANS if and only if that is 0; a directory is named once, by the entry that
 its ``parent`` field leads to, and has ``nlink`` 2 + its subdirectories; cookies are unique for the life of the
-cluster.
+cluster. What QUOTAS counts for a root is the sum over all inodes whose ``quota`` is that root or one below it; while
+QUOTA_WORK is empty, a directory that is no root has the ``quota`` of its parent.
+cluster. INLINE has only files with ``inline`` above 0, and of each at most so many bytes, and none beyond its size;
+objects of a number are a file's, or in RECLAIM, or being written to (``growing`` in INLINE), and never two of these.
 """
 
 from __future__ import annotations
@@ -54,7 +60,7 @@ from typing import Final
 
 from wire.codec import unpack_untrusted
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 
 
 class Table:
@@ -87,10 +93,13 @@ CHAINS: Final = Table(13, "chains")
 ROSTER: Final = Table(14, "roster")
 TRIMS: Final = Table(15, "trims")
 APPENDS: Final = Table(16, "appends")
+INLINE: Final = Table(17, "inline")
+QUOTAS: Final = Table(18, "quotas")
+QUOTA_WORK: Final = Table(19, "quota_work")
 
 TABLES: Final = (
     META, INODES, DIRENTS, COOKIES, SYMLINKS, XATTRS, ORPHANS, OWED, RECLAIM, SESSIONS, SESSION_KEYS, REPLIES, TARGETS,
-    CHAINS, ROSTER, TRIMS, APPENDS,
+    CHAINS, ROSTER, TRIMS, APPENDS, INLINE, QUOTAS, QUOTA_WORK,
 )  # fmt: skip
 assert [t.number for t in TABLES] == list(range(len(TABLES))), "a table's number is its place"
 

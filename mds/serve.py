@@ -24,6 +24,7 @@ from daemon.process import run
 from mds import audit, ending, limits, snapshot, trust
 from mds.beginning import beginning, is_new
 from mds.caches import LEASE_US
+from mds.exports import squash_of
 from mds.links import Links
 from mds.machine import StateMachine
 from mds.reclaim import Reclaimer
@@ -82,16 +83,11 @@ class Process:
         position = Position.unpack_untrusted(state.position) if state.position is not None else START
         self.journal.state_found(position)
         replicas = tuple(sorted({*state.roster.replica_ids, replica_id}))
-        group = Machine(
-            replica_id, replicas, self.journal.durable, position,
-            rng=random.Random(os.urandom(16)), now=now_us(), lent=LEASE_US,
-        )
+        group = Machine(replica_id, replicas, self.journal.durable, position,
+                        rng=random.Random(os.urandom(16)), now=now_us(), lent=LEASE_US)  # fmt: skip
         self.incarnation = self.journal.durable.incarnation
         self.links = Links(
-            replica_id,
-            self.journal.uuid,
-            self.incarnation,
-            self.cluster,
+            replica_id, self.journal.uuid, self.incarnation, self.cluster,
             met=Acquaintances(self.journal),
             received=self._group_message,
             up=lambda peer: self.replica.group_event(ev.LinkUp(peer)),
@@ -216,16 +212,18 @@ class Process:
         if hello.role == msg.Role.WATCHDOG:
             await self._hear_watchdog(conn, hello)
             return
-        client = Client(_Sender(conn), hello.name, uuid=hello.uuid)
+        squash = squash_of(self.config.exports, conn.host)
+        admin = hello.role == msg.Role.ADMIN and squash is None
+        client = Client(_Sender(conn), hello.name, uuid=hello.uuid, squash=squash)
         self.replica.client_joined(client)
         try:
             while True:
                 message, _ = await conn.receive()
                 if isinstance(message, msg.StatusCall):
                     client.send(msg.Answer(message.call, OK, pack(self.status())))
-                elif isinstance(message, msg.RosterCall | msg.ControlCall) and hello.role == msg.Role.ADMIN:
+                elif isinstance(message, msg.RosterCall | msg.ControlCall) and admin:
                     await self._administer(client, message)
-                elif isinstance(message, msg.CopyCall) and hello.role == msg.Role.ADMIN:
+                elif isinstance(message, msg.CopyCall) and admin:
                     await self._give_copy(client, message, conn)
                 else:
                     self.replica.client_message(client, message)

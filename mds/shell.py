@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from mds.exports import Squash
 from vsync.records import Record
 
 
@@ -32,6 +33,8 @@ class Client:
     conn: ClientConnection
     name: str
     session: int = 0
+    squash: Squash | None = None
+    """What becomes of the credentials in its requests; None: they count as they are."""
     gone: bool = False
     uuid: bytes = bytes(16)
     """Of its Hello: its capabilities are good for that alone."""

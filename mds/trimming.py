@@ -14,6 +14,7 @@ import trio
 
 from mds import limits
 from mds.errands import ask
+from mds.namespace.inline import objects_of
 from mds.namespace.inode import Layout, Truncations
 from mds.replica import Replica
 from wire import ops
@@ -60,7 +61,8 @@ class Trimmer:
             if not order:
                 continue  # nobody is left who could hold any of it
             trims = object_truncations(truncations, column, stripe_size, len(columns))
-            cut = ObjectTruncate(1, ObjectKey(ino, column), number, version, trims, token)
+            key = ObjectKey(objects_of(replica.state.store, ino), column)
+            cut = ObjectTruncate(1, key, number, version, trims, token)
             try:
                 answer = await ask(addresses[order[0]], self._hello, cut)
             except ConnectionLost as exc:

@@ -210,6 +210,8 @@ class Copies:
                     self._took(begun)
                 else:
                     await self.in_thread(work)
+                if file.fresh[1] - file.fresh[0] >= limits.START_WRITING_BYTES:
+                    await self.in_thread(partial(self.store.start_writing, file))  # may wait for the disk's queue
                 return
             except BadBlock as exc:
                 if not await self.mend(file, exc.block, change.chain):

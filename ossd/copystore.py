@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import zlib
 
 from ossd import identity
+from ossd.checksum import crc32
 from ossd.ledger import BLOCK, NO_STAMP, Stamp, header_of
 from ossd.objectfile import Key, ObjectFile, chain_of
 from ossd.store import TRIM, TRIM_ATTR, Buffer, Store
@@ -13,6 +13,12 @@ from ossd.store import TRIM, TRIM_ATTR, Buffer, Store
 
 class CopyStore(Store):
     """See the module, and :class:`ossd.store.Store` for the order of calls."""
+
+    def start_writing(self, file: ObjectFile) -> None:
+        """Have the disk begin with what was written in a row. Of errors the next sync tells."""
+        start, stop = file.fresh
+        file.fresh = (stop, stop)
+        self._disk.start_writing(file.fd, start, stop - start)
 
     def listing(self, chain: int, first: int, count: int) -> list[tuple[int, int, int, int]]:
         """(inode, column, stamp) of the objects of *chain* in directories [first, first + count)."""
@@ -58,7 +64,7 @@ class CopyStore(Store):
         """One block as far as it was written. Raises OSError, :class:`BadBlock`."""
         length, crc = file.ledger.entry(block)
         data = self._disk.pread(file.fd, length, block * BLOCK) if length else b""
-        if length and zlib.crc32(data) != crc:
+        if length and crc32(data) != crc:
             self._mismatch(file, block)
             return self.read_block(file, block)
         return data
@@ -99,7 +105,7 @@ class CopyStore(Store):
     def replace_block(self, file: ObjectFile, block: int, data: Buffer) -> bool:
         """Write *data* over a bad block if it is what the ledger says of it."""
         length, crc = file.ledger.entry(block)
-        if len(data) != length or zlib.crc32(data) != crc:
+        if len(data) != length or crc32(data) != crc:
             return False
         with file.lock:
             file.book.wrote("copies")

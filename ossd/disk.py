@@ -8,6 +8,8 @@ from pathlib import Path
 
 from ossd import identity
 
+_SYNC_FILE_RANGE_WRITE = 2
+
 
 class Disk:
     """The system calls that touch objects; tests put faults and crashes in their place."""
@@ -36,3 +38,11 @@ class Disk:
                 raise OSError(number, os.strerror(number), str(path))
         finally:
             os.close(fd)
+
+    @staticmethod
+    def start_writing(fd: int, offset: int, length: int) -> None:
+        """sync_file_range(2) with SYNC_FILE_RANGE_WRITE: what is dirty in the range is handed to the disk, nothing is
+        waited for but room in its queue. An error is kept by the kernel for the next fsync, so none is told here."""
+        ctypes.CDLL(None).sync_file_range(
+            ctypes.c_int(fd), ctypes.c_int64(offset), ctypes.c_int64(length), ctypes.c_uint(_SYNC_FILE_RANGE_WRITE)
+        )

@@ -22,8 +22,9 @@ from __future__ import annotations
 
 import os
 import struct
-import zlib
 from typing import Final
+
+from ossd.checksum import crc32
 
 BLOCK: Final = 64 << 10
 """Bytes per checksum: little is read for a small request, and a large one needs few sums."""
@@ -117,7 +118,7 @@ class Ledger:
     @staticmethod
     def made_entry(data: bytes) -> bytes:
         """The entry of a block that holds *data* and then zeros."""
-        return _ENTRY.pack(len(data), zlib.crc32(data)) if data else _NO_ENTRY
+        return _ENTRY.pack(len(data), crc32(data)) if data else _NO_ENTRY
 
     @property
     def blocks(self) -> int:
@@ -129,7 +130,7 @@ class Ledger:
         view = memoryview(data)
         for k in range((len(data) + BLOCK - 1) // BLOCK):
             length, crc = self.entry(first + k)
-            if length and zlib.crc32(view[k * BLOCK : k * BLOCK + length]) != crc:
+            if length and crc32(view[k * BLOCK : k * BLOCK + length]) != crc:
                 return first + k
         return None
 
@@ -147,17 +148,17 @@ class Ledger:
             length, crc = self.entry(block)
             piece = view[start + low - offset : start + high - offset]
             if low == 0 and high >= length:
-                crc = zlib.crc32(piece)
+                crc = crc32(piece)
             elif low == length:
-                crc = zlib.crc32(piece, crc)  # it goes on where the block ended
+                crc = crc32(piece, crc)  # it goes on where the block ended
             else:
                 old = os.pread(data_fd, length, start) if length else b""
-                if length and zlib.crc32(old) != crc:
+                if length and crc32(old) != crc:
                     raise BadBlock(self.path, block)
                 whole = bytearray(max(length, high))
                 whole[: len(old)] = old
                 whole[low:high] = piece
-                crc = zlib.crc32(whole)
+                crc = crc32(whole)
             made += _ENTRY.pack(max(length, high), crc)
         return bytes(made)
 
@@ -166,7 +167,7 @@ class Ledger:
         size = os.fstat(data_fd).st_size
         for block in range(start // BLOCK, (min(stop, size) + BLOCK - 1) // BLOCK):
             data = os.pread(data_fd, min(BLOCK, size - block * BLOCK), block * BLOCK)
-            self._put(block, _ENTRY.pack(len(data), zlib.crc32(data)))
+            self._put(block, _ENTRY.pack(len(data), crc32(data)))
         self._write_table(start // BLOCK)
         self._write_header(0, 0)
 
@@ -177,9 +178,9 @@ class Ledger:
         for block in range((size + BLOCK - 1) // BLOCK):
             data = os.pread(data_fd, min(BLOCK, size - block * BLOCK), block * BLOCK)
             length, crc = self.entry(block)
-            if zlib.crc32(data[:length]) != crc or any(data[length:]):
+            if crc32(data[:length]) != crc or any(data[length:]):
                 torn += 1
-                self._put(block, _ENTRY.pack(len(data), zlib.crc32(data)))
+                self._put(block, _ENTRY.pack(len(data), crc32(data)))
         self._write_table(0)
         return torn
 
@@ -219,7 +220,7 @@ class Ledger:
             start = (blocks - 1) * BLOCK
             kept = min(self.entry(blocks - 1)[0], length - start)
             data = os.pread(data_fd, kept, start) if kept else b""
-            self._put(blocks - 1, _ENTRY.pack(kept, zlib.crc32(data)) if kept else _NO_ENTRY)
+            self._put(blocks - 1, _ENTRY.pack(kept, crc32(data)) if kept else _NO_ENTRY)
             self._write_table(blocks - 1)
 
     def _write_table(self, first: int) -> None:

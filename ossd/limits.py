@@ -19,6 +19,9 @@ SUMS_BLOCKS: Final = 16384
 """Blocks whose sums travel in one message: 128 KiB of them, a gigabyte of data."""
 SCRUB_BYTES_PER_S: Final = 50 << 20
 """Unless told otherwise: a disk of 10 TB is read within three days."""
+START_WRITING_BYTES: Final = 8 << 20
+"""So much written to an object in a row and the disk begins with it: else a stream is taken into memory first and then,
+at fsync, waits for a disk that has been idle."""
 FETCH_S: Final = 5.0
 """A target that does not give its copy of a bad block by then is passed over."""
 

@@ -21,8 +21,8 @@ class ObjectFile:
     """One open object. ``users`` counts who holds it; it is closed when nobody does and the table has let it go."""
 
     __slots__ = (
-        "attr_dirty", "book", "entry_dirty", "fd", "gone", "key", "last", "ledger", "lock", "path", "size", "syncing",
-        "users",
+        "attr_dirty", "book", "entry_dirty", "fd", "fresh", "gone", "key", "last", "ledger", "lock", "path", "size",
+        "syncing", "users",
     )  # fmt: skip
 
     def __init__(
@@ -40,11 +40,18 @@ class ObjectFile:
         """Guards ``book`` and ``attr_dirty``."""
         self.syncing = threading.Lock()
         """One sync of a descriptor at a time: the kernel reports a lost write to one of them only."""
+        self.fresh = (0, 0)
+        """[start, stop) that one write after the other has filled and the disk may know nothing of yet."""
         self.attr_dirty = False
         """There is something that fsync makes durable and fdatasync does not: a trim, or its number."""
         self.entry_dirty = entry_dirty
         self.users = 1
         self.gone = False
+
+    def filled(self, start: int, stop: int) -> None:
+        """A write has filled [start, stop). See ``fresh``: what does not go on where the last one ended begins anew."""
+        self.size = max(self.size, stop)
+        self.fresh = (self.fresh[0] if start == self.fresh[1] else start), stop
 
     @property
     def clean(self) -> bool:

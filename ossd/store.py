@@ -367,8 +367,7 @@ class Store:
             self._undo_growth(file, before)
             ledger.rebuild(file.fd, first * BLOCK, end)
             raise self._failed(f"write to {file.path}", exc) from exc
-        if end > before:
-            file.size = end
+        file.filled(offset, end)
         ledger.commit(first, entries, stamp, chain, self.incarnation)
 
     def make_sure(self, file: ObjectFile) -> int:

@@ -330,6 +330,8 @@ class Target:
                     return None  # to trim takes an fsync
                 if file.ledger.incarnation < self.store.incarnation:
                     return None  # all of it is looked at first
+                if file.fresh[1] - file.fresh[0] + len(bulk) >= limits.START_WRITING_BYTES:
+                    return None  # a thread is to see to it that it gets to the disk
                 stamp = self.copies.stamp(chain)
                 self.store.write(file, msg.offset, bulk, (), peer.client, stamp, msg.chain)
             finally:

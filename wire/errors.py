@@ -40,7 +40,9 @@ class Status(IntEnum):
     """Between targets: the copy here is not what the change was made for; send me what I lack first."""
     CAPABILITY_EXPIRED = 10_011
     """The capability is no longer good, or signed with a key that is not known here: renew it and ask again."""
-    STALE_PLAN = 10_012
+    STALE_LAYOUT = 10_012
+    """The file's bytes are not where the request takes them to be (any more): fetch its attributes and begin again."""
+    STALE_PLAN = 10_013
     """Between replicas: what a request was planned on is not so any more; it is planned again. No client sees it."""
 
 
@@ -85,6 +87,7 @@ _TO_ERRNO: Final = {
     Status.BAD_MESSAGE: errno.EPROTO,
     Status.CORRUPT: errno.EIO,
     Status.OUT_OF_STEP: errno.EIO,
+    Status.STALE_LAYOUT: errno.EAGAIN,
     Status.CAPABILITY_EXPIRED: errno.EACCES,
     Status.STALE_PLAN: errno.EIO,
 }

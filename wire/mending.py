@@ -23,7 +23,9 @@ NAMELESS: Final = "nameless"
 """Inode *ino* has link count *was* and no name: it gets one in /lost+found; without any link, it goes."""
 OBJECTS: Final = "objects"
 """Objects of inode *ino* are there, in *chains*, and the inode is not: they are to be deleted."""
-KINDS: Final = frozenset((ENTRY, COOKIE, STRAY, LINKS, COUNT, TALLY, NAMELESS, OBJECTS))
+SUMS: Final = {"bytes": "bytes_used", "inodes": "inodes_used", "directories": "directories"}
+"""Kinds, and the field of the record of quota root *ino* that is *was* and should be *now*."""
+KINDS: Final = frozenset((ENTRY, COOKIE, STRAY, LINKS, COUNT, TALLY, NAMELESS, OBJECTS, *SUMS))
 
 
 @message(78)

@@ -16,11 +16,15 @@ from wire.codec import message
 
 ATTR_FIELDS: Final = (
     "ino", "mode", "nlink", "uid", "gid", "rdev", "size",
-    "atime_ns", "mtime_ns", "ctime_ns", "layout", "truncations",
+    "atime_ns", "mtime_ns", "ctime_ns", "layout", "truncations", "inline", "objects", "quota", "acl",
 )  # fmt: skip
 """An inode's attributes, a tuple in this order.  ``mode`` holds type and permission bits.  ``layout`` is
 None or ``(stripe_size, (chain, ...))``, one chain per column.  ``truncations`` is ``((seq, size), ...)``,
-oldest first: truncations that storage targets may not have carried out yet (30-data: lazy trimming)."""
+oldest first: truncations that storage targets may not have carried out yet (30-data: lazy trimming).
+``inline``: above 0 while the bytes of a file are in the metadata, up to so many (wire.inline); else they are in the
+objects of the number ``objects``.
+``quota`` is the directory whose quota the inode is counted in, or 0; ``acl`` is true where an access control list
+says more than the mode."""
 
 SET_MODE: Final = 1
 SET_UID: Final = 2
@@ -537,7 +541,8 @@ class ListXattr:
 class Open:
     """Open an existing inode: permission for *flags* (O_ACCMODE, O_TRUNC) is checked, the handle recorded.
 
-    Result: attr.  The replica counts the handle before it answers, so that an unlink cannot reclaim it.
+    Result: ``(attr, contents)``; contents is wire.inline.ReadInline's for who will read, and does not truncate.
+    The replica counts the handle before it answers, so that an unlink cannot reclaim it.
     """
 
     cred: Cred

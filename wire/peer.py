@@ -76,6 +76,14 @@ class Connection:
         self._reads = 0
         self._dry = False
 
+    @property
+    def host(self) -> str:
+        """The address that the other end connects from, "" when it is gone."""
+        try:
+            return str(self._sock.getpeername()[0])
+        except OSError:
+            return ""
+
     def __repr__(self) -> str:
         return f"<Connection {self.where}>"
 

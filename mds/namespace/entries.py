@@ -13,6 +13,7 @@ import errno
 from typing import Final
 
 from mds import schema
+from mds.namespace import acl, inline, quota
 from mds.namespace.inode import S_IFDIR, S_IFMT, Inode, decode
 from mds.namespace.perm import W, X, allowed, in_group, need
 from mds.namespace.scope import Scope
@@ -89,11 +90,15 @@ def make(scope: Scope, cred: Cred, parent: int, name: bytes, mode: int) -> tuple
             mode &= ~0o2000
     ino = scope.fresh
     now = scope.now
-    inode = Inode(mode, 1, cred.uid, gid, 0, 0, now, now, now, None, (), 0, 0, 0, 0)
+    inode = Inode(mode, 1, cred.uid, gid, 0, 0, now, now, now, None, (), 0, 0, 0, 0, quota=above.quota)
     put(scope.store, parent, name, ino, mode >> 12, ino)
     above.mtime_ns = above.ctime_ns = now
     above.entries += 1
     scope.inodes += 1
+    if above.xattrs:
+        acl.inherit(scope, parent, ino, inode)
+    if above.quota:
+        quota.charge(scope, above.quota, 0, 1, inode.is_dir)
     return ino, inode, above
 
 
@@ -127,10 +132,14 @@ def erase(scope: Scope, ino: int, inode: Inode) -> None:
             scope.store.delete(schema.XATTRS, xattr)
     if inode.mode >> 12 == 0o12:
         scope.store.delete(schema.SYMLINKS, key)
+    if inode.quota:
+        quota.erased(scope, ino, inode)
     if inode.truncations:
         scope.store.delete(schema.TRIMS, key)
     if inode.is_file and scope.store.get(schema.APPENDS, key) is not None:
         scope.store.delete(schema.APPENDS, key)
-    if inode.layout is not None:
-        scope.store.put(schema.RECLAIM, key, pack(inode.layout))
+    if inode.inline:
+        inline.drop(scope, ino, inode)
+    elif inode.layout is not None:
+        scope.store.put(schema.RECLAIM, schema.u64(inode.objects or ino), pack(inode.layout))
     scope.inodes -= 1

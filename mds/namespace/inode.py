@@ -12,6 +12,9 @@ from wire.codec import pack, unpack_untrusted
 Layout = tuple[int, tuple[int, ...]]
 """(stripe size in bytes, one chain per column)."""
 
+Acl = tuple[tuple[int, int, int], ...]
+"""((tag, permissions, id), ...) of the entries that the mode does not hold."""
+
 Truncations = tuple[tuple[int, int], ...]
 """((number, size), ...)."""
 
@@ -49,12 +52,21 @@ class Inode:
     """Of a directory: the one above (the root is its own); else 0."""
     entries: int
     """Of a directory: how many entries it has, without ``.`` and ``..``; else 0."""
+    inline: int = 0
+    """Of a file whose bytes are in the metadata (schema.INLINE): up to how many may be. 0: they are in objects."""
+    objects: int = 0
+    """The number its objects have; 0: the inode's own."""
+    quota: int = 0
+    """The quota root that it is counted in, 0: none (:mod:`mds.namespace.quota`). A root names itself."""
+    acl: Acl = ()
+    """Its extended access ACL, () when the mode says it all (:mod:`mds.namespace.acl`)."""
 
     def encode(self) -> bytes:
         return pack(
             (
                 self.mode, self.nlink, self.uid, self.gid, self.rdev, self.size, self.atime_ns, self.mtime_ns,
                 self.ctime_ns, self.layout, self.truncations, self.truncate_seq, self.xattrs, self.parent, self.entries,
+                self.inline, self.objects, self.quota, self.acl,
             )
         )  # fmt: skip
 
@@ -67,7 +79,7 @@ class Inode:
             nlink = 1
         return (
             ino, self.mode, nlink, self.uid, self.gid, self.rdev, self.size, self.atime_ns, self.mtime_ns,
-            self.ctime_ns, self.layout, self.truncations,
+            self.ctime_ns, self.layout, self.truncations, self.inline, self.objects or ino, self.quota, self.acl != (),
         )  # fmt: skip
 
     @property

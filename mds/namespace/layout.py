@@ -1,9 +1,10 @@
 """Pure. The storage map (targets and chains, part of the state), and the layout a new file gets from it.
 
 A directory may have a policy for the files below it: the extended attribute ``lockstep.layout``, a text like
-``stripe_size=1048576 stripe_count=4 copies=2``. Subdirectories inherit it when they are made; a directory without one
-means the cluster's. A file shows the layout it has, and takes another one as long as it is empty and never was
-anything else.
+``stripe_size=1048576 stripe_count=4 copies=2 inline=4096``. Subdirectories inherit it when they are made; a directory
+without one means the cluster's. A file shows the layout it has, and takes another one as long as it is empty and never
+was anything else. ``inline`` is up to how many bytes of a file are kept in the metadata; a file that shows 0 is in
+objects, and stays there.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from mds.store import Store
 from wire.chains import COPIES_MAX, EMPTY, StorageMap, copies_of
 from wire.codec import pack, unpack_untrusted
 from wire.errors import FileSystemError
+from wire.inline import INLINE_MAX
 from wire.targetops import SHARE_MAX
 
 STRIPE_SIZE: Final = 1 << 20
@@ -26,6 +28,7 @@ STRIPE_SIZE_MAX: Final = 8 << 20
 STRIPE_COUNT: Final = 4
 STRIPE_COUNT_MAX: Final = 64
 COPIES: Final = 1
+INLINE: Final = 4096
 ATTRIBUTE: Final = b"lockstep.layout"
 
 
@@ -35,9 +38,10 @@ class Policy(NamedTuple):
     stripe_size: int
     stripe_count: int
     copies: int
+    inline: int
 
     def text(self) -> bytes:
-        return f"stripe_size={self.stripe_size} stripe_count={self.stripe_count} copies={self.copies}".encode()
+        return " ".join(f"{name}={value}" for name, value in self._asdict().items()).encode()
 
 
 def policy_untrusted(text: bytes, default: Policy) -> Policy:
@@ -47,6 +51,7 @@ def policy_untrusted(text: bytes, default: Policy) -> Policy:
         "stripe_size": (STRIPE_SIZE_MIN, STRIPE_SIZE_MAX),
         "stripe_count": (1, STRIPE_COUNT_MAX),
         "copies": (1, COPIES_MAX),
+        "inline": (0, INLINE_MAX),
     }
     words = text.split()
     for word in words:
@@ -72,7 +77,7 @@ class Storage:
         """How full targets are, as it was ordered last (mds.placement)."""
         self._weights: dict[int, int] = {}
         """Chain -> the share of its fullest member."""
-        self.default = Policy(STRIPE_SIZE, STRIPE_COUNT, COPIES)
+        self.default = Policy(STRIPE_SIZE, STRIPE_COUNT, COPIES, INLINE)
         self._chains: dict[int, list[int]] = {}
         """Copies -> chains of so many, ascending."""
         self._layouts: dict[Policy, list[Layout]] = {}
@@ -135,6 +140,14 @@ def of_directory(store: Store, ino: int, inode: Inode) -> bytes | None:
     return store.get(schema.XATTRS, schema.xattr_key(ino, ATTRIBUTE)) if inode.xattrs else None
 
 
+def give(store: Store, storage: Storage, ino: int, inode: Inode, parent: int, above: Inode) -> None:
+    """Lay out *inode*, a new file in directory *parent*, as the directory or the cluster has it."""
+    stored = of_directory(store, parent, above)
+    policy = storage.default if stored is None else policy_of(stored, storage.default)
+    inode.layout = storage.layout(ino, policy)
+    inode.inline = policy.inline
+
+
 def policy_of(stored: bytes | None, default: Policy) -> Policy:
     return default if stored is None else policy_untrusted(stored, default)
 
@@ -144,18 +157,20 @@ def shown(store: Store, storage: Storage, ino: int, inode: Inode) -> bytes:
     if inode.is_dir:
         return of_directory(store, ino, inode) or storage.default.text()
     if inode.layout is None:
+        if inode.inline:
+            return storage.default._replace(inline=inode.inline).text()
         raise FileSystemError(errno.ENODATA)
     stripe_size, chains = inode.layout
-    text = Policy(stripe_size, len(chains), copies_of(chains[0])).text()
+    text = Policy(stripe_size, len(chains), copies_of(chains[0]), inode.inline).text()
     return text + b" chains=" + b",".join(str(chain).encode() for chain in chains)
 
 
-def meta(store: Store) -> tuple[int, int, int, int]:
-    """(version, stripe_size, stripe_count, copies) as stored."""
+def meta(store: Store) -> tuple[int, int, int, int, int]:
+    """(version, stripe_size, stripe_count, copies, inline) as stored."""
     raw = store.get(schema.META, schema.META_STORAGE)
     assert raw is not None, "the machine writes it before anything is applied"
-    version, stripe_size, stripe_count, copies = unpack_untrusted(raw)
-    return version, stripe_size, stripe_count, copies
+    version, stripe_size, stripe_count, copies, inline = unpack_untrusted(raw)
+    return version, stripe_size, stripe_count, copies, inline
 
 
 class Target(NamedTuple):

@@ -17,6 +17,9 @@ from wire.ops import Cred
 R: Final = 4
 W: Final = 2
 X: Final = 1
+ACL_USER: Final = 0x02
+ACL_GROUP_OBJ: Final = 0x04
+"""Tags in Inode.acl (mds.namespace.acl); the third is a named group."""
 
 
 def allowed(inode: Inode, cred: Cred, want: int) -> bool:
@@ -27,9 +30,27 @@ def allowed(inode: Inode, cred: Cred, want: int) -> bool:
         return not want & X or mode & S_IFMT == S_IFDIR or mode & 0o111 != 0
     if cred.uid == inode.uid:
         mode >>= 6
+    elif inode.acl:
+        mode = _by_acl(inode, cred, want)
     elif in_group(cred, inode.gid):
         mode >>= 3
     return mode & want == want
+
+
+def _by_acl(inode: Inode, cred: Cred, want: int) -> int:
+    """The permissions of *cred*, who is not the owner, by the inode's access control list: those of the user if he is
+    named, else of any of his groups that allows what he wants, and of others only if none of his groups is named."""
+    mask = inode.mode >> 3 & 7
+    named = False
+    for tag, perm, who in inode.acl:
+        if tag == ACL_USER:
+            if who == cred.uid:
+                return perm & mask
+        elif in_group(cred, inode.gid if tag == ACL_GROUP_OBJ else who):
+            named = True
+            if perm & want == want:
+                return perm & mask
+    return 0 if named else inode.mode & 7
 
 
 def need(inode: Inode, cred: Cred, want: int) -> None:

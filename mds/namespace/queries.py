@@ -15,14 +15,15 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from mds import schema
-from mds.namespace import entries, layout, xattrs
-from mds.namespace.inode import S_IFLNK, S_IFMT, decode
+from mds.namespace import acl, entries, inline, layout, quota, quota_queries, xattrs
+from mds.namespace.inode import S_IFLNK, S_IFMT, Inode, decode
 from mds.namespace.perm import R, W, X, need
 from mds.namespace.scope import Scope
-from wire import ops
+from wire import ops, quotaops
 from wire.capability import READ
 from wire.errors import FileSystemError
 from wire.fileops import Renew
+from wire.inline import ReadInline
 
 READDIR_BYTES: Final = 1 << 20
 """A page of a listing ends at about so many bytes, whatever its limit: half of what a frame takes."""
@@ -30,6 +31,7 @@ STORAGE_MAP: Final = 0
 """Stands for the storage map among the inodes that queries read and requests touch; no inode is number 0."""
 O_ACCMODE: Final = 3
 O_RDONLY: Final = 0
+O_WRONLY: Final = 1
 O_TRUNC: Final = 0o1000
 """Linux's numbers, which the client passes on as they are."""
 FMODE_EXEC: Final = 0o40
@@ -105,6 +107,10 @@ def getxattr(scope: Scope, op: ops.GetXattr, handles: Handles, read: list[int]) 
     inode = scope.inode(op.ino)
     if op.name == layout.ATTRIBUTE:
         return layout.shown(scope.store, scope.storage, op.ino, inode)
+    if op.name in acl.NAMES:
+        return acl.shown(scope.store, op.ino, inode, op.name)
+    if op.name in (quota.ATTRIBUTE, quota.USAGE):
+        return quota_queries.attribute(scope, op.ino, inode, op.name)
     xattrs.check_read(inode, op.cred, op.name)
     value = scope.store.get(schema.XATTRS, schema.xattr_key(op.ino, op.name)) if inode.xattrs else None
     if value is None:
@@ -115,10 +121,12 @@ def getxattr(scope: Scope, op: ops.GetXattr, handles: Handles, read: list[int]) 
 def listxattr(scope: Scope, op: ops.ListXattr, handles: Handles, read: list[int]) -> Any:
     """All names, those of ``trusted.`` too: the query does not say who asks, the client leaves them out for others."""
     read.append(op.ino)
-    if not scope.inode(op.ino).xattrs:
-        return ()
-    prefix = schema.u64(op.ino)
-    return [key[8:] for key, _value in scope.store.scan(schema.XATTRS, prefix, schema.after(prefix))]
+    inode = scope.inode(op.ino)
+    names = [acl.ACCESS] if inode.acl else []
+    if inode.xattrs:
+        prefix = schema.u64(op.ino)
+        names += [key[8:] for key, _value in scope.store.scan(schema.XATTRS, prefix, schema.after(prefix))]
+    return names
 
 
 def open_(scope: Scope, op: ops.Open, handles: Handles, read: list[int]) -> Any:
@@ -140,7 +148,21 @@ def open_(scope: Scope, op: ops.Open, handles: Handles, read: list[int]) -> Any:
     if inode.is_dir and want & W:
         raise FileSystemError(errno.EISDIR)
     need(inode, op.cred, want)
-    return inode.attr(op.ino)
+    read_too = access != O_WRONLY and not op.flags & O_TRUNC
+    return inode.attr(op.ino), _contents(scope, op.ino, inode) if read_too else None
+
+
+def read_inline(scope: Scope, op: ReadInline, handles: Handles, read: list[int]) -> Any:
+    read.append(op.ino)
+    inode = scope.inode(op.ino)
+    return inode.attr(op.ino), _contents(scope, op.ino, inode)
+
+
+def _contents(scope: Scope, ino: int, inode: Inode) -> tuple[int, bytes] | None:
+    if not inode.inline:
+        return None
+    version, _, data = inline.contents(scope.store, ino)
+    return version, data
 
 
 def access(scope: Scope, op: ops.Access, handles: Handles, read: list[int]) -> Any:
@@ -176,8 +198,12 @@ QUERIES: Final[dict[type, Callable[[Scope, Any, Handles, list[int]], Any]]] = {
     ops.GetXattr: getxattr,
     ops.ListXattr: listxattr,
     ops.Open: open_,
+    ReadInline: read_inline,
     ops.Access: access,
     ops.StatFs: statfs,
     ops.StorageMap: storage_map,
+    quotaops.QuotaRoom: quota_queries.room,
+    quotaops.Tally: quota_queries.tally,
+    quotaops.QuotaList: quota_queries.list_,
     Renew: renew,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 from mds import schema
+from mds.namespace import quota
 from mds.namespace.inode import Inode, decode
 from mds.namespace.layout import Storage
 from mds.store import Store
@@ -78,4 +79,7 @@ class Scope:
         return decode(record)
 
     def put(self, ino: int, inode: Inode) -> None:
+        """Store *inode*; what a file in a quota has grown or shrunk by is counted. Raises EDQUOT."""
+        if inode.quota and inode.is_file:
+            quota.resized(self, ino, inode)
         self.store.put(schema.INODES, ino.to_bytes(8, "big"), inode.encode())

@@ -2,8 +2,7 @@
 
 ``user.`` is for regular files and directories, by the inode's mode bits; in a sticky directory's own attributes only
 the owner writes. ``trusted.`` is for root alone, and invisible to others. ``security.`` everyone may read and root
-may write. Access control lists (``system.posix_acl_*``) are not kept: EOPNOTSUPP, as by a file system mounted with
-noacl, and any other name as well.
+may write. Access control lists (``system.posix_acl_*``) are :mod:`mds.namespace.acl`'s; any other name is EOPNOTSUPP.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -12,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trio
 
-from admin import ask, copying, runs
+from admin import copying, runs
 from admin.local import LocalCluster, child_environment, python_module
 from daemon.config import write
 from mds import schema
 from mds.check import check
+from ossd.objectfile import fanout_of
 from tests.live import Live, live, unavailable
 from wire import ids
 
@@ -95,7 +96,7 @@ def test_files_are_empty_where_the_targets_are_others(small: Live) -> None:
     lockstep("load", str(place), str(file), "--empty")
     other.up()
     back = Live(small.run, other)
-    mountpoint = back.mount("back", 1)
+    mountpoint = back.mount("emptied", 1)
     try:
         found = tree(mountpoint)
         assert list(found) == list(expected)
@@ -104,7 +105,7 @@ def test_files_are_empty_where_the_targets_are_others(small: Live) -> None:
         assert (mountpoint / "d" / "new").read_bytes() == b"written"
         assert fsck(back)["problems"] == []
     finally:
-        back.unmount("back")
+        back.unmount("emptied")
         other.down()
 
 
@@ -144,7 +145,7 @@ def test_fsck_finds_objects_left_behind_and_removes_them(small: Live) -> None:
         assert copy.store.get(schema.INODES, schema.u64(ino)) is not None
     # What never was an inode's number and is below those that are: between the root's and the first.
     stray = ids.ROOT_INO + 1
-    _forge(small, path, stray)
+    _forge(path, stray)
     found = fsck(small, code=1)
     assert found["problems"] == [f"1 objects of inode {stray} are there, and the inode is not"]
     found = fsck(small, "--repair")
@@ -158,31 +159,10 @@ def _strays(cluster: Live, ino: int) -> list[Path]:
     return list((cluster.cluster.directory / "data").glob(f"ossd-*/objects/*/{ino:016x}.*"))
 
 
-def _forge(cluster: Live, like: Path, ino: int) -> None:
-    """An object of inode *ino* in the chain that *like* is in, made as a client makes one."""
-    target = int(like.parts[like.parts.index("objects") - 1].removeprefix("ossd-"))
-
-    async def write_it() -> None:
-        from dataclasses import replace as changed
-
-        from wire.messages import Answer, ObjectKey, ObjectWrite, Role
-        from wire.peer import dial
-
-        config = cluster.cluster.config
-        held = await copying.objects_of(config)
-        chain = next(c for i, _, c in held[0][target] if i == int(like.name.partition(".")[0], 16))
-        version = next(v for n, v, _ in (await copying.storage_map(config))[2] if n == chain)
-        conn = await dial(config.target(target).address, changed(ask.hello_of(config), role=Role.CLIENT))
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(conn.run_writer)
-            conn.send(ObjectWrite(1, ObjectKey(ino, 0), chain, version, (), 0), b"left behind")
-            while not isinstance((answer := (await conn.receive())[0]), Answer):
-                pass
-            assert answer.status == 0
-            nursery.cancel_scope.cancel()
-        conn.close()
-
-    trio.run(write_it)
+def _forge(like: Path, ino: int) -> None:
+    """An object of inode *ino* beside *like*, in the same chain: as it stays when its deletion was forgotten."""
+    directory = like.parents[1] / f"{fanout_of(ino):03x}"
+    shutil.copy2(like, directory / f"{ino:016x}.0000")  # the chain is an extended attribute
 
 
 def test_no_replica_serves(tmp_path: Path) -> None:

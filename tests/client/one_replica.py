@@ -65,7 +65,8 @@ class OneReplica:
     def __init__(self, path: Path, storage: StorageConfig) -> None:
         self.faults = Faults()
         self.store = Store.open(path)
-        self.machine = StateMachine(self.store, REPLICA, Bootstrap(storage.stripe_size, storage.stripe_count))
+        bootstrap = Bootstrap(storage.stripe_size, storage.stripe_count, storage.copies, storage.inline)
+        self.machine = StateMachine(self.store, REPLICA, bootstrap)
         self.handles = Handles()
         self.executed = 0
         self.connections: set[Connection] = set()
@@ -264,10 +265,16 @@ class Cluster:
 
 @asynccontextmanager
 async def one_replica(
-    base: Path, targets: int = 1, *, stripe_size: int = 1 << 20, stripe_count: int = 4, port: int = 0
+    base: Path,
+    targets: int = 1,
+    *,
+    stripe_size: int = 1 << 20,
+    stripe_count: int = 4,
+    inline: int = 4096,
+    port: int = 0,
 ) -> AsyncIterator[Cluster]:
     """The service with its data below *base*, on free ports (kept in *base* for the next start)."""
-    storage = StorageConfig(stripe_size, stripe_count)
+    storage = StorageConfig(stripe_size, stripe_count, 1, inline)
     replica = OneReplica(base / "mds", storage)
     listener = Listener(f"127.0.0.1:{port or _kept_port(base, 'mds')}")
     _keep_port(base, "mds", listener.port)

@@ -11,7 +11,7 @@ NOW = 10**18
 
 
 def attr(ino: int = 5, atime: int = 0, mtime: int = 0, ctime: int = 0) -> Attr:
-    return Attr(ino, 0o100644, 1, 0, 0, 0, 0, atime, mtime, ctime, None, ())
+    return Attr(ino, 0o100644, 1, 0, 0, 0, 0, atime, mtime, ctime, None, (), 0, ino)
 
 
 def test_relatime() -> None:

@@ -49,7 +49,7 @@ async def refused(fs: FileSystem) -> int:
 
 
 async def test_an_expired_one_is_renewed_and_nobody_notices(tmp_path: Path) -> None:
-    async with opened(tmp_path) as (cluster, fs):
+    async with opened(tmp_path, inline=0) as (cluster, fs):
         signs_expired(cluster)
         async with await fs.create("/f") as file:
             signs_well(cluster)
@@ -64,7 +64,7 @@ async def test_an_expired_one_is_renewed_and_nobody_notices(tmp_path: Path) -> N
 
 
 async def test_a_truncation_by_name_has_its_own(tmp_path: Path) -> None:
-    async with opened(tmp_path) as (_, fs):
+    async with opened(tmp_path, inline=0) as (_, fs):
         await fs.write_file("/f", b"0123456789")
         await fs.truncate("/f", 4)
         await fs.truncate("/f", 8)
@@ -75,7 +75,7 @@ async def test_a_truncation_by_name_has_its_own(tmp_path: Path) -> None:
 async def test_keys_rotate_under_an_open_file(tmp_path: Path) -> None:
     """More often than targets remember keys: the last rotations find nobody who knows the key of the old one, and
     permission is asked for anew."""
-    async with opened(tmp_path) as (cluster, fs):
+    async with opened(tmp_path, inline=0) as (cluster, fs):
         async with await fs.create("/f") as file:
             for turn in range(8):
                 await file.write(b"%d" % turn * 1000, turn * 1000)
@@ -89,7 +89,7 @@ async def test_keys_rotate_under_an_open_file(tmp_path: Path) -> None:
 
 async def test_an_open_file_keeps_its_rights(tmp_path: Path) -> None:
     """POSIX asks for permission at open(2): a chmod afterwards takes nothing from who has the file open."""
-    async with opened(tmp_path) as (cluster, fs):
+    async with opened(tmp_path, inline=0) as (cluster, fs):
         await fs.chmod("/", 0o777)
         volume = fs.volume
         signs_expired(cluster)
@@ -107,7 +107,7 @@ async def test_an_open_file_keeps_its_rights(tmp_path: Path) -> None:
 
 
 async def test_what_is_not_renewed(tmp_path: Path) -> None:
-    async with opened(tmp_path) as (cluster, fs):
+    async with opened(tmp_path, inline=0) as (cluster, fs):
         volume, replica = fs.volume, cluster.replica
         await fs.chmod("/", 0o777)
         handle, attr = await volume.create(ALICE, 1, b"f", 0o600, os.O_RDWR)
@@ -130,7 +130,7 @@ async def test_a_target_with_another_clock_is_an_error_in_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(limits, "FRESH_REFUSED_S", 0.2)
-    async with opened(tmp_path) as (cluster, fs):
+    async with opened(tmp_path, inline=0) as (cluster, fs):
         await fs.write_file("/f", b"data")
         signs_expired(cluster)
         file = await fs.open("/f", os.O_RDWR)
@@ -144,7 +144,7 @@ async def test_a_target_with_another_clock_is_an_error_in_the_end(
 
 
 async def test_a_new_cluster_has_no_key_yet(tmp_path: Path) -> None:
-    async with opened(tmp_path) as (cluster, fs):
+    async with opened(tmp_path, inline=0) as (cluster, fs):
         machine = cluster.replica.machine
         known, machine.keys = machine.keys, machine.keys._replace(keys=())
         file = await fs.create("/f")

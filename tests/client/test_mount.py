@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from client import limits, mount
 from tests.client.mounted import Rig, rig
 
 pytestmark = [
@@ -53,6 +54,20 @@ def there(here: Path) -> Path:
 def test_type_and_source_of_the_mount(system: Rig) -> None:
     table = Path("/proc/self/mounts").read_text()
     assert f"lockstep:test {system.base}/a fuse.lockstep" in table
+
+
+def test_the_kernel_reads_far_ahead(system: Rig) -> None:
+    """Large files come in requests of a megabyte, not of 128 KiB."""
+    device = os.stat(system.base / "a").st_dev
+    knob = mount.BDI / f"{os.major(device)}:{os.minor(device)}" / "read_ahead_kb"
+    assert int(knob.read_text()) == limits.KERNEL_READ_AHEAD >> 10
+
+
+def test_a_mount_that_may_not_read_further_ahead_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Mounted by somebody who is not root."""
+    caplog.set_level("INFO")
+    mount._read_far_ahead(os.makedev(0, 9), tmp_path)
+    assert "0:9/read_ahead_kb stays as it is" in caplog.text
 
 
 def test_attributes_of_a_new_file(here: Path) -> None:

@@ -11,7 +11,7 @@ TOP = 1
 
 
 def attr(ino: int, mode: int = 0o100644, nlink: int = 1) -> Attr:
-    return Attr(ino, mode, nlink, 0, 0, 0, 0, 0, 0, 0, None, ())
+    return Attr(ino, mode, nlink, 0, 0, 0, 0, 0, 0, 0, None, (), 0, ino)
 
 
 def leased() -> NameCache:

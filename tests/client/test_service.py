@@ -22,9 +22,9 @@ ROOT = ops.Cred(0, 0, ())
 
 @asynccontextmanager
 async def opened(
-    base: Path, targets: int = 2, soft_after: float | None = None
+    base: Path, targets: int = 2, soft_after: float | None = None, inline: int = 4096
 ) -> AsyncIterator[tuple[Cluster, FileSystem]]:
-    async with one_replica(base, targets, stripe_size=1 << 16) as cluster:
+    async with one_replica(base, targets, stripe_size=1 << 16, inline=inline) as cluster:
         options = MountOptions(soft_after=soft_after)
         async with open_file_system(cluster.config, options=options) as fs:
             yield cluster, fs
@@ -167,7 +167,7 @@ async def test_target_restarts_under_a_writer(tmp_path: Path) -> None:
 
 
 async def test_full_target_is_reported_once_per_handle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with opened(tmp_path) as (_, fs):
+    async with opened(tmp_path, inline=0) as (_, fs):
         from ossd.store import Store
 
         def full(*_args: object, **_kwargs: object) -> None:

@@ -93,6 +93,7 @@ def test_a_uuid_with_dashes_is_an_id() -> None:
         ("[[target]]", "[target]", "target: write [[target]], with two brackets"),
         ("[cluster]", "[storage]\nstripe_size = 5000\n[cluster]", "storage.stripe_size: 5000 is not a multiple of 40"),
         ("[cluster]", "[storage]\nstripe_count = 0\n[cluster]", "storage.stripe_count: 0 is not a number from 1 to"),
+        ("[cluster]", "[storage]\ninline = 65537\n[cluster]", "storage.inline: 65537 is not a number from 0 to 65536"),
         ("[cluster]", '[client]\nsoft = "yes"\n[cluster]', "client.soft: 'yes' is neither true nor false"),
         ("[cluster]", "client = 5\n[cluster]", "client: is not a table"),
     ],
@@ -148,3 +149,27 @@ def test_asking_for_a_member_that_is_not_there_says_which_are() -> None:
         parse(GOOD).replica(7)
     with pytest.raises(c.ConfigError, match="there is no target 7, only 1"):
         parse(GOOD).target(7)
+
+
+def test_exports_are_read_and_written() -> None:
+    text = GOOD + '[[export]]\nclients = "10.1.0.0/16"\nsquash = "all"\n[[export]]\nclients = "::1"\nanonymous = 7\n'
+    got = parse(text)
+    assert got.exports == (c.ExportConfig("10.1.0.0/16", "all"), c.ExportConfig("::1/128", "root", 7))
+    assert parse(c.render(got)) == got
+
+
+@pytest.mark.parametrize(
+    ("lines", "what"),
+    [
+        ('clients = "10.1.0.1/16"', "export[1].clients: 10.1.0.1/16 has host bits set"),
+        ('clients = "somewhere"', "export[1].clients"),
+        ('squash = "root"', "export[1].clients: is missing"),
+        ('clients = "10.0.0.1"\nsquash = "some"', "'some' is none of root, all, none"),
+        ('clients = "10.0.0.1"\nanonymous = 0', "export[1].anonymous"),
+        ('clients = "10.0.0.1"\n[[export]]\nclients = "10.0.0.1/32"', "network 10.0.0.1/32"),
+    ],
+)
+def test_a_bad_export_is_refused(lines: str, what: str) -> None:
+    with pytest.raises(c.ConfigError) as refused:
+        parse(f"{GOOD}[[export]]\n{lines}\n")
+    assert what in str(refused.value)

@@ -48,9 +48,10 @@ def test_a_target_is_drained_and_taken_out(cluster: Live) -> None:
     spec = str(cluster.cluster.directory)
     where = cluster.mount("drain", 1)
     (where / "two").mkdir()
-    assert lockstep("layout", "set", "--copies", "2", "--stripe-size", "65536", str(where / "two")).returncode == 0
+    given = ("--copies", "2", "--stripe-size", "65536", "--inline", "100")
+    assert lockstep("layout", "set", *given, str(where / "two")).returncode == 0
     done = lockstep("layout", "get", str(where / "two"))
-    assert done.stdout == "stripe_size=65536 stripe_count=4 copies=2\n"
+    assert done.stdout == "stripe_size=65536 stripe_count=4 copies=2 inline=100\n"
     rng = random.Random(1)
     files = {f"{place}f{k}": rng.randbytes(rng.randrange(400_000)) for k in range(6) for place in ("", "two/")}
     for name, content in files.items():

@@ -38,6 +38,7 @@ from wire import ops
 from wire.codec import decode, encode, unpack_untrusted
 from wire.errors import OK, SERVICE_BASE, Status
 from wire.group import LetGo
+from wire.inline import WriteInline
 
 TOP: Final = harness.TOP
 ROOT: Final = harness.ROOT
@@ -53,6 +54,7 @@ STEPS_MAX: Final = 2_000_000
 OWN: Final = ((META.number, META_POSITION), (META.number, META_WAITING))
 CHANGING: Final = (
     ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink, ops.Link, ops.Unlink, ops.Rmdir, ops.Rename, ops.SetAttr,
+    WriteInline,
 )  # fmt: skip
 
 
@@ -600,8 +602,10 @@ class User:
         call.ended = self.world.clock.now
         if call.ok:
             call.body = unpack_untrusted(answer.body)
-            if isinstance(call.op, ops.Create | ops.Open):
+            if isinstance(call.op, ops.Create):
                 self.handles[call.body[0]] += 1
+            elif isinstance(call.op, ops.Open):
+                self.handles[call.body[0][0]] += 1
             if answer.lease:
                 for ino in inodes_told(call):
                     self.kept.setdefault(ino, self.told[answer.call])

@@ -36,10 +36,12 @@ class Attr:
 class World:
     """A machine with a session, three members and (unless told otherwise) four targets."""
 
-    def __init__(self, path: Path, members: tuple[int, ...] = (1, 2, 3), targets: int = 4, slots: int = 64) -> None:
+    def __init__(
+        self, path: Path, members: tuple[int, ...] = (1, 2, 3), targets: int = 4, slots: int = 64, inline: int = 0
+    ) -> None:
         self.path = path
         self.store = Store.open(path)
-        self.machine = StateMachine(self.store, 1, Bootstrap(root_mode=0o777))
+        self.machine = StateMachine(self.store, 1, Bootstrap(root_mode=0o777, inline=inline))
         self.handles = Handles()
         self.time = START_NS
         self.number = 0

@@ -14,6 +14,7 @@ from mds.store import Store
 from tests.mds.harness import ROOT, TOP, World, contents
 from wire import ops
 from wire.codec import pack
+from wire.fileops import Reserve
 
 CLUSTER = b"c" * 16
 BOOTSTRAP = Bootstrap(replicas=((1, "127.0.0.1:1"), (2, "127.0.0.1:2")))
@@ -27,6 +28,9 @@ def dumped(world: World) -> bytes:
     world.ok(ops.Symlink(ROOT, TOP, b"soft", b"f1"))
     world.ok(ops.SetXattr(ROOT, inos[1], b"user.a", b"value", 0))
     world.ok(ops.SetXattr(ROOT, inos[2], b"user.b", b"of one without a name", 0))
+    for ino in inos[2:4]:
+        world.ok(world.set_attr(ino, size=0))  # nobody has carried it out yet
+        world.ok(Reserve(ino, 10, 0))
     world.ok(ops.Unlink(ROOT, TOP, b"f2"))
     out = io.BytesIO()
     dump.write(world.store, CLUSTER, out)
@@ -56,6 +60,7 @@ def test_what_is_loaded_is_what_was_dumped(world: World, tmp_path: Path) -> None
         r for r in named(world.store) if not (r[0] in (1, 5) and r[1][:8] == orphan)
     ]
     assert [ino for ino, _ in machine.reclaimable(10)] == [int.from_bytes(orphan, "big")]
+    assert [cuts for _, _, cuts in machine.untrimmed(10, 0)] == [((1, 0),)], "of the one with a name"
     assert machine.roster.replicas == BOOTSTRAP.replicas and machine.session_count == 0
     highest = max(int.from_bytes(key, "big") for key, _ in world.store.scan(schema.INODES, b"", None))
     machine.view_event(0, 1, 1, (1,))

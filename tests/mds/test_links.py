@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 
 from daemon.acquaintances import Acquaintances
 from daemon.journal import Journal
-from mds.links import LOOK_S, Links
+from mds.links import Links
 from vsync.records import Decided
 from vsync.view import genesis
 from wire.group import CHANNELS, Fetch, Seal
@@ -26,7 +28,8 @@ class End:
     def __init__(self, directory: Path, me: int) -> None:
         self.me = me
         self.journal = Journal(directory / str(me), CLUSTER, me, [Decided(genesis((1, 2), ()))])
-        self.works = True
+        self.looks: deque[bool] = deque()
+        """What it finds whenever it looks whether both hear each other; nothing: they do."""
         self.happened: list[str] = []
         self.came: list[Any] = []
         self.changed = trio.Event()
@@ -39,13 +42,18 @@ class End:
             received=lambda _peer, message, _bulk: self._note(message=message),
             up=lambda _peer: self._note("up"),
             down=lambda _peer: self._note("down"),
-            works=lambda _peer: self.works,
+            works=self._works,
         )
+
+    def _works(self, _peer: int) -> bool:
+        found = self.looks.popleft() if self.looks else True
+        self._note("")
+        return found
 
     def _note(self, what: str = "", message: Any = None) -> None:
         if what:
             self.happened.append(what)
-        else:
+        elif message is not None:
             self.came.append(message)
         self.changed.set()
         self.changed = trio.Event()
@@ -64,8 +72,9 @@ class End:
 
 
 async def test_a_silent_link_is_dialled_anew_on_all_channels(
-    tmp_path: Path, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("mds.links.LOOK_S", 0.01)
     one, two = End(tmp_path, 1), End(tmp_path, 2)
     listener = Listener("127.0.0.1:0")
     nursery.start_soon(
@@ -78,18 +87,14 @@ async def test_a_silent_link_is_dialled_anew_on_all_channels(
         await two.until(["up"], 3)
         await one.until(["up"], 3)
         before = [two.conn(channel) for channel in CHANNELS]
-        await trio.sleep(5 * LOOK_S)
-        assert [two.conn(channel) for channel in CHANNELS] == before, "a link that works is left alone"
-        two.works = False
-        await trio.sleep(1.5 * LOOK_S)
-        two.works = True  # one look found nothing: that is a moment, not a cut
-        await trio.sleep(5 * LOOK_S)
-        assert [two.conn(channel) for channel in CHANNELS] == before
-        two.works = False
-        while two.conn("control") is before[0]:
+        two.looks.extend((True, False, True, True))
+        while two.looks:
             await two.changed.wait()
-        two.works = True
+        after = [two.conn(channel) for channel in CHANNELS]
+        assert after == before, "a link that works is left alone, and one look that finds it silent is but a moment"
+        two.looks.extend((False, False))
         await two.until(["up", "down", "up"], 3)
+        assert not two.looks
         assert all(two.conn(channel) is not old for channel, old in zip(CHANNELS, before, strict=True))
         while one.happened[-1] != "up" or not one.came:  # the listener's end may learn of the new one first
             two.links.send(1, Seal(1, "over the new one", ()))

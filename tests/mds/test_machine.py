@@ -19,6 +19,7 @@ from tests.mds.harness import ALICE, BOB, KEY, ROOT, TOP, World, contents
 from wire import ops, targetops
 from wire.codec import encode, pack, unpack_untrusted
 from wire.errors import Status
+from wire.inline import GrownOut, GrowOut, InlineRequest, ReadInline, WriteInline
 
 NAMES = [b"a", b"b", b"c", b"d", b"e"]
 
@@ -45,6 +46,9 @@ def random_op(rng: random.Random, inos: list[int]) -> Any:
             ops.RemoveXattr(cred, ino, b"user." + name),
             ops.Commit(ino, rng.randrange(99), rng.randrange(10**6)),
             ops.Settle(ino, rng.randrange(5)),
+            WriteInline(ino, ((rng.randrange(99), name),), rng.randrange(10**6)),
+            GrowOut(ino),
+            GrownOut(ino, other),
         ]
     )
 
@@ -249,6 +253,9 @@ TOUCHED: list[tuple[Any, frozenset[int] | None]] = [
     (ops.Create(ROOT, 5, b"x", 0), frozenset({5})),
     (ops.Link(ROOT, 6, 5, b"x"), frozenset({5, 6})),
     (ops.Commit(6, 0, 0), frozenset({6})),
+    (WriteInline(6, ((0, b"x"),), 0), frozenset({6})),
+    (GrowOut(6), frozenset({6})),
+    (GrownOut(6, 9), frozenset({6})),
     (ops.Unlink(ROOT, 5, b"x"), None),
     (ops.Rename(ROOT, 5, b"x", 6, b"y", 0), None),
     (ops.OrphanAnswer(1, (5,), (6,)), frozenset({5, 6})),
@@ -267,11 +274,14 @@ def test_every_request_and_query_is_implemented(world: World) -> None:
     from mds.machine import _APPLY_ALL
     from mds.namespace.queries import QUERIES
     from wire.fileops import Renew, Reserve
+    from wire.mending import Mend
+    from wire.quotaops import QuotaQuery, QuotaWork
     from wire.roster import RosterRequest
     from wire.targetops import TargetRequest
 
-    assert set(_APPLY_ALL) == {*ops.Request.__args__, *RosterRequest.__args__, *TargetRequest.__args__, Reserve}
-    assert set(QUERIES) == {*ops.Query.__args__, Renew}
+    requests = (ops.Request, InlineRequest, RosterRequest, TargetRequest, Reserve, Mend, QuotaWork)
+    assert set(_APPLY_ALL) == {kind for union in requests for kind in getattr(union, "__args__", (union,))}
+    assert set(QUERIES) == {*ops.Query.__args__, *QuotaQuery.__args__, ReadInline, Renew}
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -291,6 +301,7 @@ def test_what_a_query_read_is_what_can_change_its_answer(tmp_path: Path, seed: i
                 ops.ReadDir(ROOT, ino, 0, 100),
                 ops.ListXattr(ino),
                 ops.Open(ALICE, ino, 2),
+                ReadInline(ino),
                 ops.StorageMap(),
             ):
                 asked.append((op, machine.query(op)))

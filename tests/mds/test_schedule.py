@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from mds.locksets import (
     _LOOK,
     _PLANNED,
     EVERYTHING,
+    QUOTAS,
     STORAGE,
     TREE,
     locks_of,
@@ -26,15 +28,17 @@ from mds.locksets import (
     slot_key,
 )
 from mds.machine import _APPLY_ALL, Outcome, StateMachine
+from mds.namespace import inline, quota
 from mds.schedule import Schedule
 from mds.store import Store
 from tests.mds.group import OWN
 from tests.mds.harness import ALICE, KEY, ROOT, TOP, World, contents
 from tests.mds.test_machine import NAMES, flush, random_internal, random_op
-from wire import ops
+from wire import ops, quotaops
 from wire.codec import encode, pack
 from wire.errors import OK, Status
 from wire.fileops import Reserve
+from wire.inline import GrownOut, GrowOut, WriteInline
 from wire.mending import Mend
 
 SESSION = (2 << schema.NUMBER_BITS) + schema.NUMBER_FIRST
@@ -95,6 +99,10 @@ class Histories:
             op = random_internal(rng, self.inos, SESSION)
             while isinstance(op, ops.SessionExpire) and self.index < 130:  # with it, all that comes after is refused
                 op = random_internal(rng, self.inos, SESSION)
+            if isinstance(op, ops.ReclaimDone) and rng.random() < 0.8:
+                op = ops.ReclaimDone(tuple(ino for ino, _ in self.serial.reclaimable(2)))
+            if rng.random() < 0.1:
+                op = quotaops.QuotaWork()
             head = time_ns, 0, 1, 1
         else:
             slot = rng.randrange(16)
@@ -104,6 +112,10 @@ class Histories:
                 op = ops.Accessed(tuple((rng.choice(self.inos), rng.randrange(10**6)) for _ in range(3)))
             elif rng.random() < 0.1:
                 op = Reserve(rng.choice(self.inos), rng.randrange(99), 10)
+            elif rng.random() < 0.15:
+                op = self._of_a_small_file()
+            elif rng.random() < 0.04:
+                op = self._of_a_quota()
             head = time_ns, SESSION, slot, self.numbers[slot]
             if rng.random() < 0.02:
                 return rng.choice([(*head, b"junk"), (1, 2), "x", (*head, encode(op), "plan")])
@@ -111,6 +123,24 @@ class Histories:
         if seen is None or rng.random() < 0.1:
             return (*head, encode(op))
         return (*head, encode(op), seen if rng.random() < 0.75 else (*seen[:-1], 7))
+
+
+    def _of_a_small_file(self) -> Any:
+        files = [ino for ino in self.inos if (i := self.serial._scope.find(ino)) is not None and i.inline]
+        ino = self.rng.choice(files or self.inos)
+        growing = inline.contents(self.serial.store, ino).growing
+        write = WriteInline(ino, ((self.rng.randrange(99), b"bytes"),), self.rng.randrange(10**6))
+        return self.rng.choice([write, write, GrowOut(ino), GrownOut(ino, growing or 7)])
+
+    def _of_a_quota(self) -> Any:
+        rng = self.rng
+        found = [ino for ino in self.inos if (i := self.serial._scope.find(ino)) is not None and i.is_dir]
+        ino = rng.choice(found)
+        if rng.random() < 0.3:
+            return ops.RemoveXattr(ROOT, ino, quota.ATTRIBUTE)
+        few = b"bytes_soft=%d inodes_hard=%d grace_s=0" % (rng.randrange(1, 200), rng.randrange(5, 30))
+        limits = rng.choice([few, b"bytes_hard=%d" % rng.randrange(1, 400), b"inodes_soft=4"])
+        return ops.SetXattr(ROOT, ino, quota.ATTRIBUTE, limits, 0)
 
 
 class Scheduled:
@@ -221,6 +251,9 @@ _OWNER = {
     schema.SESSIONS.number: lambda key: ("session", int.from_bytes(key, "big")),
     schema.SESSION_KEYS.number: lambda key: ("sessions",),
     schema.REPLIES.number: lambda key: ("slot", int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")),
+    schema.INLINE.number: lambda key: int.from_bytes(key, "big"),
+    schema.QUOTAS.number: lambda key: QUOTAS,
+    schema.QUOTA_WORK.number: lambda key: QUOTAS,
     schema.TARGETS.number: lambda key: STORAGE,
     schema.CHAINS.number: lambda key: STORAGE,
     schema.META.number: lambda key: STORAGE,
@@ -233,7 +266,7 @@ class Spy:
 
     def __init__(self, store: Store) -> None:
         self.seen: list[tuple[bool, Any]] = []
-        get, put, delete = store.get, store.put, store.delete
+        get, put, delete, scan = store.get, store.put, store.delete, store.scan
 
         def note(changes: bool, table: schema.Table, key: bytes) -> None:
             self.seen.append((changes, _OWNER[table.number](key)))  # type: ignore[no-untyped-call]
@@ -243,14 +276,21 @@ class Spy:
             return get(table, key)
 
         def spied_put(table: schema.Table, key: bytes, value: bytes) -> None:
-            note(True, table, key)
+            if table is not schema.RECLAIM:  # objects are queued under a number of their own, once
+                note(True, table, key)
             put(table, key, value)
 
         def spied_delete(table: schema.Table, key: bytes) -> None:
             note(True, table, key)
             delete(table, key)
 
+        def spied_scan(table: schema.Table, start: bytes, stop: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+            for key, value in scan(table, start, stop):
+                note(False, table, key)
+                yield key, value
+
         store.get, store.put, store.delete = spied_get, spied_put, spied_delete  # type: ignore[method-assign]
+        store.scan = spied_scan  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -266,12 +306,15 @@ def test_a_request_touches_nothing_that_it_has_not_locked(tmp_path: Path, seed: 
         entry = made._entry()
         batch = pack((entry,))
         ((item,), (op,)) = decode_batch(batch)
+        index = made.index + 1
+        locks: dict[Any, int] = {}
+        if op is not None and not (len(item) == 6 and type(item[5]) is not tuple):
+            fresh = schema.number_at(index, 0)
+            locks = dict(locks_of(op, item[1], item[2], seen_untrusted(op, item), fresh, machine.store))
         spy.seen.clear()
         made.batch(entry)
-        if op is None or (len(item) == 6 and type(item[5]) is not tuple):
+        if not locks:
             continue
-        index = made.index
-        locks = dict(locks_of(op, item[1], item[2], seen_untrusted(op, item), schema.number_at(index, 0)))
         if locks.get(EVERYTHING) == WRITE:
             continue
         judged += 1
@@ -370,14 +413,14 @@ def test_only_what_conflicts_with_a_held_request_waits(world_path: Path) -> None
 def test_what_locks_everything_is_meant_to() -> None:
     """An operation that nobody gave a lock set is right, and stops everybody."""
     unplanned = {kind for kind in _APPLY_ALL if kind not in _LOCKS}
-    assert unplanned == {*_LOOK, Mend}, "Mend sets counts that all others move"
+    assert unplanned == {*_LOOK, Mend, quotaops.QuotaWork}, "Mend sets counts that all others move"
     assert set(_PLANNED) == set(_LOOK)
 
 
-def test_names_and_slots_are_keys_of_their_own() -> None:
+def test_names_and_slots_are_keys_of_their_own(world: World) -> None:
     """Two creates in two directories of two slots share nothing that is written."""
     table: LockTable[int] = LockTable(uncounted=(EVERYTHING,))
     for number, parent in enumerate((5, 6)):
         op = ops.Create(ROOT, parent, NAMES[0], 0o644)
-        assert table.declare(number, locks_of(op, SESSION, number, None, 100 + number))
+        assert table.declare(number, locks_of(op, SESSION, number, None, 100 + number, world.store))
     assert not table.declare(2, ((slot_key(SESSION, 1), WRITE),))

@@ -18,7 +18,7 @@ _EDGES = (0, 1, 2, 255, 256, 4096, 65535, 65536, 2**31, 2**32 - 1, 2**32, 2**62,
 numbers = st.one_of(st.integers(0, 8), st.sampled_from(_EDGES), st.integers(-(2**63), 2**64 - 1))
 blobs = st.one_of(*(st.binary(min_size=n, max_size=n) for n in (16, 32)), st.binary(max_size=40), st.just(b"name"))
 texts = st.one_of(
-    st.sampled_from(["client", "replica", "target", "mds", "main", "control", "leave", "127.0.0.1:7001", ""]),
+    st.sampled_from(["client", "replica", "target", "mds", "main", "control", "leave", "links", "127.0.0.1:7001", ""]),
     st.text(max_size=20),
 )
 

@@ -12,6 +12,7 @@ import errno
 from typing import Any
 
 from mds.namespace import xattrs
+from mds.namespace.inode import Inode
 from mds.namespace.ops import reserve
 from mds.namespace.perm import without_set_id
 from mds.namespace.scope import Scope
@@ -20,19 +21,30 @@ from wire.ops import Commit
 
 
 def apply(scope: Scope, op: Commit) -> Any:
-    inode = scope.inode(op.ino)
+    inode = file(scope, op.ino)
+    written(scope, op.ino, inode, op.end, op.mtime_ns, op.privileged)
+    return inode.attr(op.ino)
+
+
+def file(scope: Scope, ino: int) -> Inode:
+    """Regular file *ino*. Raises EISDIR, EINVAL, ESTALE."""
+    inode = scope.inode(ino)
     if not inode.is_file:
         raise FileSystemError(errno.EISDIR if inode.is_dir else errno.EINVAL)
+    return inode
+
+
+def written(scope: Scope, ino: int, inode: Inode, end: int, mtime_ns: int, privileged: bool) -> None:
+    """What a write up to *end* does to *inode*, and store it."""
     now = scope.now
-    if op.end > inode.size:
-        inode.size = op.end
-        reserve.resized(scope, op.ino, inode, truncated=False)
-    if op.mtime_ns:
-        written = min(op.mtime_ns, now)
-        inode.mtime_ns = written if inode.mtime_ns > now else max(inode.mtime_ns, written)
+    if end > inode.size:
+        inode.size = end
+        reserve.resized(scope, ino, inode, truncated=False)
+    if mtime_ns:
+        when = min(mtime_ns, now)
+        inode.mtime_ns = when if inode.mtime_ns > now else max(inode.mtime_ns, when)
     inode.ctime_ns = now
-    if not op.privileged:
+    if not privileged:
         inode.mode = without_set_id(inode.mode)
-    xattrs.drop_capability(scope, op.ino, inode)
-    scope.put(op.ino, inode)
-    return inode.attr(op.ino)
+    xattrs.drop_capability(scope, ino, inode)
+    scope.put(ino, inode)

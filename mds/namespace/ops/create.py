@@ -16,9 +16,7 @@ from wire.ops import Create
 
 def apply(scope: Scope, op: Create) -> Any:
     ino, inode, above = entries.make(scope, op.cred, op.parent, op.name, S_IFREG | op.mode & 0o7777)
-    policy = layout.of_directory(scope.store, op.parent, above)
-    storage = scope.storage
-    inode.layout = storage.layout(ino, None if policy is None else layout.policy_of(policy, storage.default))
+    layout.give(scope.store, scope.storage, ino, inode, op.parent, above)
     scope.put(ino, inode)
     scope.put(op.parent, above)
     scope.opened = ino

@@ -1,7 +1,8 @@
 """Pure. Link: one more name for an inode.
 
 link(2). Not for directories (EPERM); not for a file whose last name is gone (ENOENT: Linux, too, brings back only what
-O_TMPFILE made, which we do not have); LINK_MAX names (EMLINK). The sysctl protected_hardlinks is the client kernel's.
+O_TMPFILE made, which we do not have); LINK_MAX names (EMLINK); not into another
+quota (EXDEV). The sysctl protected_hardlinks is the client kernel's.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import errno
 from typing import Any
 
-from mds.namespace import entries
+from mds.namespace import entries, quota
 from mds.namespace.scope import Scope
 from wire import ids
 from wire.errors import FileSystemError
@@ -27,6 +28,7 @@ def apply(scope: Scope, op: Link) -> Any:
         raise FileSystemError(errno.ENOENT)
     if inode.nlink >= ids.LINK_MAX:
         raise FileSystemError(errno.EMLINK)
+    quota.linked(inode, above)
     inode.nlink += 1
     inode.ctime_ns = scope.now
     entries.put(scope.store, op.parent, op.name, op.ino, inode.mode >> 12, scope.fresh)

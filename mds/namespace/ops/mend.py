@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from mds import schema
-from mds.namespace import entries
+from mds.namespace import entries, quota
 from mds.namespace.inode import DIRECTORY_SIZE, S_IFDIR, Inode
 from mds.namespace.layout import STRIPE_SIZE
 from mds.namespace.scope import Scope
@@ -113,6 +113,7 @@ def _nameless(scope: Scope, op: Mend) -> bool:
     inode.ctime_ns = scope.now
     scope.put(op.ino, inode)
     scope.put(where, lost)
+    quota.recount(scope, where, lost)
     return True
 
 
@@ -125,6 +126,9 @@ def _lost_and_found(scope: Scope) -> tuple[int, Inode]:
     ino, now = scope.fresh, scope.now
     inode = Inode(S_IFDIR | 0o700, 2, 0, 0, 0, DIRECTORY_SIZE, now, now, now, None, (), 0, 0, ids.ROOT_INO, 0)
     root = scope.inode(ids.ROOT_INO)
+    if root.quota:
+        inode.quota = root.quota
+        quota.charge(scope, root.quota, 0, 1, 1, enforce=False)
     name = LOST if found is None else LOST + b".%d" % ino
     entries.put(scope.store, ids.ROOT_INO, name, ino, S_IFDIR >> 12, ino)
     root.entries += 1
@@ -133,6 +137,17 @@ def _lost_and_found(scope: Scope) -> tuple[int, Inode]:
     scope.put(ids.ROOT_INO, root)
     scope.inodes += 1
     return ino, inode
+
+
+def _sums(scope: Scope, op: Mend) -> bool:
+    record = quota.find(scope.store, op.ino)
+    field = mending.SUMS[op.kind]
+    if record is None or getattr(record, field) != op.was:
+        return False
+    setattr(record, field, op.now)
+    record.look_at_soft(scope.now)
+    scope.store.put(schema.QUOTAS, schema.u64(op.ino), record.encode())
+    return True
 
 
 def _objects(scope: Scope, op: Mend) -> bool:
@@ -157,4 +172,5 @@ _MEND: Final[dict[str, Callable[[Scope, Mend], bool]]] = {
     mending.TALLY: _tally,
     mending.NAMELESS: _nameless,
     mending.OBJECTS: _objects,
+    **dict.fromkeys(mending.SUMS, _sums),
 }

@@ -24,7 +24,7 @@ def apply(scope: Scope, op: Mkdir) -> Any:
     policy = layout.of_directory(scope.store, op.parent, above)
     if policy is not None:
         scope.store.put(schema.XATTRS, schema.xattr_key(ino, layout.ATTRIBUTE), policy)
-        inode.xattrs = 1
+        inode.xattrs += 1
     scope.put(ino, inode)
     scope.put(op.parent, above)
     return inode.attr(ino)

@@ -10,7 +10,7 @@ import errno
 import stat
 from typing import Any
 
-from mds.namespace import entries
+from mds.namespace import entries, layout
 from mds.namespace.scope import Scope
 from wire.errors import FileSystemError
 from wire.ops import Mknod
@@ -25,7 +25,7 @@ def apply(scope: Scope, op: Mknod) -> Any:
             raise FileSystemError(errno.EPERM)
         inode.rdev = op.rdev
     elif kind == stat.S_IFREG:
-        inode.layout = scope.storage.layout(ino)
+        layout.give(scope.store, scope.storage, ino, inode, op.parent, above)
     scope.put(ino, inode)
     scope.put(op.parent, above)
     return inode.attr(ino)

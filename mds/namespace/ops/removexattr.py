@@ -6,7 +6,8 @@ import errno
 from typing import Any
 
 from mds import schema
-from mds.namespace import layout, xattrs
+from mds.namespace import acl, layout, quota, xattrs
+from mds.namespace.ops.setxattr import change_acl
 from mds.namespace.perm import owns
 from mds.namespace.scope import Scope
 from wire.errors import FileSystemError
@@ -15,6 +16,15 @@ from wire.ops import RemoveXattr
 
 def apply(scope: Scope, op: RemoveXattr) -> Any:
     inode = scope.inode(op.ino)
+    if op.name == quota.ATTRIBUTE:
+        if op.cred.uid != 0:
+            raise FileSystemError(errno.EPERM)
+        quota.clear(scope, op.ino, inode)
+        inode.ctime_ns = scope.now
+        scope.put(op.ino, inode)
+        return None
+    if op.name in acl.NAMES:  # removed already, or never there: that is no error, on Linux either
+        return change_acl(scope, op.cred, op.ino, op.name, None)
     if op.name == layout.ATTRIBUTE:
         if not owns(inode, op.cred):
             raise FileSystemError(errno.EPERM)

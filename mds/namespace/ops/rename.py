@@ -1,7 +1,8 @@
 """Pure. Rename: renameat2(2) with flags 0, NOREPLACE or EXCHANGE.
 
 Checks in the order of Linux's do_renameat2 and vfs_rename, because applications (and pjdfstest) tell the errors apart.
-What a rename replaces goes as by unlink or rmdir. Cookies: see :mod:`mds.namespace.entries`.
+What a rename replaces goes as by unlink or rmdir. EXDEV between quotas: see :mod:`mds.namespace.quota`. Cookies: see
+:mod:`mds.namespace.entries`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import errno
 from typing import Any, Final
 
-from mds.namespace import entries
+from mds.namespace import entries, quota
 from mds.namespace.inode import S_IFDIR, Inode
 from mds.namespace.perm import W, X, need, need_removal
 from mds.namespace.scope import Scope
@@ -45,6 +46,10 @@ def apply(scope: Scope, op: Rename) -> Any:
     moved = scope.inode(source[0])
     replaced = scope.inode(target[0]) if target is not None else None
     _check(op, old_dir, new_dir, moved, replaced, exchange)
+    if not same or target is not None:
+        # Within one directory, too: in a place that is counted already may be put what is not (QUOTA_WORK).
+        back = ((target[0], replaced, old_dir),) if exchange and target is not None and replaced is not None else ()
+        quota.renamed(scope, ((source[0], moved, new_dir), *back))
 
     moved.ctime_ns = old_dir.mtime_ns = old_dir.ctime_ns = new_dir.mtime_ns = new_dir.ctime_ns = scope.now
     if exchange:

@@ -12,7 +12,7 @@ import stat
 from typing import Any, Final
 
 from mds import schema
-from mds.namespace import xattrs
+from mds.namespace import inline, xattrs
 from mds.namespace.inode import TRUNCATIONS_MAX, Inode
 from mds.namespace.ops import reserve
 from mds.namespace.perm import W, allowed, in_group, need, owns, without_set_id
@@ -129,7 +129,9 @@ def _truncate(scope: Scope, inode: Inode, op: SetAttr) -> None:
     A truncation that grows the file cuts nothing off. One to the size that the file already has here may well cut:
     writes of other clients beyond it may not be committed yet.
     """
-    if inode.layout is not None and op.size <= inode.size:
+    if inode.inline:
+        inline.cut(scope, op.ino, inode, op.size)
+    elif inode.layout is not None and op.size <= inode.size:
         kept = tuple(item for item in inode.truncations if item[1] < op.size)
         if len(kept) >= TRUNCATIONS_MAX:
             raise FileSystemError(Status.TRUNCATIONS_UNSETTLED)

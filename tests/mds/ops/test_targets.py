@@ -152,17 +152,17 @@ def test_layouts_of_directories_and_files(world: World) -> None:
         value: bytes = world.ask(ops.GetXattr(ROOT, ino, name))
         return value
 
-    assert shown(TOP) == b"stripe_size=1048576 stripe_count=4 copies=1"
+    assert shown(TOP) == b"stripe_size=1048576 stripe_count=4 copies=1 inline=0"
     above = Attr(world.ok(ops.Mkdir(ROOT, TOP, b"d", 0o755)))
     world.ok(ops.SetXattr(ROOT, above.ino, name, b"copies=2 stripe_count=1", 0))
     below = Attr(world.ok(ops.Mkdir(ROOT, above.ino, b"e", 0o755)))
-    assert shown(below.ino) == b"stripe_size=1048576 stripe_count=1 copies=2"
+    assert shown(below.ino) == b"stripe_size=1048576 stripe_count=1 copies=2 inline=0"
     file = Attr(world.ok(ops.Create(ROOT, below.ino, b"f", 0o644)))
     size, (column,) = file.layout
     assert (size, column >> 16) == (1 << 20, 1)
-    assert shown(file.ino) == b"stripe_size=1048576 stripe_count=1 copies=2 chains=%d" % column
+    assert shown(file.ino) == b"stripe_size=1048576 stripe_count=1 copies=2 inline=0 chains=%d" % column
     world.ok(ops.SetXattr(ROOT, file.ino, name, b"stripe_size=65536 stripe_count=2 copies=3", 0))
-    assert shown(file.ino).startswith(b"stripe_size=65536 stripe_count=2 copies=3 chains=")
+    assert shown(file.ino).startswith(b"stripe_size=65536 stripe_count=2 copies=3 inline=0 chains=")
     world.ok(ops.Commit(file.ino, 1, 0))
     assert world.run(ops.SetXattr(ROOT, file.ino, name, b"copies=1", 0)).status == errno.EBUSY
     assert world.run(ops.SetXattr(ALICE, above.ino, name, b"copies=1", 0)).status == errno.EPERM
