@@ -7,7 +7,6 @@ through the :class:`Shell` it passes.  The life of a request: :meth:`Replica.cli
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -117,6 +116,8 @@ class Replica:
         if self._running:
             return
         self._running = True
+        if self._holding:
+            self._acknowledge()  # recalls end by time as well
         # Not in a finally clause: what was delivered is half applied then, and nothing after it may be, or be answered.
         while self._events or self._logged or self._history or self._submit_batch():
             # What others wait for, acknowledgements, goes out before we look into messages and execute them.
@@ -232,7 +233,9 @@ class Replica:
     def _awaited(self, item: Any) -> bool:
         """Somebody here waits for the outcome of this entry."""
         session, slot, number = item[1:4]
-        return (session, slot, number) in self._waiting if session else number in self._internal
+        if session:
+            return (session, slot, number) in self._waiting
+        return slot == self.me and number in self._internal  # others number theirs alike
 
     def _apply(self, item: Delivered) -> None:
         entry = item.entry
@@ -523,7 +526,8 @@ class Replica:
             return  # looked at when the queue of events is empty
         now = self.shell.now()
         for peer, incarnation in self.group.awaits_return(now):
-            if self.borrowers.returned(peer, self.state.sessions(), itertools.chain(*self._ops.values()), now):
+            logged = [op for _, operations in self._ops.values() for op in operations]
+            if self.borrowers.returned(peer, self.state.sessions(), logged, now):
                 self.group_event(ev.Returned(peer, incarnation))
 
     def _admin(self, client: Client, call: int, op_bytes: bytes) -> None:
