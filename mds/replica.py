@@ -116,8 +116,7 @@ class Replica:
         if self._running:
             return
         self._running = True
-        if self._holding:
-            self._acknowledge()  # recalls end by time as well
+        self._acknowledge()  # recalls end by time as well
         # Not in a finally clause: what was delivered is half applied then, and nothing after it may be, or be answered.
         while self._events or self._logged or self._history or self._submit_batch():
             # What others wait for, acknowledgements, goes out before we look into messages and execute them.
@@ -233,9 +232,7 @@ class Replica:
     def _awaited(self, item: Any) -> bool:
         """Somebody here waits for the outcome of this entry."""
         session, slot, number = item[1:4]
-        if session:
-            return (session, slot, number) in self._waiting
-        return slot == self.me and number in self._internal  # others number theirs alike
+        return (session, slot, number) in self._waiting if session else slot == self.me and number in self._internal
 
     def _apply(self, item: Delivered) -> None:
         entry = item.entry
@@ -526,7 +523,7 @@ class Replica:
             return  # looked at when the queue of events is empty
         now = self.shell.now()
         for peer, incarnation in self.group.awaits_return(now):
-            logged = [op for _, operations in self._ops.values() for op in operations]
+            logged = (op for _, operations in self._ops.values() for op in operations)
             if self.borrowers.returned(peer, self.state.sessions(), logged, now):
                 self.group_event(ev.Returned(peer, incarnation))
 
@@ -556,7 +553,6 @@ class Replica:
     def maintain(self, look_at_sessions: bool) -> None:
         """Send the answers this replica owes for unlinked inodes; now and then look for sessions to expire."""
         self.lending.forget_departed(self.shell.now())
-        self._acknowledge()  # recalls end by time as well
         self._run()
         if not self.active:
             return

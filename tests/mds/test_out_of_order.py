@@ -97,6 +97,19 @@ def test_a_client_that_does_not_let_go_delays_those_only_who_touch_what_it_keeps
 
 
 @SEEDS
+def test_many_requests_may_touch_what_a_client_keeps(service: Service, seed: int) -> None:
+    """Also in one message; each waits for the client, once."""
+    with service(seed) as group:
+        user = group.user("user", 2)
+        one = group.ask(user, mkdir(b"one"))[0]
+        silent(group, 1, one)
+        calls = [user.request(mkdir(b"%d" % k, one)) for k in range(60)]
+        group.until(lambda: len(group.nodes[1].replica.caches.held(group.nodes[1].now())) == 60)
+        group.complete(*calls)
+        assert all(call.ok for call in calls)
+
+
+@SEEDS
 def test_what_waits_survives_its_replicas(service: Service, seed: int) -> None:
     """The state is written while requests wait, and replicas are killed then; all that is answered was done once."""
     with service(seed) as group:
