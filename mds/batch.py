@@ -23,9 +23,11 @@ def decode_batch(batch: bytes) -> Decoded:
 
 def decode_entry(entry: Any) -> Any:
     """The operation of an entry; None when it is none, or the entry is malformed."""
+    if not well_formed(entry):
+        return None
     try:
         return decode(entry[4])
-    except (WireError, IndexError, TypeError, KeyError):
+    except WireError:
         return None
 
 

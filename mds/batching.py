@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from mds import limits
-from mds.batch import decode_entry
+from mds.batch import decode_entry, well_formed
 from mds.locksets import look
 from mds.machine import StateMachine
 
@@ -82,4 +82,4 @@ class Batching:
         fresh = self._fresh
         if not fresh:
             return [decode_entry(item) for item in items]
-        return [fresh.pop(item[4], None) or decode_entry(item) for item in items]
+        return [(well_formed(item) and fresh.pop(item[4], None)) or decode_entry(item) for item in items]

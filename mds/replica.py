@@ -8,7 +8,6 @@ through the :class:`Shell` it passes.  The life of a request: :meth:`Replica.cli
 from __future__ import annotations
 
 import errno
-import itertools
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -110,6 +109,7 @@ class Replica:
         if self._running:
             return
         self._running = True
+        self._acknowledge()  # recalls end by time as well
         # Not in a finally clause: what was delivered is half applied then, and nothing after it may be, or be answered.
         while self._events or self._logged or self._history or self._submit_batch():
             # What others wait for, acknowledgements, goes out before we look into messages and execute them.
@@ -225,7 +225,7 @@ class Replica:
     def _awaited(self, item: Any) -> bool:
         """Somebody here waits for the outcome of this entry."""
         session, slot, number = item[1:4]
-        return (session, slot, number) in self._waiting if session else number in self._internal
+        return (session, slot, number) in self._waiting if session else slot == self.me and number in self._internal
 
     def _apply(self, item: Delivered) -> None:
         entry = item.entry
@@ -515,7 +515,8 @@ class Replica:
             return  # looked at when the queue of events is empty
         now = self.shell.now()
         for peer, incarnation in self.group.awaits_return(now):
-            if self.borrowers.returned(peer, self.state.sessions(), itertools.chain(*self._ops.values()), now):
+            logged = (op for _, operations in self._ops.values() for op in operations)
+            if self.borrowers.returned(peer, self.state.sessions(), logged, now):
                 self.group_event(ev.Returned(peer, incarnation))
 
     def _admin(self, client: Client, call: int, op_bytes: bytes) -> None:
@@ -544,7 +545,6 @@ class Replica:
     def maintain(self, look_at_sessions: bool) -> None:
         """Send the answers this replica owes for unlinked inodes; now and then look for sessions to expire."""
         self.lending.forget_departed(self.shell.now())
-        self._acknowledge()  # recalls end by time as well
         self._run()
         if not self.active:
             return

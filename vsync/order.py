@@ -18,6 +18,7 @@ heartbeats only. Neither is safe across a view change.
 from __future__ import annotations
 
 from enum import StrEnum
+from operator import lt
 
 from vsync.effects import Effects
 from vsync.history import History
@@ -117,20 +118,25 @@ class Order:
 
     def _learn(self, k: int, m: Data | Ack | Heartbeat) -> None:
         durable, delivered = m.durable, m.delivered
+        if not len(durable) == len(self.members) == len(delivered):
+            return
         holds = self.holds
+        row = self.durable[k]
         if m.held or m.unclear or holds.any:
             if not all(part[0] in self.at for part in (*m.held, *m.unclear)):
                 return  # no member of this view says that
+            # 1. A heartbeat says that nothing is held. 2. Then a message comes there, and with the acknowledgement the
+            # word that it is held, over another connection. 3. The heartbeat arrives last.
+            if any(map(lt, durable, row)) or any(map(lt, delivered, holds.said[k])):
+                return
             holds.learn(k, m.held, m.unclear)
         holds.said[k] = delivered
-        if len(durable) == len(self.members) == len(delivered):
-            row = self.durable[k]
-            stable = self.stable
-            for j, seq in enumerate(durable):
-                if seq > row[j]:
-                    row[j] = seq
-                if delivered[j] > stable[j]:
-                    stable[j] = delivered[j]
+        stable = self.stable
+        for j, seq in enumerate(durable):
+            if seq > row[j]:
+                row[j] = seq
+            if delivered[j] > stable[j]:
+                stable[j] = delivered[j]
 
     def on_durable(self, received: list[int]) -> None:
         """The log is on disk up to *received* (a copy of ``received`` when it was handed over)."""

@@ -125,3 +125,16 @@ def test_a_client_that_does_not_notice_is_waited_for(service: Any, seed: int) ->
         group.until(lambda: call.done)
         assert call.ended >= until
         group.restart(1)
+
+
+def test_replicas_look_at_the_operations_in_their_log(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with service() as group:
+        replica = group.nodes[2].replica
+        attach = ops.SessionAttach(7, KEY, 1, 4)
+        asked: list[Any] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(replica.group, "awaits_return", lambda now: [(1, 1)])
+            patch.setattr(replica.borrowers, "returned", lambda dead, sessions, logged, now: asked.extend(logged))
+            patch.setattr(replica, "_ops", {(9, 1, 1): (((0, 0, 1, 1, b""), "x"), [attach, None])})
+            replica._look_at_loans()
+        assert asked == [attach, None]

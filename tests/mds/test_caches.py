@@ -87,6 +87,30 @@ def test_who_touches_what_is_being_called_back_waits_for_it_too() -> None:
     assert not caches.held(0)
 
 
+def test_a_message_of_many_that_touch_the_same_costs_one_recall() -> None:
+    """A thousand files are made in a directory that a client keeps: each of them waits, and none costs more for it."""
+    caches = holding(("a", 1), ("b", 1))
+    sent = [caches.recall(frozenset({1}), set(), k, 0) for k in range(1000)]
+    assert len(sent[0]) == 2 and not any(sent[1:])
+    assert caches.held(0) == set(range(1000))
+    caches.done("a", 1)
+    assert caches.held(0) == set(range(1000))
+    caches.done("b", 1)
+    assert not caches.held(0)
+
+
+@pytest.mark.parametrize("touched", [frozenset({1}), ALL])
+def test_while_a_client_is_asked_there_is_somebody_to_ask(touched: frozenset[int] | None) -> None:
+    """1. What a client keeps is called back, all of it. 2. Before it answers, another request touches that."""
+    caches = holding(("a", 1))
+    caches.recall(touched, set(), 5, 0, frozenset({1}))
+    assert len(caches) == 0 and caches.any_held
+    caches.recall(frozenset({1}), set(), 6, 0)
+    assert caches.held(0) == {5, 6}
+    caches.done("a", 1)
+    assert not caches.any_held
+
+
 def test_an_answer_to_an_earlier_recall_does_not_cover_a_later_one() -> None:
     caches = holding(("a", 1), ("a", 2))
     caches.recall(frozenset({1}), set(), 5, 0)

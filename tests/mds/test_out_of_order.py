@@ -97,6 +97,35 @@ def test_a_client_that_does_not_let_go_delays_those_only_who_touch_what_it_keeps
 
 
 @SEEDS
+def test_many_requests_may_touch_what_a_client_keeps(service: Service, seed: int) -> None:
+    """Also in one message; each waits for the client, once."""
+    with service(seed) as group:
+        user = group.user("user", 2)
+        one = group.ask(user, mkdir(b"one"))[0]
+        silent(group, 1, one)
+        calls = [user.request(mkdir(b"%d" % k, one)) for k in range(60)]
+        group.until(lambda: len(group.nodes[1].replica.caches.held(group.nodes[1].now())) == 60)
+        group.complete(*calls)
+        assert all(call.ok for call in calls)
+
+
+@SEEDS
+def test_a_replica_that_stops_still_holds_what_its_clients_use(service: Service, seed: int) -> None:
+    """It has asked for everything back, and its client has not heard of that when somebody else changes something.
+    Group.saying asserts at the answer that no cache contradicts it."""
+    with service(seed) as group:
+        user = group.user("user", 2)
+        one = group.ask(user, mkdir(b"one"))[0]
+        kept = silent(group, 1, one)
+        assert kept.line is not None
+        kept.line.stalled = True
+        group.nodes[1].take(group.nodes[1].replica.lending.stop)
+        assert kept.may_use(one)
+        assert group.complete(user.request(mkdir(b"x", one))).ok
+        kept.leave()
+
+
+@SEEDS
 def test_what_waits_survives_its_replicas(service: Service, seed: int) -> None:
     """The state is written while requests wait, and replicas are killed then; all that is answered was done once."""
     with service(seed) as group:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -125,6 +126,12 @@ class Histories:
         return (*head, encode(op), seen if rng.random() < 0.75 else (*seen[:-1], 7))
 
 
+    def quota_on_all(self) -> Any:
+        """An entry that has everything counted from the start."""
+        self.numbers[0] += 1
+        limits = b"bytes_hard=%d inodes_soft=%d" % (self.rng.randrange(100, 2000), self.rng.randrange(10, 40))
+        return 1, SESSION, 0, self.numbers[0], encode(ops.SetXattr(ROOT, TOP, quota.ATTRIBUTE, limits, 0))
+
     def _of_a_small_file(self) -> Any:
         files = [ino for ino in self.inos if (i := self.serial._scope.find(ino)) is not None and i.inline]
         ino = self.rng.choice(files or self.inos)
@@ -206,6 +213,9 @@ def test_the_state_is_that_of_serial_execution(tmp_path: Path, seed: int) -> Non
     expected: dict[tuple[int, int], Outcome] = {}
     batch, _ = made.batch((1, 0, 1, 1, encode(ops.SessionOpen(KEY, "c", 64, 1, 1))))
     other.deliver(made.index, batch)
+    if seed % 2:
+        batch, _ = made.batch(made.quota_on_all())
+        other.deliver(made.index, batch)
     above = 0
     for _ in range(150):
         if rng.random() < 0.04:
@@ -300,6 +310,8 @@ def test_a_request_touches_nothing_that_it_has_not_locked(tmp_path: Path, seed: 
     made = Histories(rng, machine)
     made.view((1, 2, 3))
     made.batch((1, 0, 1, 1, encode(ops.SessionOpen(KEY, "c", 64, 1, 1))))
+    if seed % 2:
+        made.batch(made.quota_on_all())
     spy = Spy(machine.store)
     judged = 0
     for _ in range(300):
@@ -407,6 +419,48 @@ def test_only_what_conflicts_with_a_held_request_waits(world_path: Path) -> None
     assert said["cells"]["update"]["read"]["executed"] == 2
     for name in (b"a", b"b"):
         world.ok(ops.Unlink(ROOT, one, name))
+    world.finish()
+
+
+def test_what_is_counted_in_a_quota_keeps_its_order_from_its_beginning_on(world: World) -> None:
+    """The directory gets its quota while others wait to make something there: there is no quota yet when they ask for
+    their locks. The limit leaves room for one of them, and that is the first."""
+    above, aside = world.mkdir(b"d"), world.mkdir(b"e")
+    schedule = Schedule(world.machine)
+    index = world.machine.index + 1
+    asked = [
+        ops.SetXattr(ROOT, above, quota.ATTRIBUTE, b"inodes_hard=2", 0),
+        ops.Create(ROOT, above, b"a", 0o644),
+        ops.Create(ROOT, above, b"b", 0o644),
+        ops.SetXattr(ROOT, aside, b"user.x", b"y", 0),
+    ]
+    entries = tuple((world.time, world.session, slot, 1, encode(op)) for slot, op in enumerate(asked, 10))
+    schedule.deliver((1, 1, index), index, decode_batch(pack(entries)), frozenset({0}))
+    assert not schedule.ready
+    schedule.clear((1, 1, index), 0)
+    statuses = {}
+    while ready := schedule.ready:
+        request = max(ready, key=lambda r: r.k)
+        statuses[request.k] = schedule.execute(request).status
+    assert list(statuses) == [0, 3, 1, 2], "what is not counted need not wait"
+    assert statuses[1] == OK and statuses[2] == errno.EDQUOT
+    assert world.names(above) == [b"a"]
+    world.ok(ops.Unlink(ROOT, above, b"a"))
+    world.finish()
+
+
+def test_what_objects_are_called_that_are_deleted_is_found_out_late(world: World) -> None:
+    """A file that grew out waits to be removed here; elsewhere it has been, and its objects are gone."""
+    ino = world.create(b"f")
+    schedule = Schedule(world.machine)
+    index = world.machine.index + 1
+    removal = (world.time, world.session, 10, 1, encode(ops.Unlink(ROOT, TOP, b"f")), (ino,))
+    done = (world.time, 0, 1, 1, encode(ops.ReclaimDone((ino + 7,))))
+    schedule.deliver((1, 1, index), index, decode_batch(pack((removal, done))), frozenset({0}))
+    assert not schedule.ready, "ino + 7 may be what the file's objects are called"
+    schedule.clear((1, 1, index), 0)
+    assert [schedule.execute(request).status for request in iter(schedule.next, None)] == [OK, OK]
+    world.release(ino)
     world.finish()
 
 

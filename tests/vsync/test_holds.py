@@ -11,7 +11,7 @@ import pytest
 from tests.vsync.builders import ack, view
 from tests.vsync.test_order import order_of
 from vsync.effects import Delivered, Effects
-from wire.group import Ack, Data
+from wire.group import Ack, Data, Heartbeat
 
 Part = tuple[int, int, int]
 
@@ -146,6 +146,35 @@ def test_another_members_word_for_a_delivery_is_its_word_for_what_is_held() -> N
     order.deliver(out)
     assert out.cleared == [(1, 1, 1, 5)]
     assert order.ack().unclear == () and not order.holds.any
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_heartbeat_that_is_overtaken_takes_nothing_back(before: bool) -> None:
+    """1. Member 2 sends a heartbeat, and holds nothing. 2. A message comes there that it holds, and it says so with the
+    acknowledgement, over another connection. 3. That arrives first; the heartbeat, *before* or after member 3's
+    acknowledgement, by which the message is delivered."""
+    order, _ = order_of(1, view(1, (1, 2, 3), 0))
+    out = Effects()
+    order.multicast(b"m", out)
+    order.on_durable([1, 0, 0])
+    frames: list[Any] = [
+        Ack(1, 1, 0, (1, 0, 0), (0, 0, 0), ((1, 1, 0),)),
+        Heartbeat(1, 1, 1, 1, 1, 0, 0, 0, (0, 0, 0), (0, 0, 0), (0, 0, 0), (1, 3)),
+    ]
+    out = Effects()
+    order.on_ack(2, frames[0])
+    if before:
+        order.on_ack(2, frames[1])
+    order.on_ack(3, Ack(1, 1, 0, (1, 0, 0), (0, 0, 0)))
+    order.deliver(out)
+    if not before:
+        order.on_ack(2, frames[1])
+        order.deliver(out)
+    (item,) = [i for i in out.history if isinstance(i, Delivered)]
+    assert item.held == {0} and out.cleared == [], "2's client may use what contradicts it"
+    order.on_ack(2, Ack(1, 1, 0, (1, 0, 0), (0, 0, 0)))
+    order.deliver(out)
+    assert out.cleared == [(1, 1, 1, 0)]
 
 
 def test_a_member_that_nobody_knows_holds_nothing() -> None:
