@@ -160,6 +160,10 @@ class Replica:
             self._acknowledged = self._on_disk
             self._events.append(ev.DurableUpTo(self._on_disk))
 
+    def stop_lending(self) -> None:
+        """Call back all that clients keep: this replica is about to leave."""
+        self.lending.stop()
+
     def _carry_out(self, out: Effects) -> None:
         # The others get to work while our own journal is written; nothing in `send` depends on it.
         for peer, message in out.send:

@@ -181,6 +181,8 @@ class Process:
     # -- messages
 
     def _group_message(self, peer: int, message: Any, bulk: Buffer) -> None:
+        if isinstance(message, SnapshotPart | LetGo) and peer in self.replica.group.core.strangers:
+            return  # of other sessions, and of another state (the group machine knows what to do with the rest)
         if isinstance(message, SnapshotPart):
             self._snapshot_part(message, bulk)
             return
@@ -272,7 +274,7 @@ class Process:
         replica = self.replica
         with trio.move_on_after(limits.LEAVE_S) as scope:
             # What clients were lent comes back while this replica still serves: the others need not wait for it.
-            replica.lending.stop()
+            replica.stop_lending()
             while not replica.lending.all_returned:  # noqa: ASYNC110  (the cores are pure: they have no event to wait for)
                 await trio.sleep(limits.LEAVE_LOOK_S)
             replica.group_event(ev.Leave())

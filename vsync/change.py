@@ -214,9 +214,11 @@ class Change:
         of that may have been answered.
         """
         core = self.core
-        if core.amnesiac or core.newcomer:
-            return "this replica has no state to go on from"
         history = core.history
+        # Whoever has delivered nothing and has nothing in its log may never have been in the cluster: a replica set up
+        # with a first view of its own would draw all others into a generation without a history.
+        if core.amnesiac or (history.index == 0 and not any(history.tops().values())):
+            return "this replica has no state to go on from"
         base = core.newest.epoch
         while base > history.epoch and base not in core.flushed:
             base = history.views[base].base if base in history.views else history.epoch

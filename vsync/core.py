@@ -180,7 +180,11 @@ class Core:
             raise Stranger(why)
 
     def refuse(self, peer: int, why: str) -> None:
-        """*peer* is of another group: nothing of what it says is taken in any more.
+        """*peer* is of another group: nothing of what it says is taken in any more, and it is told nothing.
+
+        Told nothing, because it may not see by what we say that we are strangers: 1. Of two that were forced to go on,
+        one is some views ahead. 2. It knows the epoch that the other is active in, and the other does not know its.
+        3. The next view it decides would be learned by the other, which would stop.
 
         How that comes about: a new replica was started without ``joins = true`` and has made a first view of its own;
         or two replicas were forced to go on, each of them alone. Whatever they decided is no view of ours, and were
@@ -196,11 +200,13 @@ class Core:
     # -- effects
 
     def send(self, peer: int, message: Any) -> None:
-        self.out.send.append((peer, message))
+        if peer not in self.strangers:
+            self.out.send.append((peer, message))
 
     def after(self, peer: int, message: Any) -> None:
         """Send when everything recorded so far is on disk."""
-        self.out.after.append((peer, message))
+        if peer not in self.strangers:
+            self.out.after.append((peer, message))
 
     def note(self, text: str) -> None:
         self.out.notes.append(text)

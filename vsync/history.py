@@ -57,6 +57,8 @@ class History:
         self._items_bytes = 0
         self._items_first = self.index
         """Index of the first item in ``_items``; the hash there is the hash *before* it."""
+        self.pinned = False
+        """A snapshot is on its way: what comes after it is kept longer (see limits.PINNED)."""
         for entry in sorted(entries):
             if entry.epoch < self.epoch or entry.seq <= self._floor(entry.epoch, entry.sender):
                 continue  # the state has it already
@@ -293,7 +295,8 @@ class History:
         self._items.append((before, item))
         self._items_bytes += size
         self.index += 1
-        while len(self._items) > limits.RECENT_ITEMS or self._items_bytes > limits.RECENT_BYTES:
+        times = limits.PINNED if self.pinned else 1
+        while len(self._items) > times * limits.RECENT_ITEMS or self._items_bytes > times * limits.RECENT_BYTES:
             _, old = self._items.popleft()
             self._items_first += 1
             if isinstance(old, Entry):

@@ -64,6 +64,11 @@ RECENT_ITEMS: Final = 65_536
 """History items kept in memory for learners and flushes; beyond it a learner gets a snapshot."""
 RECENT_BYTES: Final = 24 << 20
 """As above. All of it is resident, in one that has been at work for a while: some 200,000 creates."""
+PINNED: Final = 4
+"""So many times as much is kept while a snapshot is on its way, and SNAPSHOT_TAKEN after it: what happens meanwhile has
+to be fed to the learner, or it needs another snapshot, and never comes to an end while the others are busy."""
+SNAPSHOT_TAKEN: Final = 10_000 * MS
+"""From the last part of a snapshot handed over until whoever got it has put it in place and asks to be fed."""
 BATCH_BYTES: Final = 1 << 20
 """Payload bytes of one message; half of what a frame may hold."""
 IN_FLIGHT: Final = 2
@@ -87,6 +92,7 @@ CONTENT_BYTES: Final = 1 << 20
 assert HEARTBEAT * 3 <= LEASE - LEASE_MARGIN, "a lease survives two lost heartbeats"
 assert SILENCE_MIN >= LEASE - LEASE_MARGIN, "a peer is not suspected before its lease has run out anyway"
 assert LEASE < SILENCE_MAX
+assert LEASE < PROGRESS_WAIT, "what a replica lent has run out before it learns, silent, that others went on without it"
 assert SEAL_WAIT > 2 * HEARTBEAT
 assert PROGRESS_WAIT > SEAL_WAIT + HEARTBEAT and DECIDE_WAIT > SEAL_WAIT
 assert BALLOT_RETRY * 8 < DECIDE_WAIT, "a few rounds before the attempt is given up"

@@ -105,6 +105,10 @@ class Machine:
     def hear_each_other(self, peer: int) -> bool:
         """Whether we hear *peer* and it hears us, by its last heartbeat. True for those of whom nothing is known."""
         detector = self.core.detector
+        if peer in self.core.strangers or peer in self.transfer.snapshots:
+            # The first is not listened to: a new connection would be as silent. The second may be busy with what it is
+            # sent, and would have to be sent all of it again; that it takes nothing any more is noticed by who sends.
+            return True
         return peer not in detector.peers or detector.hear_each_other((self.core.me,), peer)
 
     def read_until(self) -> int:
@@ -298,7 +302,7 @@ class Machine:
                 if view is not None:
                     before = core.newest
                     self._learned(view, now)
-                    self.membership.announce(view, before)
+                    self.membership.announce(view, before, durable=True)
             case Stored():
                 self.membership.on_stored(peer, m)
             case Obituary():
@@ -451,7 +455,7 @@ class Machine:
         before = self.core.newest
         self.core.note(f"view {describe_epoch(view.epoch)} of replica {self.core.me} alone is forced")
         self._learned(view, now)
-        self.membership.announce(view, before)
+        self.membership.announce(view, before, durable=False)
 
     def _leave(self, now: int) -> None:
         """Ask the others to go on without us: at once, and again until they do."""

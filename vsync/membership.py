@@ -77,11 +77,17 @@ class Membership:
             if witness in self.core.linked and self._stored.get(witness, -1) < newest.epoch:
                 self.core.send(witness, Views(pack_views([newest])))
 
-    def announce(self, view: View, before: View) -> None:
-        """A view was decided here: every replica and every voter learns it, those that it removes as well."""
+    def announce(self, view: View, before: View, *, durable: bool) -> None:
+        """A view was decided here: every replica and every voter learns it, those that it removes as well.
+
+        *durable*: a majority of voters has it on disk. If not, nobody hears of it before it is on disk here: 1. A view
+        is forced and told to a witness. 2. This process is killed, and knows nothing of it. 3. It is forced once more,
+        another view now, because its log ends elsewhere. 4. For the witness it is of another group, for ever.
+        """
         packed = Views(pack_views([view]))
+        tell = self.core.send if durable else self.core.after
         for peer in sorted({*self.core.others, *before.voters, *view.voters, *self._witnesses()} - {self.core.me}):
-            self.core.send(peer, packed)
+            tell(peer, packed)
 
     def _stored_by(self) -> set[int]:
         """Who has the newest view on disk: the members when it is active here, and witnesses that said so."""

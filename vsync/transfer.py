@@ -47,6 +47,7 @@ class Transfer:
         self.learners: dict[int, Learner] = {}
         self.snapshots: set[int] = set()
         """Peers a snapshot is on its way to."""
+        self._pinned_until = 0
         self._stay: dict[int, int] = {}
         self._joined: dict[int, int] = {}
         self._tried: int = 0
@@ -54,6 +55,8 @@ class Transfer:
         self._asked: int | None = None
         self._quiet_since = now - limits.JOIN_RETRY
         self._turn = 0
+        self._gap_told = False
+        """The feeder was told of a gap in the feed, and nothing has been delivered since."""
 
     # -- feeding
 
@@ -75,6 +78,7 @@ class Transfer:
             return  # removed: it is only to learn that it is, from the feed; or it asks again
         elif peer not in self.snapshots and (m.empty or m.index <= core.history.index or self._left_behind(m)):
             self.snapshots.add(peer)
+            core.history.pinned = True  # until when is seen to at each tick
             self.learners.pop(peer, None)
             core.note(f"learner {peer} at index {m.index} gets a snapshot: history is not kept that far, or differs")
             core.out.snapshot_for.append(peer)
@@ -171,6 +175,9 @@ class Transfer:
     def tick(self, now: int) -> None:
         """Ask a member of the active view to feed us, another one each time nothing comes."""
         core = self.core
+        if self.snapshots:
+            self._pinned_until = now + limits.SNAPSHOT_TAKEN
+        core.history.pinned = now < self._pinned_until
         if not self.learning or now - self._quiet_since < limits.JOIN_RETRY:
             return
         feeders = [p for p in core.others if (said := core.detector.last(p)) is not None and said.active >= 0]
@@ -179,8 +186,12 @@ class Transfer:
         self._asked = feeders[self._turn % len(feeders)]
         self._turn += 1
         self._quiet_since = now
+        self._ask(self._asked)
+
+    def _ask(self, peer: int) -> None:
+        core = self.core
         here = core.history.position()
-        core.send(self._asked, Join(here.epoch, here.index, here.hash, core.amnesiac or core.newcomer))
+        core.send(peer, Join(here.epoch, here.index, here.hash, core.amnesiac or core.newcomer))
 
     def receiving(self, now: int) -> None:
         """Parts of a snapshot are coming in: no need to ask again."""
@@ -193,12 +204,19 @@ class Transfer:
             return
         self._quiet_since = now
         history = core.history
+        before = history.index
         items = [_item_untrusted(item) for item in m.items]
         for index, item in enumerate(items, m.index):
             if index < history.index:
                 continue  # fed twice, by a feeder before or after a reconnection
             if index > history.index:
-                break  # a gap: the feeder's earlier frames were lost with a link; we ask again
+                # 1. The bulk connection breaks alone, or comes up after the one that we asked over: what was fed is
+                # lost. 2. The feeder does not know, and feeds what comes after it. 3. There is no silence in which we
+                # would ask again, until it has fed a whole window for nothing.
+                if not self._gap_told and history.index == before:
+                    self._gap_told = True  # once: the answer may come behind a window of what is of no use
+                    self._ask(peer)
+                break
             if isinstance(item, View):
                 learn(item)
                 if not core.outside or item.base != history.epoch:
@@ -209,6 +227,8 @@ class Transfer:
                     core.note(f"feed item {index} from {peer} is out of place: {item[:3]}")
                     break
                 history.deliver_fed(item, core.out)
+        if history.index > before:
+            self._gap_told = False
         core.send(peer, FeedAck(history.index))
 
     def installed(self, position: Position, now: int) -> None:

@@ -135,7 +135,7 @@ def test_fsck_under_load_finds_nothing_false(small: Live) -> None:
 
 
 def test_fsck_finds_objects_left_behind_and_removes_them(small: Live) -> None:
-    (small.mounts["one"] / "file").write_bytes(b"x" * 100)
+    (small.mounts["one"] / "file").write_bytes(b"x" * 10_000)
     os.sync()
     ino = (small.mounts["one"] / "file").stat().st_ino
     (path,) = (small.cluster.directory / "data").glob(f"ossd-*/objects/*/{ino:016x}.*")
@@ -149,10 +149,10 @@ def test_fsck_finds_objects_left_behind_and_removes_them(small: Live) -> None:
     found = fsck(small, code=1)
     assert found["problems"] == [f"1 objects of inode {stray} are there, and the inode is not"]
     found = fsck(small, "--repair")
-    assert found["mended"] == 1
+    assert found["mended"] >= 1  # it looks again at once: what is being deleted may be ordered once more
     small.cluster.wait(lambda _: not _strays(small, stray), "the object is not deleted", 30.0)
     assert fsck(small)["problems"] == []
-    assert (small.mounts["one"] / "file").read_bytes() == b"x" * 100
+    assert (small.mounts["one"] / "file").read_bytes() == b"x" * 10_000
 
 
 def _strays(cluster: Live, ino: int) -> list[Path]:

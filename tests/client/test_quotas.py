@@ -26,7 +26,7 @@ class File:
 
 
 def file(committed: int, size: int, root: int = 7) -> File:
-    return File(Attr(99, 0o100644, 1, 0, 0, 0, committed, 0, 0, 0, None, (), root), size)
+    return File(Attr(99, 0o100644, 1, 0, 0, 0, committed, 0, 0, 0, None, (), 0, 99, root), size)
 
 
 class Service:

@@ -65,7 +65,7 @@ class InOrder(random.Random):
 
 
 def attr(ino: int) -> bytes:
-    return pack((ino, 0o100644, 1, 0, 0, 0, 0, 0, 0, 0, None, (), 0, ino))
+    return pack((ino, 0o100644, 1, 0, 0, 0, 0, 0, 0, 0, None, (), 0, ino, 0, False))
 
 
 def shown(effect: Effect) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mds.machine import Outcome
-from tests.mds.group import TOP, Group, create, lookup
+from tests.mds.group import TOP, Group, create, lookup, mkdir
 from vsync import effects as ev
 from wire import messages as msg
 from wire import ops
@@ -49,7 +49,7 @@ def test_a_replica_that_is_to_stop_has_everything_back_and_sends_its_clients_els
         group.ask(one, lookup(b".."))
     assert user.may_use(TOP) and idle.may_use(TOP)
     node = group.nodes[1]
-    node.take(node.replica.lending.stop)
+    node.take(node.replica.stop_lending)
     group.until(lambda: node.replica.lending.all_returned)
     assert not user.may_use(TOP) and not idle.may_use(TOP), "and not because time has passed"
     group.ask(user, lookup(b".."))
@@ -60,3 +60,19 @@ def test_a_replica_that_is_to_stop_has_everything_back_and_sends_its_clients_els
     group.until(lambda: group.view() == (2, 3))
     assert group.clock.now - before < 100_000, "nobody waits for what was promised or lent"
     group.until(lambda: any(isinstance(m, msg.ViewChanged) and len(m.members) == 2 for m in idle.seen))
+
+
+def test_a_replica_that_is_to_stop_still_holds_back_what_its_clients_use(group: Group) -> None:
+    """It has asked for everything back, and its client has not heard of that when somebody else changes something.
+    Group.saying asserts at the answer that no cache contradicts it."""
+    user, idle = group.user("user", 2), group.user("idle", 1).caches()
+    one = group.ask(user, mkdir(b"one"))[0]
+    group.until(lambda: idle.until > group.clock.now)
+    group.ask(idle, ops.GetAttr(one))
+    assert idle.line is not None
+    idle.line.stalled = True
+    group.nodes[1].take(group.nodes[1].replica.stop_lending)
+    assert idle.may_use(one)
+    assert group.complete(user.request(mkdir(b"x", one))).ok
+    idle.leave()
+    group.finish()

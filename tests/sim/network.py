@@ -15,12 +15,10 @@ from typing import Any, Final
 from tests.sim.clock import MS, Scheduler
 from vsync.effects import LinkDown, LinkUp
 from wire.codec import decode, encode
-from wire.group import Ack, Content, Data, Feed, FeedAck, Fetch, Join
+from wire.group import CHANNEL_OF
 
 CONTROL, DATA, BULK = range(3)
-CHANNEL: Final[dict[type, int]] = {
-    Data: DATA, Ack: DATA, Fetch: BULK, Content: BULK, Join: BULK, Feed: BULK, FeedAck: BULK,
-}  # fmt: skip
+CHANNEL: Final[dict[type, int]] = {kind: {"data": DATA, "bulk": BULK}[name] for kind, name in CHANNEL_OF.items()}
 CODEC_SHARE: Final = 0.1
 """Share of messages that go through bytes; all of them would cost half of the simulator's speed."""
 
@@ -159,11 +157,13 @@ class Network:
             self._deliver(end, peer, LinkDown(peer))
 
     def lose_data(self, a: int, b: int) -> None:
-        """The data connection broke and came back at once: what was under way on it is lost, in both directions."""
+        """The data and the bulk connection broke and came back at once, which nobody is told of: what was under way on
+        them is lost, in both directions."""
         for x, y in ((a, b), (b, a)):
-            if (x, y, DATA) in self._queues:  # two witnesses have nothing to say to each other
-                self.lost += len(self._queues[x, y, DATA])
-                self._queues[x, y, DATA].clear()
+            for channel in (DATA, BULK):
+                if (x, y, channel) in self._queues:  # two witnesses have nothing to say to each other
+                    self.lost += len(self._queues[x, y, channel])
+                    self._queues[x, y, channel].clear()
 
     def process_died(self, who: int) -> None:
         """Its connections break; the dead notice nothing."""

@@ -439,7 +439,8 @@ class Replica(Process):
         views = limits.VIEWS_KEPT + limits.VIEWS_UNCOMMITTED + VIEWS_UNDELIVERED
         assert len(history.views) <= views, f"{len(history.views)} views"
         assert len(core.acceptor.registers) <= REGISTERS_KEPT + 1, f"{len(core.acceptor.registers)} registers"
-        assert history.index - history.items_first <= limits.RECENT_ITEMS, "items kept for learners"
+        kept = limits.RECENT_ITEMS * limits.PINNED  # when the last snapshot has arrived it goes down with the next item
+        assert history.index - history.items_first <= kept, "items kept for learners"
         assert len(machine.transfer.learners) <= peers and len(machine.transfer.snapshots) <= peers
         assert len(core.leases.granted) <= peers and len(core.leases.held) <= peers
         assert len(core.leases.promises(self.now)) <= 16 * peers, "promises"

@@ -6,10 +6,10 @@ import pytest
 
 from tests.vsync.builders import Driven, heartbeat, messages, view
 from tests.vsync.test_machine import FIRST, SECOND, active, told
-from vsync.effects import DurableUpTo, Effects, ForceView, LinkUp, Received, Roster, Tick
+from vsync.effects import ChangeView, DurableUpTo, Effects, ForceView, LinkUp, Received, Roster, Tick
 from vsync.limits import LEASE, MS
-from vsync.records import Durable
-from vsync.view import genesis, pack_views
+from vsync.records import Durable, Entry
+from vsync.view import first_of, genesis, pack_views
 from vsync.voter import Witness
 from wire.codec import to_tuple
 from wire.group import Accept, Feed, Join, Prepare, Seal, View, Views
@@ -65,10 +65,7 @@ def test_two_that_were_forced_to_go_on_alone_refuse_each_other() -> None:
     """Each was told that the other is gone for good. They meet: neither stops, neither follows the other."""
     ones: list[Driven] = []
     for me in (1, 2):
-        one = Driven(me, linked=(3 - me,))
-        one.step(DurableUpTo(one.step(ForceView()).ticket), LEASE // MS)
-        one.step(DurableUpTo(one.machine.core.ticket))
-        ones.append(one)
+        ones.append(forced_alone(me))
     for one, other in (ones, ones[::-1]):
         epoch = one.machine.active_view
         assert epoch is not None and epoch == other.machine.active_view
@@ -77,6 +74,41 @@ def test_two_that_were_forced_to_go_on_alone_refuse_each_other() -> None:
         assert f"refuses replica {other.machine.core.me}" in out.notes[0] and "g1.0" in out.notes[0]
         assert not messages(out, Views)
         assert one.machine.active_view == epoch
+
+
+def test_one_that_is_some_views_ahead_does_not_stop_the_other() -> None:
+    """Two were forced. The second has gone on to other views before they meet: the first does not know these epochs,
+    and could not see that they are none of its own."""
+    one, two = forced_alone(1), forced_alone(2)
+    for _ in range(2):
+        before = two.machine.active_view
+        outs = to_itself(two, two.step(ChangeView("again")))
+        said = [m for out in outs for peer, m in [*out.send, *out.after] if peer == 1]
+        assert before is not None and two.machine.active_view == before + 1
+        two.step(Received(1, one.machine.core.heartbeat(one.now)))
+        one.step(Received(2, two.machine.core.heartbeat(two.now)))
+    assert said == [], "the second knows the first one's epoch, and has refused it"
+    assert one.machine.active_view == first_of(1)
+    assert one.machine.hear_each_other(2) and two.machine.hear_each_other(1), "nobody dials anew for that"
+
+
+def forced_alone(me: int) -> Driven:
+    kept = Durable(1, 0, {0: genesis((1, 2, 3), ())}, {0}, entries=[Entry(0, me, 1, 1, b"kept")])
+    one = Driven(me, durable=kept, linked=(3 - me,))
+    one.step(DurableUpTo(one.step(ForceView()).ticket), LEASE // MS)
+    one.step(DurableUpTo(one.machine.core.ticket))
+    assert one.machine.active_view == first_of(1)
+    return one
+
+
+def to_itself(one: Driven, out: Effects) -> list[Effects]:
+    """What follows from *out* at a replica alone: it writes, and answers itself."""
+    outs = [out]
+    for out in outs:
+        if out.records:
+            outs.append(one.step(DurableUpTo(out.ticket)))
+        outs += [one.step(Received(peer, m)) for peer, m in out.after if peer == one.machine.core.me]
+    return outs
 
 
 def test_a_witness_does_not_vote_for_another_group() -> None:

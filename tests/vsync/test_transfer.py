@@ -6,7 +6,7 @@ from tests.vsync.builders import MS, Driven, entry, heartbeat, messages, view
 from tests.vsync.test_machine import active, told
 from tests.vsync.town import Town
 from vsync import limits
-from vsync.effects import Delivered, Effects, Event, Received, Tick, ViewEvent
+from vsync.effects import Delivered, Effects, Event, Received, SnapshotSent, Tick, ViewEvent
 from vsync.records import Decided, Entry
 from vsync.transfer import Learner
 from vsync.view import NO_HASH
@@ -99,6 +99,23 @@ def test_a_gap_in_the_feed_is_not_jumped() -> None:
     assert messages(out, FeedAck) == [(1, FeedAck(0))]
 
 
+def test_who_feeds_with_a_gap_is_asked_again() -> None:
+    """The first frame was lost with the bulk connection; the others come every 100 ms, so there never is a silence."""
+    three = learner()
+    first = three.machine.core.history.views[0]
+    ask = (1, Join(-1, 0, NO_HASH, False))
+    assert messages(three.step(Received(1, Feed(1, (to_tuple(SECOND),))), 100), Join) == [ask]
+    fed = [tuple(entry(1, 1, k, k)) for k in (1, 2, 3, 4, 5)]
+    for k in (1, 2):
+        assert not messages(three.step(Received(1, Feed(k + 1, (fed[k],))), 100), Join), "it knows"
+    out = three.step(Received(1, Feed(0, (to_tuple(first), to_tuple(SECOND), fed[0]))), 100)
+    assert [item.index for item in out.history] == [0, 1, 2]
+    assert not messages(out, Join)
+    position = three.machine.position()
+    out = three.step(Received(1, Feed(4, (fed[2],))), 100)
+    assert messages(out, Join) == [(1, Join(1, 3, position.hash, False))], "and again for another gap"
+
+
 def test_a_feed_nobody_asked_for_is_ignored() -> None:
     three = learner()
     out = three.step(Received(2, Feed(0, (to_tuple(three.machine.core.history.views[0]),))))
@@ -131,7 +148,7 @@ def test_what_waits_for_a_slow_learner_is_bounded_in_bytes() -> None:
     one.step(join(0, NO_HASH))
     history = one.machine.core.history
     history.epoch = 1
-    for seq in range(1, 60):
+    for seq in range(1, limits.RECENT_BYTES // (limits.BATCH_BYTES + 128)):  # as many as are kept
         big = Entry(1, 2, seq, seq, bytes(limits.BATCH_BYTES))
         out = Effects()
         history.append(big, out)
@@ -142,6 +159,34 @@ def test_what_waits_for_a_slow_learner_is_bounded_in_bytes() -> None:
     stopped_at = learner.next
     one.machine.transfer.on_feed_ack(3, FeedAck(stopped_at))
     assert learner.next > stopped_at
+
+
+def test_what_follows_a_snapshot_is_kept_until_the_learner_has_it() -> None:
+    """Copying takes a minute, in which more happens than is kept else: it must not end with the next snapshot."""
+    one = feeder()
+    assert one.step(join(1, b"x" * 16)).snapshot_for == [3]
+    history = one.machine.core.history
+    taken_at, hash_there, history.epoch = history.index, history.hash, 1
+
+    def deliver(count: int) -> None:
+        for _ in range(count):
+            seq = history.top(1, 2) + 1
+            out = Effects()
+            history.append(Entry(1, 2, seq, seq, bytes(limits.BATCH_BYTES)), out)
+            history.deliver(history.heads(1)[0], out)
+
+    kept = limits.RECENT_BYTES // limits.BATCH_BYTES
+    deliver(2 * kept)
+    one.machine.transfer.tick(one.now)
+    one.machine.step(SnapshotSent(3), one.now)
+    one.machine.transfer.tick(one.now + limits.SNAPSHOT_TAKEN - 1)
+    deliver(kept)
+    assert history.can_feed(taken_at, hash_there)
+    deliver(2 * kept)
+    assert len(history._items) <= limits.PINNED * kept, "not without bound"
+    one.machine.transfer.tick(one.now + limits.SNAPSHOT_TAKEN)
+    deliver(1)
+    assert len(history._items) <= kept
 
 
 def test_only_so_many_snapshots_at_a_time() -> None:
