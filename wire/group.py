@@ -81,7 +81,8 @@ class View:
     view in history; -1 for the first view.  ``hold_ms``: how long a member waits before it activates, because
     clients of somebody left out may still read what it lent them.  ``owed``: (peer, incarnation, ms), read leases
     promised to one left out who did not answer the seal: a member waits for each, or for the certificate that this
-    incarnation is dead.
+    incarnation is dead.  With the highest incarnation, about which there is no certificate: what a member has lent, if
+    a later view leaves it out.
     """
 
     epoch: int
