@@ -446,7 +446,6 @@ def test_what_is_counted_in_a_quota_keeps_its_order_from_its_beginning_on(world:
     assert statuses[1] == OK and statuses[2] == errno.EDQUOT
     assert world.names(above) == [b"a"]
     world.ok(ops.Unlink(ROOT, above, b"a"))
-    world.finish()
 
 
 def test_what_objects_are_called_that_are_deleted_is_found_out_late(world: World) -> None:
@@ -461,7 +460,6 @@ def test_what_objects_are_called_that_are_deleted_is_found_out_late(world: World
     schedule.clear((1, 1, index), 0)
     assert [schedule.execute(request).status for request in iter(schedule.next, None)] == [OK, OK]
     world.release(ino)
-    world.finish()
 
 
 def test_what_locks_everything_is_meant_to() -> None:
