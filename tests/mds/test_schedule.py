@@ -29,7 +29,7 @@ from mds.locksets import (
     slot_key,
 )
 from mds.machine import _APPLY_ALL, Outcome, StateMachine
-from mds.namespace import inline, quota
+from mds.namespace import entries, inline, quota
 from mds.schedule import Schedule
 from mds.store import Store
 from tests.mds.group import OWN
@@ -102,6 +102,9 @@ class Histories:
                 op = random_internal(rng, self.inos, SESSION)
             if isinstance(op, ops.ReclaimDone) and rng.random() < 0.8:
                 op = ops.ReclaimDone(tuple(ino for ino, _ in self.serial.reclaimable(2)))
+            if rng.random() < 0.4:
+                replica = rng.choice([1, 2, 3])
+                op = ops.OrphanAnswer(replica, tuple(self.serial.orphans_owed(replica)), ())
             if rng.random() < 0.1:
                 op = quotaops.QuotaWork()
             head = time_ns, 0, 1, 1
@@ -115,8 +118,10 @@ class Histories:
                 op = Reserve(rng.choice(self.inos), rng.randrange(99), 10)
             elif rng.random() < 0.15:
                 op = self._of_a_small_file()
-            elif rng.random() < 0.04:
+            elif rng.random() < 0.03:
                 op = self._of_a_quota()
+            elif rng.random() < 0.1:
+                op = self._removal()
             head = time_ns, SESSION, slot, self.numbers[slot]
             if rng.random() < 0.02:
                 return rng.choice([(*head, b"junk"), (1, 2), "x", (*head, encode(op), "plan")])
@@ -139,11 +144,18 @@ class Histories:
         write = WriteInline(ino, ((self.rng.randrange(99), b"bytes"),), self.rng.randrange(10**6))
         return self.rng.choice([write, write, GrowOut(ino), GrownOut(ino, growing or 7)])
 
+    def _removal(self) -> Any:
+        """Of a name that is there, if the first guess is none."""
+        names = [(ino, name) for ino in self.inos for name in NAMES]
+        self.rng.shuffle(names)
+        found = next(((ino, name) for ino, name in names if entries.find(self.serial.store, ino, name)), names[0])
+        return ops.Unlink(ROOT, *found)
+
     def _of_a_quota(self) -> Any:
         rng = self.rng
         found = [ino for ino in self.inos if (i := self.serial._scope.find(ino)) is not None and i.is_dir]
         ino = rng.choice(found)
-        if rng.random() < 0.3:
+        if rng.random() < 0.15:
             return ops.RemoveXattr(ROOT, ino, quota.ATTRIBUTE)
         few = b"bytes_soft=%d inodes_hard=%d grace_s=0" % (rng.randrange(1, 200), rng.randrange(5, 30))
         limits = rng.choice([few, b"bytes_hard=%d" % rng.randrange(1, 400), b"inodes_soft=4"])
@@ -423,18 +435,24 @@ def test_only_what_conflicts_with_a_held_request_waits(world_path: Path) -> None
 
 
 def test_what_is_counted_in_a_quota_keeps_its_order_from_its_beginning_on(world: World) -> None:
-    """The directory gets its quota while others wait to make something there: there is no quota yet when they ask for
+    """The tree gets its quota while others wait to make something there: there is no quota yet when they ask for
     their locks. The limit leaves room for one of them, and that is the first."""
-    above, aside = world.mkdir(b"d"), world.mkdir(b"e")
+    above = world.mkdir(b"d")
+    one, two = world.mkdir(b"1", above), world.mkdir(b"2", above)
     schedule = Schedule(world.machine)
     index = world.machine.index + 1
     asked = [
-        ops.SetXattr(ROOT, above, quota.ATTRIBUTE, b"inodes_hard=2", 0),
-        ops.Create(ROOT, above, b"a", 0o644),
-        ops.Create(ROOT, above, b"b", 0o644),
-        ops.SetXattr(ROOT, aside, b"user.x", b"y", 0),
+        ops.SetXattr(ROOT, above, quota.ATTRIBUTE, b"inodes_hard=4", 0),
+        quotaops.QuotaWork(),
+        ops.Mkdir(ROOT, one, b"a", 0o755),
+        ops.Mkdir(ROOT, two, b"b", 0o755),
+        ops.SetXattr(ROOT, TOP, b"user.x", b"y", 0),
     ]
-    entries = tuple((world.time, world.session, slot, 1, encode(op)) for slot, op in enumerate(asked, 10))
+    entries = tuple(
+        (world.time, 0, 1, 1, encode(op)) if isinstance(op, quotaops.QuotaWork)
+        else (world.time, world.session, slot, 1, encode(op))
+        for slot, op in enumerate(asked, 10)
+    )  # fmt: skip
     schedule.deliver((1, 1, index), index, decode_batch(pack(entries)), frozenset({0}))
     assert not schedule.ready
     schedule.clear((1, 1, index), 0)
@@ -442,10 +460,9 @@ def test_what_is_counted_in_a_quota_keeps_its_order_from_its_beginning_on(world:
     while ready := schedule.ready:
         request = max(ready, key=lambda r: r.k)
         statuses[request.k] = schedule.execute(request).status
-    assert list(statuses) == [0, 3, 1, 2], "what is not counted need not wait"
-    assert statuses[1] == OK and statuses[2] == errno.EDQUOT
-    assert world.names(above) == [b"a"]
-    world.ok(ops.Unlink(ROOT, above, b"a"))
+    assert list(statuses) == [0, 1, 4, 2, 3], "what is not counted need not wait"
+    assert statuses[2] == OK and statuses[3] == errno.EDQUOT
+    assert world.names(one) == [b"a"] and world.names(two) == []
 
 
 def test_what_objects_are_called_that_are_deleted_is_found_out_late(world: World) -> None:
