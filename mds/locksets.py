@@ -12,7 +12,7 @@ is not known here, takes the lock on everything.
 
 Locks are each replica's own affair: whoever keeps what conflicts in the order of delivery ends in the same state. So
 two things are decided by what stands here, where it is certain that no request that waits here can make it untrue
-(:func:`locks_of`): whether anything is counted in quotas, and whether what a ReclaimDone deletes is there.
+(:func:`locks_of`): in which quotas something is counted, and whether what a ReclaimDone deletes is there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any, Final
 from mds import schema, sessions
 from mds.locks import READ, UPDATE, WRITE, Key, Locks
 from mds.namespace import entries, quota
-from mds.namespace.inode import S_IFDIR
+from mds.namespace.inode import S_IFDIR, decode
 from mds.namespace.queries import STORAGE_MAP
 from mds.store import Store
 from wire import ops, quotaops, targetops
@@ -45,8 +45,11 @@ TREE: Final = ("tree",)
 SESSIONS: Final = ("sessions",)
 """Which sessions there are."""
 QUOTAS: Final = ("quotas",)
-"""What is counted in any quota. A limit refuses who comes last, so all that is counted keeps its order; while there is
-no quota nobody takes this lock."""
+"""What is counted in any quota: read by who knows in which one, and locks that (:func:`quota_key`); written by who does
+not. A limit refuses who comes last, so all that is counted in the same keeps its order. Without a quota nobody takes
+this lock."""
+PLACES: Final = ("places",)
+"""Written by who may change in which quota something is counted."""
 
 _DIRECTORY: Final = S_IFDIR >> 12
 _NOTHING: Final[frozenset[int]] = frozenset()
@@ -56,6 +59,11 @@ _WHOLE: Final[Locks] = ((EVERYTHING, WRITE),)
 
 def session_key(session: int) -> Key:
     return "session", session
+
+
+def quota_key(top: int) -> Key:
+    """*top*: a quota root that lies in no other one. With it goes what is counted in those below."""
+    return "quota", top
 
 
 def slot_key(session: int, slot: int) -> Key:
@@ -181,18 +189,45 @@ _LOCKS: Final[dict[type, Callable[[Any], list[tuple[Key, int]]]]] = {
 }
 
 
-_COUNTED: Final = (*_MAKES, ops.Commit, WriteInline, ops.OrphanAnswer)
+def _counted(op: Any, seen: Seen | None) -> tuple[int, ...]:
+    """Inodes that are counted where the request may change what quotas count: inodes, and sizes of files."""
+    if isinstance(op, _MAKES):
+        return (op.parent,)
+    if isinstance(op, ops.Commit | WriteInline) or (isinstance(op, ops.SetAttr) and op.valid & ops.SET_SIZE):
+        return (op.ino,)
+    if isinstance(op, ops.OrphanAnswer):
+        return op.released
+    if seen is None or not seen[0]:
+        return ()
+    if isinstance(op, ops.Unlink | ops.Rmdir):
+        return (seen[0],)
+    if isinstance(op, ops.Rename) and (op.parent != op.new_parent or seen[1]):
+        return (op.parent, op.new_parent, *filter(None, seen[:2]))
+    return ()
 
 
-def _counted(op: Any, seen: Seen | None) -> bool:
-    """Whether the request may change what quotas count: inodes, and sizes of files."""
-    if isinstance(op, _COUNTED):
-        return True
-    if isinstance(op, ops.SetAttr):
-        return bool(op.valid & ops.SET_SIZE)
-    if isinstance(op, ops.Rename):
-        return seen is not None and bool(seen[0]) and (op.parent != op.new_parent or bool(seen[1]))
-    return isinstance(op, ops.Unlink | ops.Rmdir) and seen is not None and bool(seen[0])
+def _quotas(op: Any, seen: Seen | None, store: Store, unsettled: bool) -> list[tuple[Key, int]]:
+    """What *op* locks because of quotas."""
+    counted = _counted(op, seen)
+    if not counted or not (unsettled or quota.exists(store)):
+        return []
+    tops = None if unsettled else {_top(store, ino) for ino in counted}
+    if tops is None or None in tops:
+        return [(QUOTAS, WRITE), *([(PLACES, WRITE)] if isinstance(op, ops.Rename) else [])]
+    if isinstance(op, ops.Rename) and len(tops) > 1:
+        return [(QUOTAS, WRITE), (PLACES, WRITE)]
+    return [(QUOTAS, READ), *((quota_key(top), WRITE) for top in tops if top)]
+
+
+def _top(store: Store, ino: int) -> int | None:
+    """The uppermost quota root that inode *ino* is counted in, 0: none. None: there is no such inode (yet)."""
+    record = store.get(schema.INODES, schema.u64(ino))
+    if record is None:
+        return None
+    top = 0
+    for root, _ in quota.chain(store, decode(record).quota):
+        top = root
+    return top
 
 
 def _reclaimed_here(store: Store, op: ops.ReclaimDone) -> bool:
@@ -209,7 +244,8 @@ def locks_of(
     op: Any, session: int, slot: int, seen: Seen | None, fresh: int, store: Store, unsettled: bool = False
 ) -> Locks:
     """The locks of one request, each key once, by *op* and what its origin has *seen*; in two points (see the module)
-    by what stands in the *store* here, too. *unsettled*: somebody who locks everything comes before it and waits.
+    by what stands in the *store* here, too. *unsettled*: somebody who writes EVERYTHING or PLACES comes before it and
+    waits.
 
     *op* None: it does not decode, and is answered so. *fresh*: the number that what it makes gets; nobody else can know
     it by then, but a client might guess.
@@ -225,9 +261,7 @@ def locks_of(
         if isinstance(op, ops.ReclaimDone) and not _reclaimed_here(store, op):
             return _WHOLE
         found = tell(op)
-    # Quotas begin with a request that locks everything, and only with one.
-    if _counted(op, seen) and (unsettled or quota.exists(store)):
-        found.append((QUOTAS, WRITE))
+    found += _quotas(op, seen, store, unsettled)
     if isinstance(op, (*_MAKES, ops.SessionOpen)):
         found.append((fresh if not isinstance(op, ops.SessionOpen) else session_key(fresh), WRITE))
     if session:

@@ -12,7 +12,7 @@ from typing import Any
 
 from mds.batch import Decoded
 from mds.locks import WRITE, LockTable
-from mds.locksets import EVERYTHING, locks_of, seen_untrusted
+from mds.locksets import EVERYTHING, PLACES, QUOTAS, locks_of, seen_untrusted
 from mds.machine import Outcome, StateMachine
 from mds.pending import Key
 
@@ -39,7 +39,7 @@ class Schedule:
 
     def __init__(self, state: StateMachine) -> None:
         self.state = state
-        self.table: LockTable[Request] = LockTable(uncounted=(EVERYTHING,))
+        self.table: LockTable[Request] = LockTable(uncounted=(EVERYTHING, QUOTAS))
         self.straight = 0
         """Requests that were executed without a look at the table: nothing was in it."""
         self.held = 0
@@ -62,7 +62,7 @@ class Schedule:
             request = waiting[k] = Request(key, index, k, item, op, k in held)
             self.held += request.held
             seen, fresh = seen_untrusted(op, item), self.state.number_at(index, k)
-            unsettled = self.table.strongest(EVERYTHING) == WRITE
+            unsettled = WRITE in (self.table.strongest(EVERYTHING), self.table.strongest(PLACES))
             locks = locks_of(op, item[1], item[2], seen, fresh, self.state.store, unsettled)
             request.locked = self.table.declare(request, locks)
             self._look(request)
@@ -111,7 +111,7 @@ class Schedule:
     def forget(self) -> None:
         """Another state has taken the place of ours: what waited for it, it has, or will get delivered."""
         counted = self.table
-        self.table = LockTable(uncounted=(EVERYTHING,))
+        self.table = LockTable(uncounted=(EVERYTHING, QUOTAS))
         self.table.cells, self.table.declared, self.table.queued = counted.cells, counted.declared, counted.queued
         self._waiting.clear()
         self._ready.clear()

@@ -25,6 +25,7 @@ from mds.locksets import (
     TREE,
     locks_of,
     look,
+    quota_key,
     seen_untrusted,
     slot_key,
 )
@@ -143,6 +144,12 @@ class Histories:
         growing = inline.contents(self.serial.store, ino).growing
         write = WriteInline(ino, ((self.rng.randrange(99), b"bytes"),), self.rng.randrange(10**6))
         return self.rng.choice([write, write, GrowOut(ino), GrownOut(ino, growing or 7)])
+
+    def tops(self) -> dict[int, int]:
+        """Each quota root and the uppermost one above it."""
+        store = self.serial.store
+        roots = [int.from_bytes(key, "big") for key, _ in store.scan(schema.QUOTAS, b"", None)]
+        return {root: list(quota.chain(store, root))[-1][0] for root in roots}
 
     def _removal(self) -> Any:
         """Of a name that is there, if the first guess is none."""
@@ -274,7 +281,7 @@ _OWNER = {
     schema.SESSION_KEYS.number: lambda key: ("sessions",),
     schema.REPLIES.number: lambda key: ("slot", int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")),
     schema.INLINE.number: lambda key: int.from_bytes(key, "big"),
-    schema.QUOTAS.number: lambda key: QUOTAS,
+    schema.QUOTAS.number: lambda key: ("a quota", int.from_bytes(key, "big")),
     schema.QUOTA_WORK.number: lambda key: QUOTAS,
     schema.TARGETS.number: lambda key: STORAGE,
     schema.CHAINS.number: lambda key: STORAGE,
@@ -335,6 +342,7 @@ def test_a_request_touches_nothing_that_it_has_not_locked(tmp_path: Path, seed: 
         if op is not None and not (len(item) == 6 and type(item[5]) is not tuple):
             fresh = schema.number_at(index, 0)
             locks = dict(locks_of(op, item[1], item[2], seen_untrusted(op, item), fresh, machine.store))
+        tops = made.tops()
         spy.seen.clear()
         made.batch(entry)
         if not locks:
@@ -344,6 +352,10 @@ def test_a_request_touches_nothing_that_it_has_not_locked(tmp_path: Path, seed: 
         judged += 1
         for changes, owner in spy.seen:
             mode = locks.get(owner, -1)
+            if isinstance(owner, tuple) and owner[0] == "a quota":
+                mode = locks[QUOTAS]
+                if mode == READ:
+                    mode = locks.get(quota_key(tops[owner[1]]), -1)
             if isinstance(owner, tuple) and owner[0] == "slot":
                 mode = max(mode, locks.get(("session", owner[1]), -1))  # who ends a session removes its replies
             if not changes and TREE in locks and isinstance(owner, int):
@@ -463,6 +475,48 @@ def test_what_is_counted_in_a_quota_keeps_its_order_from_its_beginning_on(world:
     assert list(statuses) == [0, 1, 4, 2, 3], "what is not counted need not wait"
     assert statuses[2] == OK and statuses[3] == errno.EDQUOT
     assert world.names(one) == [b"a"] and world.names(two) == []
+
+
+def test_what_moves_to_another_quota_keeps_its_order_there(world: World) -> None:
+    """A file waits to be moved into another quota: who asks for locks by then cannot tell where it is to be counted."""
+    one, two, three = world.mkdir(b"1"), world.mkdir(b"2"), world.mkdir(b"3")
+    for root in (one, two, three):
+        world.ok(ops.SetXattr(ROOT, root, quota.ATTRIBUTE, b"bytes_hard=15", 0))
+    moved, other, apart = (world.create(b"f", parent) for parent in (one, two, three))
+    index = world.machine.index + 1
+    asked: list[tuple[Any, ...]] = [
+        (ops.Rename(ROOT, one, b"f", two, b"g", 0), (moved, 0, 0)),
+        (ops.Commit(moved, 10, 1),),
+        (ops.Commit(other, 10, 1),),
+        (ops.Commit(apart, 10, 1),),
+    ]
+    entries = tuple(
+        (world.time, world.session, slot, 1, encode(op), *seen) for slot, (op, *seen) in enumerate(asked, 10)
+    )
+    schedule = Schedule(world.machine)
+    schedule.deliver((1, 1, index), index, decode_batch(pack(entries)), frozenset({0}))
+    assert not schedule.ready
+    schedule.clear((1, 1, index), 0)
+    statuses = {}
+    while ready := schedule.ready:
+        request = max(ready, key=lambda r: r.k)
+        statuses[request.k] = schedule.execute(request).status
+    assert statuses == {0: OK, 1: OK, 2: errno.EDQUOT, 3: OK}
+
+
+def test_quotas_do_not_wait_for_each_other(world: World) -> None:
+    one, two = world.mkdir(b"1"), world.mkdir(b"2")
+    for root in (one, two):
+        world.ok(ops.SetXattr(ROOT, root, quota.ATTRIBUTE, b"inodes_hard=2", 0))
+    index = world.machine.index + 1
+    asked = [ops.Mkdir(ROOT, parent, name, 0o755) for parent, name in ((one, b"a"), (one, b"b"), (two, b"c"))]
+    entries = tuple((world.time, world.session, slot, 1, encode(op)) for slot, op in enumerate(asked, 10))
+    schedule = Schedule(world.machine)
+    schedule.deliver((1, 1, index), index, decode_batch(pack(entries)), frozenset({0}))
+    assert [request.k for request in schedule.ready] == [2]
+    schedule.execute(schedule.ready[0])
+    schedule.clear((1, 1, index), 0)
+    assert [schedule.execute(request).status for request in iter(schedule.next, None)] == [OK, errno.EDQUOT]
 
 
 def test_what_objects_are_called_that_are_deleted_is_found_out_late(world: World) -> None:
