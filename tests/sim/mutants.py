@@ -368,7 +368,7 @@ MUTANTS: Final = (
         "lent-by-members",
         "what a member has lent is owed by the view after that which leaves it out without having been active",
         (Edit(change, "plan_view", "if reports[r].lent_ms:", "if False:"),),
-        ("late grants",),
+        ("learners",),
         holding=True,
     ),
     # What is forgotten.

@@ -118,6 +118,10 @@ QUICKLY_CAUGHT: Final[dict[str, tuple[int, ...]]] = {
     "promise-broken": (13, 37, 61),
     "refusal-not-learned": (63, 111),
     "base-never-flushed": (65, 89, 113),
+    "execute-before-clear": (4,),
+    "flushed-while-holding": (4,),
+    "overtaken-word": (5,),
+    "lent-by-members": (719,),
 }
 """Mutant -> seeds that have caught it, tried first: what happens in them changes with any change of the protocol."""
 RUNS_MAX: Final = 60
