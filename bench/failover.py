@@ -76,6 +76,8 @@ class Trial:
     attached: bool
     """The victim was the replica that the client was attached to."""
     stall_ms: float
+    until: str = ""
+    """What was answered at its end, and when (UTC)."""
 
 
 # --- the client -----------------------------------------------------------------------------------
@@ -191,7 +193,8 @@ class Subject:
         if fault != "leave":
             wait(self.whole, f"replica {victim} is not back after {fault}")
         self._load.more(ANSWERS_AFTER)
-        return Trial(fault, victim, attached, round(self._load.say("tell")["longest_ms"], 1))
+        said = self._load.say("tell")
+        return Trial(fault, victim, attached, round(said["longest_ms"], 1), said["longest_until"])
 
     def _gone_on_without(self, victim: int) -> None:
         other = next(r for r in self.replicas if r != victim)

@@ -16,6 +16,7 @@ import os
 import select
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import trio
@@ -37,10 +38,14 @@ class Gaps:
         self.errors: list[str] = []
         self._last = time.monotonic()
         self._longest = 0.0
+        self._longest_until = ""
+        """What ended it, and when."""
 
-    def answered(self) -> None:
+    def answered(self, what: str) -> None:
         now = time.monotonic()
-        self._longest = max(self._longest, now - self._last)
+        if now - self._last > self._longest:
+            self._longest = now - self._last
+            self._longest_until = f"{datetime.now(UTC).isoformat(timespec='milliseconds')} {what}"
         self._last = now
         self.answers += 1
 
@@ -49,7 +54,14 @@ class Gaps:
         if line == "mark":
             self._longest = 0.0
         longest = max(self._longest, time.monotonic() - self._last)
-        return json.dumps({"answers": self.answers, "longest_ms": longest * 1000, "errors": self.errors[:5]})
+        return json.dumps(
+            {
+                "answers": self.answers,
+                "longest_ms": longest * 1000,
+                "longest_until": self._longest_until,
+                "errors": self.errors[:5],
+            }
+        )
 
 
 async def library(config: Config, name: str) -> None:
@@ -77,9 +89,9 @@ async def _work(client: MetadataClient, name: str, gaps: Gaps) -> None:
         entry = b"%08d" % count
         ino = attr_untrusted(await client.request(ops.Create(ROOT, directory, entry, 0o644))).ino
         client.handle_closed(ino)
-        gaps.answered()
+        gaps.answered("create")
         found = attr_untrusted(await client.query(ops.Lookup(ROOT, directory, entry)))
-        gaps.answered()
+        gaps.answered("lookup")
         if found.ino != ino:
             gaps.errors.append(f"{entry.decode()} is inode {found.ino}, created was {ino}")
 
@@ -94,10 +106,10 @@ def mounted(directory: Path) -> None:
         count += 1
         try:
             os.close(os.open(directory / f"{count:08d}", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-            gaps.answered()
+            gaps.answered("create")
             if os.path.exists(directory / f"not-{count}"):
                 gaps.errors.append(f"not-{count} exists")
-            gaps.answered()
+            gaps.answered("lookup")
         except OSError as exc:
             gaps.errors.append(str(exc))
         if not select.select([sys.stdin], [], [], 0)[0]:

@@ -149,7 +149,7 @@ class Member:
             for peer in range(1, self.me):
                 for channel in CHANNELS:
                     address = f"127.0.0.1:{self.ports[peer - 1]}"
-                    nursery.start_soon(self.links.keep, peer, address, channel, Role.REPLICA)
+                    nursery.start_soon(self.links.keep, peer, address, channel)
             nursery.start_soon(self._tick)
             task_status.started()
 

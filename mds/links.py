@@ -49,7 +49,9 @@ class Links:
         down: Callable[[int], None],
         works: Callable[[int], bool],
     ) -> None:
-        """*received*, *up*, *down* are called from the connection's task; up and down are about the control one.
+        """*received*, *up*, *down* are called from the connection's task. A peer is up when all channels stand: a
+        member whose data connection is still being dialled would lose what it is sent, and everybody would wait until
+        that is noticed. It is down when the control connection breaks.
         *works*: whether this replica and that peer hear each other."""
         self.me = me
         self._hello = (me, uuid, incarnation, cluster)
@@ -58,6 +60,9 @@ class Links:
         self._up = up
         self._down = down
         self._works = works
+        self._up_now: set[int] = set()
+        self._there: dict[int, trio.Event] = {}
+        """Peer -> set, and replaced, when one of its channels is dialled with success: the others need not wait."""
         self._conns: dict[tuple[int, str], Connection] = {}
         self._last: tuple[Any, bytes] = (None, b"")
 
@@ -110,10 +115,10 @@ class Links:
         """Serve a connection that a peer made, until it breaks."""
         self._met.introduce(int(hello.name), hello.uuid, hello.incarnation)
         channel = hello.channel if hello.channel in CHANNELS else "control"
-        await self._serve(conn, int(hello.name), channel)
+        await self._serve(conn, int(hello.name), channel, CHANNELS)
 
-    async def keep(self, peer: int, address: str, channel: str, role: str) -> None:
-        """Dial *peer* and serve the connection, again and again, for ever."""
+    async def keep(self, peer: int, address: str, channel: str, channels: tuple[str, ...] = CHANNELS) -> None:
+        """Dial *peer* and serve the connection, one of *channels*, again and again, for ever."""
         me, uuid, incarnation, cluster = self._hello
         hello = Hello(PROTOCOL_VERSION, cluster, Role.REPLICA, str(me), uuid, incarnation, channel)
         wait = REDIAL_MIN_S
@@ -125,24 +130,26 @@ class Links:
                 if str(exc) != said:
                     said = str(exc)
                     (log.warning if "refused:" in said else log.debug)("no %s link with %d: %s", channel, peer, said)
-                await trio.sleep(wait)
+                with trio.move_on_after(wait):
+                    await self._there.setdefault(peer, trio.Event()).wait()
                 wait = min(2 * wait, REDIAL_MAX_S)
                 continue
             welcome = conn.hello
             assert welcome is not None
             reason = self._met.judge(peer, welcome.uuid, welcome.incarnation)
-            if welcome.role != role or reason is not None:
+            if welcome.role != Role.REPLICA or reason is not None:
                 log.warning("not linked with %d at %s: %s", peer, address, reason or f"it is a {welcome.role}")
                 conn.close()
                 await trio.sleep(REDIAL_MAX_S)
                 continue
             wait, said = REDIAL_MIN_S, ""
+            self._there.pop(peer, trio.Event()).set()
             self._met.introduce(peer, welcome.uuid, welcome.incarnation)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(conn.run_writer)
                 if channel == "control":
                     nursery.start_soon(self._watch, peer)
-                await self._serve(conn, peer, channel)
+                await self._serve(conn, peer, channel, channels)
                 nursery.cancel_scope.cancel()
 
     async def _watch(self, peer: int) -> None:
@@ -158,15 +165,16 @@ class Links:
             missed = 0 if self._works(peer) else missed + 1
         self.drop(peer, "silent: dialled anew")
 
-    async def _serve(self, conn: Connection, peer: int, channel: str) -> None:
+    async def _serve(self, conn: Connection, peer: int, channel: str, needed: tuple[str, ...]) -> None:
         old = self._conns.get((peer, channel))
         if old is not None:
             old.close("superseded by a newer connection")
             self._gone(old, peer, channel)
         self._conns[peer, channel] = conn
         conn.where = f"replica {peer} ({channel})"
-        if channel == "control":
+        if peer not in self._up_now and all((peer, one) in self._conns for one in needed):
             log.info("linked with replica %d", peer)
+            self._up_now.add(peer)
             self._up(peer)
         try:
             while True:
@@ -185,6 +193,7 @@ class Links:
     def _gone(self, conn: Connection, peer: int, channel: str) -> None:
         if self._conns.get((peer, channel)) is conn:
             del self._conns[peer, channel]
-            if channel == "control":
+            if channel == "control" and peer in self._up_now:
+                self._up_now.discard(peer)
                 log.info("link with replica %d is down: %s", peer, conn.closed)
                 self._down(peer)

@@ -171,7 +171,7 @@ class Follower:
         with scope:
             async with trio.open_nursery() as nursery:
                 for channel in channels:
-                    nursery.start_soon(self._links.keep, peer, address, channel, Role.REPLICA)
+                    nursery.start_soon(self._links.keep, peer, address, channel, channels)
 
     async def ask_when_lonely(self, lonely: Callable[[], bool]) -> None:
         """While nobody of a view talks to us: ask whether we belong to the cluster at all. For ever."""

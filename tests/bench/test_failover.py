@@ -61,11 +61,11 @@ def test_availability_takes_the_worst_fault_that_was_not_planned() -> None:
 
 def test_gaps_reach_from_before_the_mark_to_now() -> None:
     gaps = Gaps()
-    gaps.answered()
+    gaps.answered("create")
     gaps._last -= 5  # the last answer was five seconds ago
     gaps.command("mark")
     assert json.loads(gaps.command("tell"))["longest_ms"] == pytest.approx(5000, abs=1000)
-    gaps.answered()
+    gaps.answered("create")
     assert json.loads(gaps.command("tell"))["longest_ms"] == pytest.approx(5000, abs=1000)
     gaps.command("mark")
     said = json.loads(gaps.command("tell"))

@@ -81,11 +81,13 @@ async def test_a_silent_link_is_dialled_anew_on_all_channels(
         listener.serve, nursery, CLUSTER, lambda hello: one.links.judge(hello, lambda _: None), one.welcome,
         one.links.accepted,
     )  # fmt: skip
-    for channel in CHANNELS:
-        nursery.start_soon(two.links.keep, 1, f"127.0.0.1:{listener.port}", channel, Role.REPLICA)
+    address = f"127.0.0.1:{listener.port}"
     with trio.fail_after(60):
-        await two.until(["up"], 3)
-        await one.until(["up"], 3)
+        for number, channel in enumerate(CHANNELS, 1):
+            assert two.happened == one.happened == [], "a peer is up when everything that it is sent arrives"
+            nursery.start_soon(two.links.keep, 1, address, channel)
+            await two.until(["up"] if number == 3 else [], number)
+            await one.until(["up"] if number == 3 else [], number)
         before = [two.conn(channel) for channel in CHANNELS]
         two.looks.extend((True, False, True, True))
         while two.looks:
