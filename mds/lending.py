@@ -72,7 +72,7 @@ class Lending:
         of it; until they have let go, *what* is not to be executed."""
         # Who may pass through a directory changes like a name: a kernel does not ask before it walks through.
         if (isinstance(op, ops.SetAttr) and op.valid & ops.SET_MODE and op.mode & 0o111 != 0o111) or (
-            isinstance(op, ops.SetXattr) and op.name == ACCESS
+            isinstance(op, ops.SetXattr | ops.RemoveXattr) and op.name == ACCESS
         ):
             names = frozenset((op.ino,))
         else:
