@@ -19,6 +19,7 @@ class Flush:
         """Who says it has flushed the newest view."""
         self._flush_ticket: int | None = None
         self._fetch_at = 0
+        self._fetch_wait = limits.FETCH_FIRST
         self._turn = 0
         self.fetching = False
 
@@ -41,6 +42,8 @@ class Flush:
             self._flush_ticket = None
             self.fetching = False
             self._fetch_at = now
+            self._fetch_wait = limits.FETCH_FIRST
+            self._turn = 0
             hold = max([view.hold_ms, *(ms for peer, _, ms in view.owed if peer not in view.members)])
             core.note(
                 f"view {describe_epoch(view.epoch)} is decided: members {list(view.members)}, "
@@ -68,11 +71,13 @@ class Flush:
             return
         if now < self._fetch_at:
             return
-        self._fetch_at = now + limits.FETCH_RETRY
+        self._fetch_at = now + self._fetch_wait
+        self._fetch_wait = min(2 * self._fetch_wait, limits.FETCH_RETRY)
         self.fetching = True
         base = core.history.views[view.base].members
         sources = [p for p in core.others if core.detector.hears(p)]
-        sources.sort(key=lambda p: (p not in base, p))
+        # Who sent it has it. A learner among the new members has less than we, and would say nothing.
+        sources.sort(key=lambda p: (p != lacking[0][1], p not in base, p))
         if sources:
             core.send(sources[self._turn % len(sources)], Fetch(view.epoch, tuple(lacking[:WANTS_MAX])))
             self._turn += 1

@@ -34,6 +34,8 @@ PROGRESS_WAIT: Final = 400 * MS
 PROGRESS_WAIT_MAX: Final = 4000 * MS
 RANK_STEP: Final = 120 * MS
 """Delay between replicas of neighbouring rank, so that duels of coordinators are rare."""
+FETCH_FIRST: Final = 10 * MS
+"""Whoever was asked for a lacking message may not know the view yet: another is asked after this time; it doubles."""
 FETCH_RETRY: Final = 100 * MS
 JOIN_RETRY: Final = 300 * MS
 """A learner that hears nothing from whom it asked asks another member."""

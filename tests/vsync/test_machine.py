@@ -94,6 +94,20 @@ def test_a_sealed_member_does_not_flush() -> None:
     assert not messages(out, Fetch)
 
 
+def test_what_is_lacking_is_asked_of_who_sent_it_and_soon_of_another() -> None:
+    """4 is the learner that the view takes in: it has less than we, and says nothing. Nor does 3, who does not know the
+    view yet; the one asked next is 2."""
+    one = Driven(1, replicas=(1, 2, 3, 4), durable=Durable(1, 0, {0: FIRST}, {0}), linked=(2, 3, 4))
+    for peer in (2, 3, 4):
+        one.step(Received(peer, heartbeat(0, 0, 0, 0)))
+    out = one.step(told(2, view(1, (1, 2, 3, 4), 0, {3: 1})))
+    assert messages(out, Fetch) == [(3, Fetch(1, ((0, 3, 1, 1),)))]
+    out = one.step(Tick(), limits.FETCH_FIRST // MS)
+    assert [peer for peer, _ in messages(out, Fetch)] == [2]
+    again = one.step(Tick(), limits.FETCH_FIRST // MS)
+    assert not messages(again, Fetch), "ever longer, for what is asked may be large"
+
+
 def test_a_sealed_member_does_not_activate() -> None:
     one = flushed()
     one.step(Received(3, Seal(2, "test", ())))
