@@ -169,6 +169,12 @@ class Checkers:
             if by in holders and holders[by][0] > now:
                 holders[by] = holders[by][1], holders[by][1]
 
+    def let_go(self, by: int, now: int) -> None:
+        """The clients of replica *by* have let go of everything."""
+        for holders in self._held.values():
+            if by in holders:
+                holders[by] = now, now
+
     def executes(self, by: int, part: Part, now: int) -> None:
         """Replica *by*, a member, executes *part* of a message: no client anywhere contradicts it."""
         for holder, (until, _) in self._held.get(part, {}).items():

@@ -51,6 +51,11 @@ class Keeping:
         self.held |= {part for part, _, _ in found}
         return found
 
+    def stop(self) -> None:
+        """Its clients let go of everything."""
+        self._until = 0
+        self.held.clear()
+
 
 class Waiting:
     """Requests that are delivered and not executed, at one replica."""

@@ -158,6 +158,8 @@ class Replica(Process):
         elif kind == "query":
             self._query(*args)
         elif kind == "event":
+            if isinstance(args[0], ev.Leave):
+                self._call_back()
             self.step(args[0])
         elif kind == "let go":
             self._let_go(*args)
@@ -275,7 +277,7 @@ class Replica(Process):
 
     def _one(self, event: Event) -> None:
         machine, world, life = self.machine, self.world, self._life
-        learning = machine.transfer.learning
+        learning = machine.transfer.learning or machine.core.outside
         out = machine.step(event, self.now)
         machine.validate()
         if out.notes:
@@ -341,6 +343,13 @@ class Replica(Process):
             world.clock.after(after, self.take, "let go", self._life, part)
         if found:
             self._events.append(ev.Holding(frozenset(self._keeping.held)))
+
+    def _call_back(self) -> None:
+        """It is to leave: before it says so its clients have let go of everything."""
+        if self._keeping is not None:
+            self._keeping.stop()
+            self.world.checkers.let_go(self.me, self.world.clock.now)
+            self.step(ev.Holding(frozenset()))
 
     def _let_go(self, life: int, part: Part) -> None:
         if life == self._life and self._keeping is not None:
