@@ -108,7 +108,8 @@ class Process:
         self.tending = Tending(self.replica, self.cluster, self.journal.uuid)
         self.fatal = trio.Event()
         self.error: Exception | None = None
-        self._written = position
+        self._written = position, state.low
+        """Up to where the state is on disk: (position, up to which index everything was executed by then)."""
         self._state_lock = trio.Lock()
         self._receiver = snapshot.Receiver(self.base)
         self._outgoing = snapshot.Outgoing()
@@ -386,21 +387,21 @@ class Process:
 
     async def commit(self) -> None:
         """Write what was applied to LMDB, in a thread; then the journal may let go of it."""
-        position = self.replica.group.position()
-        if position == self._written or not self.replica.at_rest:
+        position, state = self.replica.group.position(), self.replica.state
+        stands = position, state.low
+        if stands == self._written or not self.replica.at_rest:
             return  # nothing new; or something failed half-way, and what is delivered is not what is applied
         self._views_uncommitted = 0
-        state = self.replica.state
         state.set_position(position.pack())
         layer = state.store.freeze()
         if layer is None:
             return
-        settled = state.mark[0] == position.index - 1
+        settled = state.low == position.index - 1
         total = await trio.to_thread.run_sync(state.store.write, layer)
         state.store.release(layer)
         if settled:
             self.replica.comparing.written(position.index - 1, total)
-        self._written = position
+        self._written = stands
         self.journal.trim(position)
 
     async def _send_snapshot(self, peer: int) -> None:
@@ -464,10 +465,11 @@ class Process:
         # The journal has let go of what the snapshot replaces; with the old state a restart would only learn again.
         self.replica.state.store.close()
         snapshot.swap_in(self.base, self.state_path)
-        self._written = position
+        state = StateMachine(Store.open(self.state_path), self.me, self._bootstrap)
+        self._written = position, state.low
         for note in out.notes:
             log.info("%s", note)
-        self.replica.resume(StateMachine(Store.open(self.state_path), self.me, self._bootstrap))
+        self.replica.resume(state)
 
     # -- life
 
@@ -514,7 +516,7 @@ class Process:
         # 1. The process ends while a snapshot is installed, or by an error half-way. 2. The group's position is ahead
         # of the state. 3. Stored together they say for ever that the state holds what it never saw.
         # Test: test_replica.test_after_an_error_half_way_nothing_more_is_applied.
-        if self.replica.at_rest and position != self._written:
+        if self.replica.at_rest and (position, state.low) != self._written:
             state.set_position(position.pack())
             layer = state.store.freeze()
             if layer is not None:

@@ -79,6 +79,8 @@ class Core:
         self.acquaint()
         self.ticket = 0
         self.durable_ticket = 0
+        self.holding = False
+        """Clients of this replica may still use what something in the log contradicts (see vsync.holds)."""
         self.out = Effects()
 
     def _owe_for_earlier_life(self, durable: Durable, position: Position, now: int) -> None:
@@ -234,6 +236,7 @@ class Core:
             tuple(order.delivered),
             hears,
             self.incarnation,
+            *order.holds.own(),
         )
 
     def beat(self, now: int) -> None:

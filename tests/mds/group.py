@@ -16,11 +16,12 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
+from mds.batch import Decoded
 from mds.caches import LEASE_US
 from mds.check import check
-from mds.machine import Bootstrap, Decoded, Outcome, StateMachine
+from mds.machine import Bootstrap, Outcome, StateMachine
 from mds.replica import Replica
-from mds.schema import META, META_POSITION
+from mds.schema import META, META_POSITION, META_WAITING
 from mds.shell import Client
 from mds.store import Store
 from tests.mds import harness
@@ -50,6 +51,7 @@ PING: Final = 150 * MS
 SILENCE: Final = 1 * SECOND
 KEEP: Final = 80 * MS
 STEPS_MAX: Final = 2_000_000
+OWN: Final = ((META.number, META_POSITION), (META.number, META_WAITING))
 CHANGING: Final = (
     ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink, ops.Link, ops.Unlink, ops.Rmdir, ops.Rename, ops.SetAttr,
     WriteInline,
@@ -154,7 +156,7 @@ class Node:
         """What is kept with the state of a tie."""
         self.given_up = 0
         """States that were given up."""
-        self._written = START
+        self._written = START, 0
         self._timer_at = -1
         self._waiters: list[tuple[int, Callable[[], None]]] = []
 
@@ -166,10 +168,11 @@ class Node:
         self.running = True
         self.store = Store.open(self.base / "state")
         state = self._state()
-        self._written = Position.unpack_untrusted(state.position) if state.position is not None else START
+        position = Position.unpack_untrusted(state.position) if state.position is not None else START
+        self._written = position, state.low
         durable = self.disk.start()
         rng = Random(world.rng.getrandbits(32))
-        group = Machine(self.me, world.replica_ids, durable, self._written, rng=rng, now=self.now(), lent=LEASE_US)
+        group = Machine(self.me, world.replica_ids, durable, position, rng=rng, now=self.now(), lent=LEASE_US)
         self.replica = Replica(self.me, group, state, self, self.alarm)
         self._timer_at = -1
         self.take(lambda: self.replica.group_event(ev.Tick()))
@@ -179,6 +182,8 @@ class Node:
     def _state(self) -> StateMachine:
         """The state machine over the store; what it executes is noted."""
         state = StateMachine(self.store, self.me, self.world.bootstrap)
+        for index, outcome in state.taken_up:
+            self.world.applied(index, [outcome])
         apply = state.apply
 
         def noted(index: int, origin: int, batch: bytes, known: Decoded | None = None) -> list[Outcome]:
@@ -186,7 +191,15 @@ class Node:
             self.world.applied(index, outcomes)
             return outcomes
 
+        execute = state.execute
+
+        def noted_alone(index: int, k: int, op: Any) -> Outcome:
+            outcome = execute(index, k, op)
+            self.world.applied(index, [outcome])
+            return outcome
+
         state.apply = noted  # type: ignore[method-assign]
+        state.execute = noted_alone  # type: ignore[method-assign]
         return state
 
     def pause(self) -> None:
@@ -224,6 +237,7 @@ class Node:
         happen()
         self.replica.group.validate()
         self.replica.caches.validate()
+        self.replica.schedule.validate()
         self._arm()
 
     # -- Shell
@@ -329,20 +343,20 @@ class Node:
             self.world.clock.after(self.world.rng.randrange(pace // 4, 2 * pace), self._commit_sometimes, life)
 
     def commit(self) -> None:
-        position = self.replica.group.position()
-        if position == self._written or self._waiters:
+        position, state = self.replica.group.position(), self.replica.state
+        stands = position, state.low
+        if stands == self._written or self._waiters:
             return
-        state = self.replica.state
         assert position.index == state.index + 1 or position == START, "the state has applied what is delivered"
         state.set_position(position.pack())
         layer = self.store.freeze()
         if layer is not None:
-            settled = state.mark[0] == position.index - 1
+            settled = state.low == position.index - 1
             total = self.store.write(layer)
             self.store.release(layer)
             if settled:
                 self.replica.comparing.written(position.index - 1, total)
-        self._written = position
+        self._written = stands
         self.disk.trim(position)
 
     def install(self, path: Path, views: tuple[Any, ...]) -> None:
@@ -365,9 +379,10 @@ class Node:
             path.rename(self.base / "state")
             self.store = Store.open(self.base / "state")
             self.alarm = ""
-            self._written = Position.unpack_untrusted(blob)
+            state = self._state()
+            self._written = Position.unpack_untrusted(blob), state.low
             self.snapshots += 1
-            self.take(lambda: replica.resume(self._state()))
+            self.take(lambda: replica.resume(state))
 
         self._waiters.append((out.ticket, on_disk))
         self.disk.append(out.ticket, out.records, [])
@@ -861,9 +876,9 @@ class Group:
             node.commit()
             node.replica.comparing.alarm.validate()
         self.until(lambda: len({n.replica.comparing.alarm.records.latest for n in self.nodes.values()}) == 1)
-        # When a state was last written is each one's own matter, so the position in it is.
+        # When a state was last written is each one's own matter, so the position in it is, and what waited there.
         first, *others = [
-            [record for record in harness.contents(state.store) if record[:2] != (META.number, META_POSITION)]
+            [record for record in harness.contents(state.store) if record[:2] not in OWN]
             for state in states
         ]
         assert all(other == first for other in others)
