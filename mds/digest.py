@@ -43,14 +43,14 @@ class Digest:
             self._ahead[index] = self._ahead.get(index, 0) + part
             self._ahead_sum += part
 
-    def reached(self, low: int) -> None:
-        """Everything up to *low* is executed by now."""
-        for index in sorted(at for at in self._ahead if at <= low):
-            self._ahead_sum -= self._ahead.pop(index)
+    def reached(self, first: int, low: int) -> None:
+        """*first* was not executed whole; now everything up to *low* is."""
+        for index in range(first, low + 1):
+            self._ahead_sum -= self._ahead.pop(index, 0)
             self._passed.append((index, self.complete))
 
     def passed(self) -> list[tuple[int, int]]:
-        """(index, digest there) of those that were ahead and are not any more, ascending; each is told once."""
+        """(index, digest there) of those that were not complete and are now, ascending; each is told once."""
         passed = list(self._passed)
         self._passed.clear()
         return passed

@@ -414,7 +414,7 @@ class StateMachine:
             first = next(iter(self._open))
             del self._open[index]
             if index == first:
-                self._digest.reached(self.low)
+                self._digest.reached(first, self.low)
         self._save()
         return outcome
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from mds import machine, schema
+from mds import limits, machine, schema
 from mds.alarm import AHEAD, DIGESTS_KEPT, TIE_AFTER_US, Alarm, Comparison, Standing
 from mds.namespace import inode as inodes
 from mds.store import Store
-from tests.mds.group import ROOT, TOP, Group, Node, User, create, lookup, names, unlink
+from tests.mds.group import ROOT, TOP, Group, Node, User, create, lookup, mkdir, names, unlink
+from tests.mds.test_out_of_order import silent, waiting
 from tests.sim.clock import MS, SECOND
 from wire import ops
 from wire.codec import pack, unpack_untrusted
@@ -354,6 +355,63 @@ def test_a_handler_that_is_not_deterministic(service: Any, seed: int, monkeypatc
         monkeypatch.undo()
 
 
+@SEEDS
+def test_a_wrong_record_while_others_wait_for_a_cache(service: Any, seed: int) -> None:
+    """What finds it is executed ahead of what waits, and it counts as soon as that does not wait any more."""
+    with service(seed, 3) as group:
+        user = group.user(at=1)
+        ino, one = group.ask(user, create(b"victim"))[0], group.ask(user, mkdir(b"one"))[0]
+        all_committed(group)
+        silent(group, 2, one).follows = False
+        held = user.request(mkdir(b"held", one))
+        group.until(lambda: waiting(group) == [1, 2, 3])
+        corrupt(group.nodes[3], schema.INODES, schema.u64(ino), larger)
+        began = group.clock.now
+        group.ask(user, chmod(ino))
+        assert not held.done and waiting(group) == [1, 2, 3]
+        group.until(lambda: group.nodes[3].given_up == 1, began + 2 * SECOND - group.clock.now)
+        group.complete(held)
+
+
+@SEEDS
+def test_the_records_are_compared_when_nothing_waits_any_more(service: Any, seed: int) -> None:
+    """All states are written while a request waits, and nothing is asked of the service after that."""
+    with service(seed, 3) as group:
+        user = group.user(at=1)
+        one = group.ask(user, mkdir(b"one"))[0]
+        silent(group, 2, one).follows = False
+        held = user.request(mkdir(b"held", one))
+        group.until(lambda: waiting(group) == [1, 2, 3])
+        for node in group.nodes.values():
+            node.commit()
+            assert node.replica.comparing.alarm.records.latest[0] < node.replica.state.index
+        group.complete(held)
+        group.run(2 * SECOND)
+        for node in group.nodes.values():
+            alarm, index = node.replica.comparing.alarm, node.replica.state.index
+            assert alarm.records.latest[0] == index
+            assert alarm.records.alike == dict.fromkeys({1, 2, 3} - {node.me}, index)
+
+
+@SEEDS
+def test_what_clients_keep_of_a_state_that_is_given_up_is_called_back(service: Any, seed: int) -> None:
+    """The others change something while a client of the wrong replica may use what it was told of it: Group.saying
+    asserts at the answer that it may not any more."""
+    with service(seed, 3) as group:
+        user = group.user(at=1)
+        ino, one = group.ask(user, create(b"victim"))[0], group.ask(user, mkdir(b"one"))[0]
+        all_committed(group)
+        kept = silent(group, 3, one)
+        kept.follows = False
+        corrupt(group.nodes[3], schema.INODES, schema.u64(ino), larger)
+        user.request(chmod(ino))
+        group.until(lambda: standing(group, 3) is Standing.MINORITY)
+        assert kept.may_use(one)
+        asked = [user.request(mkdir(b"%d" % k, one)) for k in range(3)]
+        group.complete(*asked)
+        group.until(lambda: group.nodes[3].given_up == 1)
+
+
 def a_tie(group: Group) -> tuple[User, int]:
     """Two replicas of different opinions: a client, and the file they differ about."""
     user = group.user(at=1)
@@ -394,6 +452,24 @@ def test_two_that_differ_refuse_everything_until_somebody_decides(service: Any, 
         decide(group, wrong)
         group.complete(asked, queried)
         assert asked.ok and queried.body[6] == (1 if wrong == 1 else 0), "of the state that was kept"
+
+
+@SEEDS
+def test_a_tie_costs_nobody_a_session(service: Any, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """However long it takes until somebody decides: what clients have open stays open."""
+    monkeypatch.setattr(limits, "SESSION_TIMEOUT_US", 3 * SECOND)
+    with service(seed, 2) as group:
+        user, ino = a_tie(group)
+        session = user.session
+        asked = user.request(unlink(b"victim"))
+        group.run(20 * SECOND)
+        assert not asked.done
+        decide(group, 2)
+        group.complete(asked)
+        assert asked.ok and user.session == session and not user.expired
+        group.run(2 * SECOND)
+        assert user.handles[ino] and group.ask(user, ops.GetAttr(ino))[0] == ino, "it has no name, and is open"
+        user.close(ino)
 
 
 @SEEDS
