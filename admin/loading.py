@@ -37,6 +37,8 @@ def load(config: Config, replica: int | None, stream: BinaryIO, empty: bool) -> 
             "with --empty the files are there and empty"
         )
     first, *others = (config.replica(number).data for number in numbers)
+    for data in (first, *others):
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)  # as a replica makes it: nobody else's to read
     made = first / LOADING
     shutil.rmtree(made, ignore_errors=True)
     try:
@@ -47,8 +49,8 @@ def load(config: Config, replica: int | None, stream: BinaryIO, empty: bool) -> 
             store.close()
         for data in others:
             shutil.rmtree(data / LOADING, ignore_errors=True)
-            (data / LOADING).mkdir(parents=True)
-            shutil.copyfile(made / "data.mdb", data / LOADING / "data.mdb")
+            (data / LOADING).mkdir()
+            shutil.copy(made / "data.mdb", data / LOADING / "data.mdb")  # with its mode
         for data in (first, *others):
             _sync(data / LOADING / "data.mdb")
             _sync(data / LOADING)

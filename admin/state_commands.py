@@ -62,7 +62,8 @@ Exit codes:
 def dump(spec: Path, file: Path, replica: int | None, scratch: Path | None, as_json: bool) -> None:
     """Write the namespace of the cluster DIR|CONFIG to FILE (-: standard output), as it is at one moment.
 
-    Names, attributes, links, extended attributes, and where contents lie; not the contents themselves. One replica is
+    Names, attributes, links, extended attributes, the contents of small files that are in the metadata, and where those
+    of the others lie. FILE can be read by its owner alone. One replica is
     asked for a copy of its state, which it gives while it serves. The format is documented in mds/dump.py: a stream of
     msgpack arrays with a version at its head and a checksum at its end.
     """
@@ -82,10 +83,12 @@ def dump(spec: Path, file: Path, replica: int | None, scratch: Path | None, as_j
 
 @contextlib.contextmanager
 def _whole(file: Path) -> Iterator[BinaryIO]:
-    """*file* is there when all of it is on disk, or as it was."""
+    """*file* is there when all of it is on disk, or as it was. Nobody else may read it: names and small files, which
+    are in it, may be anybody's secret."""
     partial = file.with_name(file.name + ".partial")
+    partial.unlink(missing_ok=True)
     try:
-        with partial.open("wb") as out:
+        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
             yield out
             out.flush()
             os.fsync(out.fileno())

@@ -26,10 +26,12 @@ LIFETIME_S: Final = LIFETIME_US / 1e6
 class Held:
     """What this mount holds for one file: for each right the capability that was given last. Times are trio's."""
 
-    __slots__ = ("_by_right", "_creds", "asking", "ino")
+    __slots__ = ("_by_right", "_creds", "asking", "ino", "renewable")
 
-    def __init__(self, ino: int) -> None:
+    def __init__(self, ino: int, *, renewable: bool = True) -> None:
         self.ino = ino
+        self.renewable = renewable
+        """Else what it has is all there will be; when that has expired, whoever wants more has to begin anew."""
         self.asking: trio.Event | None = None
         """Somebody is renewing; set when that is done."""
         self._by_right: dict[int, tuple[bytes, float]] = {}
@@ -98,12 +100,17 @@ class Access:
         """As :meth:`client.targets.Targets.call`, for *make(call, chain version, capability)*.
 
         One that is refused as expired is renewed and shown again, for as long as a fresh one may be refused because the
-        target is yet to hear of a new key: FRESH_REFUSED_S. Raises :class:`FileSystemError`.
+        target is yet to hear of a new key: FRESH_REFUSED_S. Raises :class:`FileSystemError`; CAPABILITY_EXPIRED where
+        *held* is not renewable.
         """
         pause = limits.OVERLOADED_FIRST_S
         first_refused: float | None = None
         while True:
-            token = held.at_hand(right, trio.current_time()) or await self.renew(held, right)
+            token = held.at_hand(right, trio.current_time())
+            if not token:
+                if not held.renewable:
+                    raise FileSystemError(Status.CAPABILITY_EXPIRED)
+                token = await self.renew(held, right)
             try:
                 return await self._targets.call(
                     chain, lambda call, version: make(call, version, token), bulk, size, read=read  # noqa: B023 - at once
@@ -120,7 +127,7 @@ class Access:
                 else:
                     await trio.sleep(pause)  # the target hears of keys within a heartbeat of the keeper
                     pause = min(2 * pause, limits.OVERLOADED_MAX_S)
-            if token == held.latest(right):
+            if held.renewable and token == held.latest(right):
                 await self.renew(held, right)
 
     async def renew(self, held: Held, right: int) -> bytes:

@@ -28,6 +28,7 @@ from wire.capability import READ, TRUNCATE, WRITE
 from wire.columns import object_truncations
 from wire.errors import FileSystemError, Status
 from wire.fileops import Reserve
+from wire.inline import WriteInline
 from wire.messages import ObjectKey, ObjectRead, ObjectSync, ObjectTruncate, ObjectWrite
 from wire.ops import Commit, GetAttr, SetAttr, Settle
 
@@ -302,7 +303,7 @@ class FileData:
     async def _commit(self) -> None:
         writes, end = self._writes, self._written_end
         try:
-            attr = attr_untrusted(await self._pool.service.request(self._commit_of(end)))
+            attr = await self._tell(self._commit_of(end))
         except FileSystemError as exc:
             if exc.status != errno.ETIMEDOUT:  # not "nobody answers" but "no": asking again would not help
                 self._settled(writes)
@@ -313,6 +314,19 @@ class FileData:
         self._attr_moves += 1
         self._settled(writes)
         self._learn_own(attr, end)
+
+    async def _tell(self, op: Commit | WriteInline) -> Attr:
+        """Have the service execute *op*. Where more wait to be told than may wait for a slot (thousands of files at
+        once), it is asked again: what is written is not lost for that. Raises :class:`FileSystemError`."""
+        pause = limits.OVERLOADED_FIRST_S
+        while True:
+            try:
+                return attr_untrusted(await self._pool.service.request(op))
+            except FileSystemError as exc:
+                if exc.status != Status.OVERLOADED:
+                    raise
+            await trio.sleep(pause)
+            pause = min(2 * pause, limits.OVERLOADED_MAX_S)
 
     def _learn_own(self, attr: Attr, end: int) -> None:
         """*attr* is the answer to our commit of bytes up to *end*."""

@@ -113,6 +113,10 @@ QUOTA_ROOMS_MAX: Final = 1024
 GROW_FIRST_S: Final = 0.01
 GROW_MAX_S: Final = 0.2
 """A file that another mount changes while it grows out here is tried again after so long, at first and at most."""
+PATCH_PIECES: Final = 1024
+"""Pieces apart from each other that wait to be told of one small file; whoever writes another one tells them first. One
+message takes four times as many (wire.inline.PIECES_MAX): those on their way may come back to those that wait, and
+writers that were let in at once may each add one."""
 TRIM_RETRIES: Final = 8
 """Times a truncation is tried again after TRUNCATIONS_UNSETTLED (others may truncate at the same time)."""
 
@@ -136,7 +140,8 @@ KILL_CHECK_S: Final = 0.5
 MOUNT_TIMEOUT_S: Final = 30.0
 """A mount fails when no replica has taken our session by then."""
 UNMOUNT_FLUSH_S: Final = 10.0
-"""SIGTERM writes what is buffered for so long; what the targets have not taken then is lost, and logged."""
+"""SIGTERM writes what is buffered for so long in all; what nobody has taken then is lost, and logged. The end comes at
+most CLOSE_TIMEOUT_S later, and what the kernel needs to unmount."""
 CAPABILITY_CACHE_S: Final = 1.0
 """The kernel asks for ``security.capability`` before every write; that there is none is remembered so long."""
 

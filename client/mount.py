@@ -228,8 +228,7 @@ async def _serve(
             nursery.start_soon(_end_with_connection, main_task, operations, nursery.cancel_scope)
             async for number in signals:  # type: ignore[attr-defined]
                 log.info("%s: unmounting %s", signal.Signals(number).name, where)
-                with trio.move_on_after(limits.UNMOUNT_FLUSH_S):
-                    await volume.pool.flush_all()
+                await volume.flush_all()
                 # Tried while we still serve: unmounting may ask us things, and an idle mount ends by itself then.
                 if not await trio.to_thread.run_sync(_unmount, where, abandon_on_cancel=True):
                     log.warning("%s is busy: detached, its open files give errors from now on", where)

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from wire.ids import number_untrusted
+
 KERNEL_OPTIONS: Final = frozenset((
     "ro", "rw", "suid", "nosuid", "dev", "nodev", "exec", "noexec", "atime", "noatime", "diratime", "nodiratime",
     "relatime", "norelatime", "sync", "async", "dirsync", "allow_other", "allow_root", "default_permissions",
@@ -85,9 +87,10 @@ def parse(words: Iterable[str]) -> MountOptions:
 
 
 def _number(word: str, value: str, low: int, high: int) -> int:
-    if not value.isdigit() or not low <= int(value) <= high:
+    number = number_untrusted(value)
+    if number is None or not low <= number <= high:
         raise OptionError(f"mount option {word!r}: a whole number from {low} to {high} is needed")
-    return int(value)
+    return number
 
 
 def _seconds(word: str, value: str) -> float:

@@ -21,6 +21,11 @@ class Patch:
         return bool(self._pieces)
 
     @property
+    def count(self) -> int:
+        """Pieces."""
+        return len(self._pieces)
+
+    @property
     def end(self) -> int:
         """One past the last byte; 0: there is none."""
         return self._pieces[-1][0] + len(self._pieces[-1][1]) if self._pieces else 0

@@ -66,7 +66,13 @@ class FilePool:
         """One user less, at once: nothing is unwritten, or another user sees to it."""
         data.users -= 1
         if not data.users and not data.is_dirty:
-            self._open.pop(data.ino, None)
+            self._forget(data)
+
+    def _forget(self, data: FileData) -> None:
+        # 1. A file is written and closed. 2. It is opened again: that is another FileData. 3. The first is looked at
+        # once more, because it was dirty. It must not take the second with it, whose writes nobody would see any more.
+        if self._open.get(data.ino) is data:
+            del self._open[data.ino]
 
     def get(self, ino: int) -> FileData | None:
         return self._open.get(ino)
@@ -93,7 +99,7 @@ class FilePool:
                 if not data.is_dirty:
                     self._dirty.discard(data)
                     if not data.users:
-                        self._open.pop(data.ino, None)
+                        self._forget(data)
                 elif data.grow_old(now):
                     self.nursery.start_soon(data.commit_aged)
 

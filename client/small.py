@@ -109,6 +109,8 @@ class SmallFile(FileData):
                 raise FileSystemError(errno.EFBIG)
             elif end > self.attr.inline:
                 await self.grow_out()
+            elif self._patch.count >= limits.PATCH_PIECES:
+                await self.commit()
             else:
                 break
         # No checkpoint from here on, as in FileData.write.
@@ -143,6 +145,7 @@ class SmallFile(FileData):
             or append
             or not len(data)
             or end > self.attr.inline
+            or self._patch.count >= limits.PATCH_PIECES
             or self._pool.unsent > limits.MOUNT_DIRTY_MAX
         ):
             return False
@@ -179,15 +182,16 @@ class SmallFile(FileData):
                 await self._move_out()
                 continue
             writes, end = self._writes, self._patch.end
-            self._sent, self._patch = self._patch, Patch()
+            self._sent = sent = self._patch
+            self._patch = Patch()
             try:
                 told = WriteInline(self.ino, self._sent.pieces(), self._mtime_ns, self._privileged)
-                attr = attr_untrusted(await self._pool.service.request(told))
+                attr = await self._tell(told)
             except FileSystemError as exc:
                 if exc.status not in (Status.STALE_LAYOUT, errno.ETIMEDOUT):  # "no", for good: see FileData._commit
                     self._sent = Patch()
                     self._settled(writes)
-                    self._failed(errno_of(exc), f"{end} bytes for the metadata are lost: {exc}")
+                    self._failed(errno_of(exc), f"{len(sent)} bytes for the metadata, up to {end}, are lost: {exc}")
                 if exc.status != Status.STALE_LAYOUT:
                     raise
             else:
@@ -245,7 +249,7 @@ class SmallFile(FileData):
             (number, values), granted = await self._pool.service.request_granting(GrowOut(self.ino))
             self._attr_moves += 1
             attr = attr_untrusted(values)
-            if number and granted and await self._copy(number, granted):
+            if number and granted and await self._copied(number, granted):
                 try:
                     attr = attr_untrusted(await self._pool.service.request(GrownOut(self.ino, number)))
                 except FileSystemError as exc:
@@ -258,9 +262,18 @@ class SmallFile(FileData):
                 await trio.sleep(random.uniform(0, pause))
                 pause = min(2 * pause, limits.GROW_MAX_S)
 
+    async def _copied(self, number: int, granted: bytes) -> bool:
+        """As :meth:`_copy`; also False when it took so long (no target was there) that *granted* has expired."""
+        try:
+            return await self._copy(number, granted)
+        except FileSystemError as exc:
+            if exc.status != Status.CAPABILITY_EXPIRED:
+                raise
+            return False
+
     async def _copy(self, number: int, granted: bytes) -> bool:
         """Write the bytes of now to the objects of *number*, durably. False: there are none."""
-        held = Held(number)
+        held = Held(number, renewable=False)  # the service knows of no file of that number
         held.take(granted, None, trio.current_time())
         values, contents = await self._pool.service.query(ReadInline(self.ino))
         attr = attr_untrusted(values)

@@ -87,6 +87,7 @@ class Volume:
         self._rooms = quotas.Rooms(self.service.query, lambda: self.pool.dirty)
         self._pool: FilePool | None = None
         self._targets: Targets | None = None
+        self._flush_until: float | None = None
 
     # -- life
 
@@ -116,10 +117,19 @@ class Volume:
         assert self._pool is not None, "run() has begun"
         return self._pool
 
-    async def close(self, flush_s: float = limits.UNMOUNT_FLUSH_S) -> None:
-        """Write what is pending (for at most *flush_s*), close the session, end :meth:`run`."""
-        with trio.move_on_after(flush_s):
+    async def flush_all(self) -> None:
+        """Write what is pending. For all calls of this together there is UNMOUNT_FLUSH_S: nothing is begun after it."""
+        if self._flush_until is None:
+            self._flush_until = trio.current_time() + limits.UNMOUNT_FLUSH_S
+        with trio.CancelScope(deadline=self._flush_until):
             await self.pool.flush_all()
+
+    async def close(self) -> None:
+        """Write what is pending (see :meth:`flush_all`), close the session, end :meth:`run`."""
+        await self.flush_all()
+        assert self._flush_until is not None, "flush_all has set it"
+        # Of these nobody was promised anything: not worth the time that bytes are.
+        with trio.CancelScope(deadline=min(self._flush_until, trio.current_time() + limits.CLOSE_TIMEOUT_S)):
             await self._tell_accesses()
         if self.pool.dirty:
             log.error("%d files have written data that could not be saved: it is lost", len(self.pool.dirty))
@@ -411,6 +421,8 @@ class Volume:
         data = handle.data
         if handle.synchronous or handle.direct or not isinstance(data, SmallFile):
             return False
+        if data.attr.quota and offset + len(buffer) > data.size:
+            return False  # whether there is room is asked for
         return data.write_at_once(offset, buffer, handle.append, handle.privileged)
 
     async def write(self, handle: FileHandle, offset: int, buffer: Buffer) -> int:

@@ -70,6 +70,8 @@ class Signer:
             attr, _ = attr
         elif kind is GrowOut:
             number, attr = attr  # what the bytes are to be written to, not the file's yet
+            if not number:
+                return b""  # nobody has asked whether this client may write what is the file's already
         layout = attr[_LAYOUT]
         return b"" if layout is None else self._signed(uuid, rights, number or attr[_OBJECTS], session, layout[1])
 

@@ -6,9 +6,10 @@ The stream is msgpack, one array after the other:
     [table, key, value]             one record of a table of :mod:`mds.schema`, by the table's name; any number of them
     ["end", records, checksum]      BLAKE2b-16 over all arrays before, each packed by itself
 
-In it is what the file system is: inodes, entries, link targets, extended attributes, what is to be deleted, and where
-contents lie (targets and chains). Left out are what can be derived, and what belongs to the running service: sessions,
-replies, the roster, the position in history. The contents of files are not in it: they are on the storage targets.
+In it is what the file system is: inodes, entries, link targets, extended attributes, the contents of small files, what
+is to be deleted, and where other contents lie (targets and chains). Left out are what can be derived, and what belongs
+to the running service: sessions, replies, the roster, keys, the position in history. The contents of all other files
+are not in it: they are on the storage targets.
 
 Inode numbers are kept, because the targets know objects by them. Numbers derive from the place in history, and that
 begins anew: the new state says from where on it counts (``numbers`` in META).
@@ -158,7 +159,7 @@ def load(
     inodes = 0
     store.begin()
     for name, key, value in records:
-        table = _TABLES.get(name)
+        table = _TABLES.get(name) if type(name) is str else None
         if table is None or name in LEFT_OUT or type(key) is not bytes or type(value) is not bytes:
             raise DumpError(f"it has a record of {name!r}, which belongs in no dump")
         digest.update(pack((name, key, value)))
@@ -177,7 +178,7 @@ def load(
             parent = int.from_bytes(key[:8], "big")
             store.put(schema.COOKIES, schema.cookie_key(parent, cookie), schema.u64(ino) + key[8:])
         elif table is schema.INLINE and not keep:
-            value = pack(Contents(*unpack_untrusted(value))._replace(growing=0))
+            value = _contents(value)
         store.put(table, key, value)
         if store.pending_bytes > LAYER_BYTES:
             store.commit()
@@ -207,13 +208,23 @@ def _entry(value: bytes) -> tuple[int, int]:
     return ino, cookie
 
 
+def _contents(value: bytes) -> bytes:
+    """The record of a small file's bytes as it is to be: nobody is writing them to objects."""
+    try:
+        return pack(Contents(*unpack_untrusted(value))._replace(growing=0))
+    except (WireError, TypeError) as exc:
+        raise DumpError(f"it has the contents of a small file that are damaged: {exc}") from exc
+
+
 def _inode(store: Store, key: bytes, value: bytes, keep: bool) -> bytes | None:
     """The record of an inode as it is to be; None for one without a name: nobody has it open any more."""
     try:
         inode = decode(value)
     except (WireError, TypeError) as exc:
         raise DumpError(f"it has an inode that is damaged: {exc}") from exc
-    if type(inode.mode) is not int or type(inode.nlink) is not int or type(inode.truncations) is not tuple:
+    numbers = (inode.mode, inode.nlink, inode.size, inode.inline, inode.objects)
+    sound = all(type(number) is int and 0 <= number < 2**64 for number in numbers)
+    if not sound or type(inode.truncations) is not tuple:
         raise DumpError("it has an inode that is damaged")
     if not stat.S_ISDIR(inode.mode) and not inode.nlink:
         if keep and inode.layout is not None and not inode.inline:

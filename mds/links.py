@@ -18,7 +18,7 @@ from daemon.acquaintances import Acquaintances
 from wire.codec import encode
 from wire.errors import WireError
 from wire.group import CHANNEL_OF, CHANNELS
-from wire.ids import PROTOCOL_VERSION, REPLICA_ID_MAX
+from wire.ids import PROTOCOL_VERSION, REPLICA_ID_MAX, number_untrusted
 from wire.messages import Hello, Role
 from wire.peer import Buffer, Connection, ConnectionLost, dial
 
@@ -88,13 +88,15 @@ class Links:
 
     def judge(self, hello: Hello, refusal: Callable[[int], str | None]) -> str | None:
         """Why a connecting replica is refused, or None. *refusal*: why one of that number is, whoever it may be."""
-        if not hello.name.isdigit() or not 0 < int(hello.name) <= REPLICA_ID_MAX or int(hello.name) == self.me:
+        replica = number_untrusted(hello.name) or 0
+        if not 0 < replica <= REPLICA_ID_MAX or replica == self.me:
             return f"replica {hello.name!r} does not belong to this cluster"
-        return refusal(int(hello.name)) or self._met.judge(int(hello.name), hello.uuid, hello.incarnation)
+        return refusal(replica) or self._met.judge(replica, hello.uuid, hello.incarnation)
 
     def judge_watchdog(self, hello: Hello) -> str | None:
         """Why the one who says that a replica is dead is not believed, or None: it knows the disk of the dead."""
-        if not hello.name.isdigit() or not self._met.is_disk_of(int(hello.name), hello.uuid):
+        replica = number_untrusted(hello.name)
+        if replica is None or not self._met.is_disk_of(replica, hello.uuid):
             return f"a watchdog of {hello.name!r} that does not know its replica's disk"
         return None
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 from ossd import identity
 from ossd.checksum import crc32
 from ossd.ledger import BLOCK, NO_STAMP, Stamp, header_of
-from ossd.objectfile import Key, ObjectFile, chain_of
+from ossd.objectfile import Key, ObjectFile, chain_of, key_of
 from ossd.store import TRIM, TRIM_ATTR, Buffer, Store
 
 
@@ -23,37 +24,36 @@ class CopyStore(Store):
     def listing(self, chain: int, first: int, count: int) -> list[tuple[int, int, int, int]]:
         """(inode, column, stamp) of the objects of *chain* in directories [first, first + count)."""
         found: list[tuple[int, int, int, int]] = []
-        for where in range(first, min(first + count, identity.FANOUT)):
-            for name in os.listdir(self._directories[where]):
-                header = header_of(f"{self._ledgers[where]}/{name}")
-                ino, _, column = name.partition(".")
-                belongs, stamp, incarnation = header if header is not None else (0, NO_STAMP, 0)
-                # 1. An object is being made, its ledger says nothing yet. 2. Taken for one of this chain it is brought
-                # to this chain's next member, which may have a newer copy as a member of its true chain.
-                if (belongs or chain_of(f"{self._directories[where]}/{name}")) == chain:
-                    sure = incarnation >= self.incarnation
-                    found.append((int(ino, 16), int(column, 16), *(stamp if sure else NO_STAMP)))
+        for where, name, key in self._objects(first, count):
+            header = header_of(f"{self._ledgers[where]}/{name}")
+            belongs, stamp, incarnation = header if header is not None else (0, NO_STAMP, 0)
+            # 1. An object is being made, its ledger says nothing yet. 2. Taken for one of this chain it is brought
+            # to this chain's next member, which may have a newer copy as a member of its true chain.
+            if (belongs or chain_of(f"{self._directories[where]}/{name}")) == chain:
+                sure = incarnation >= self.incarnation
+                found.append((*key, *(stamp if sure else NO_STAMP)))
         return found
 
     def belongings(self, first: int, count: int) -> list[tuple[int, int, int]]:
         """(inode, column, chain) of all objects in directories [first, first + count); chain 0: not known."""
         found: list[tuple[int, int, int]] = []
-        for where in range(first, min(first + count, identity.FANOUT)):
-            for name in os.listdir(self._directories[where]):
-                header = header_of(f"{self._ledgers[where]}/{name}")
-                ino, _, column = name.partition(".")
-                chain = (header[0] if header is not None else 0) or chain_of(f"{self._directories[where]}/{name}")
-                found.append((int(ino, 16), int(column, 16), chain or 0))
+        for where, name, key in self._objects(first, count):
+            header = header_of(f"{self._ledgers[where]}/{name}")
+            chain = (header[0] if header is not None else 0) or chain_of(f"{self._directories[where]}/{name}")
+            found.append((*key, chain or 0))
         return found
 
     def every(self, first: int, count: int) -> list[Key]:
         """All objects in directories [first, first + count)."""
-        found: list[Key] = []
+        return [key for _, _, key in self._objects(first, count)]
+
+    def _objects(self, first: int, count: int) -> Iterator[tuple[int, str, Key]]:
+        """(directory, file name, object) of all in directories [first, first + count)."""
         for where in range(first, min(first + count, identity.FANOUT)):
             for name in os.listdir(self._directories[where]):
-                ino, _, column = name.partition(".")
-                found.append((int(ino, 16), int(column, 16)))
-        return found
+                key = key_of(name)
+                if key is not None:  # else somebody else has put it there
+                    yield where, name, key
 
     def sums(self, file: ObjectFile, first: int, count: int) -> tuple[int, int, bytes, int, int]:
         """(length, number of the last truncation, entries of the blocks, stamp)."""

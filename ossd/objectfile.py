@@ -72,6 +72,16 @@ def file_name(key: Key) -> str:
     return f"{key[0]:016x}.{key[1]:04x}"
 
 
+def key_of(name: str) -> Key | None:
+    """The object whose file is called *name*; None for what somebody else has put there."""
+    ino, _, column = name.partition(".")
+    try:
+        key = int(ino, 16), int(column, 16)
+    except ValueError:
+        return None
+    return key if file_name(key) == name else None
+
+
 def chain_of(file: int | str) -> int:
     """The chain that an object was made for; 0 when it does not say."""
     try:

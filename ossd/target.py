@@ -33,6 +33,7 @@ from ossd.store import Buffer
 from ossd.work import Result
 from wire.capability import READ, TRUNCATE, WRITE
 from wire.errors import OK, BadMessage, Status, WireError
+from wire.ids import number_untrusted
 from wire.messages import (
     Answer,
     Hello,
@@ -99,7 +100,7 @@ class Peer:
     def __init__(self, conn: Connection, hello: Hello, nursery: trio.Nursery, keys: Keys) -> None:
         self.conn = conn
         self.role = hello.role
-        self.number = int(hello.name) if hello.role == Role.TARGET and hello.name.isdigit() else 0
+        self.number = (number_untrusted(hello.name) or 0) if hello.role == Role.TARGET else 0
         """Of another target: its number."""
         self.client = f"{hello.role}:{hello.name}"
         self.shown = Shown(keys, hello.uuid)

@@ -15,7 +15,7 @@ from daemon.journal import FLUSH_MAX_S, Journal, JournalFailed, Watch
 from vsync.records import Decided, Flushed, Record
 from vsync.view import genesis
 from vsync.voter import Witness
-from wire.ids import PROTOCOL_VERSION, REPLICA_ID_MAX
+from wire.ids import PROTOCOL_VERSION, REPLICA_ID_MAX, number_untrusted
 from wire.messages import Hello, Role, Welcome
 from wire.peer import Connection, ConnectionLost
 
@@ -84,9 +84,10 @@ class WitnessHost:
         """Why a connecting replica is refused, or None."""
         # Which replicas belong to the cluster is in the state that only they have; one that does not finds nobody else
         # to make a view with.
-        if not hello.name.isdigit() or not 0 < int(hello.name) <= REPLICA_ID_MAX or int(hello.name) == self.id:
+        replica = number_untrusted(hello.name) or 0
+        if not 0 < replica <= REPLICA_ID_MAX or replica == self.id:
             return f"replica {hello.name!r} does not belong to this cluster"
-        return self._met.judge(int(hello.name), hello.uuid, hello.incarnation)
+        return self._met.judge(replica, hello.uuid, hello.incarnation)
 
     def welcome(self) -> Welcome:
         journal = self.journal

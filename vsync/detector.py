@@ -11,7 +11,10 @@ from wire.group import Heartbeat
 MIN_TICKS = -(-limits.SILENCE_MIN // limits.HEARTBEAT)
 MAX_TICKS = limits.SILENCE_MAX // limits.HEARTBEAT
 JITTER_MAX = -(-MAX_TICKS // 2)
+"""More would only be forgotten later: twice this is the longest patience there is."""
 JITTER_STEP = 2
+"""Ticks that a silence which cost a view adds, 200 ms of patience: enough that a peer which stalls again and again is
+borne with after a few times, and little enough that a second failure soon after is noticed in half a second."""
 
 
 @dataclass(slots=True)

@@ -34,3 +34,17 @@ NGROUPS_MAX: Final = 65536
 REPLICA_ID_MAX: Final = 255
 TARGET_ID_MAX: Final = 65535
 U64_MAX: Final = 2**64 - 1
+
+
+def number_untrusted(text: str) -> int | None:
+    """The number that *text* is, of at most ten ASCII digits; else None. (To str.isdigit ``²`` is a digit as well, and
+    to int it is none.)"""
+    return int(text) if len(text) <= 10 and text.isascii() and text.isdigit() else None
+
+
+def bad_address(address: str) -> str | None:
+    """Why *address* is not HOST:PORT, or None."""
+    host, _, port = address.rpartition(":")
+    if host and len(address) <= 300 and 0 < (number_untrusted(port) or 0) < 65536:
+        return None
+    return f"address {address[:64]!r} is not HOST:PORT"

@@ -436,10 +436,7 @@ class TargetSet:
             return f"target {self.target}"
         if len(self.uuid) != 16:
             return "target uuid is not 16 bytes"
-        host, _, port = self.address.rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 65536:
-            return f"address {self.address!r} is not HOST:PORT"
-        return None
+        return ids.bad_address(self.address)
 
 
 @message(51)

@@ -20,7 +20,7 @@ import trio
 from wire.codec import decode, encode
 from wire.errors import WireError
 from wire.framing import HANDSHAKE_LIMITS, HEADER, Limits, header, parse_header_untrusted
-from wire.ids import PROTOCOL_VERSION
+from wire.ids import PROTOCOL_VERSION, number_untrusted
 from wire.messages import Hello, Refused, Welcome
 
 log = logging.getLogger(__name__)
@@ -274,9 +274,10 @@ class Connection:
 def split_address(address: str) -> tuple[str, int]:
     """``HOST:PORT`` (host may be [v6]) as a pair. Raises :class:`ValueError` that names the address."""
     host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
+    number = number_untrusted(port) or 0
+    if not colon or not host or not 0 < number < 65536:
         raise ValueError(f"address {address!r} is not HOST:PORT")
-    return host.strip("[]"), int(port)
+    return host.strip("[]"), number
 
 
 async def dial(address: str, hello: Hello, connect_s: float = HANDSHAKE_TIMEOUT_S) -> Connection:
@@ -296,7 +297,7 @@ async def dial(address: str, hello: Hello, connect_s: float = HANDSHAKE_TIMEOUT_
             conn.limits = HANDSHAKE_LIMITS
             conn.send(hello)
             answer, _ = await conn.receive()
-    except (OSError, trio.TooSlowError, WireError, ConnectionLost) as exc:
+    except (OSError, UnicodeError, trio.TooSlowError, WireError, ConnectionLost) as exc:  # Unicode: no name of a host
         if conn is not None:
             conn.close()
         raise ConnectionLost(f"{address}: {str(exc) or type(exc).__name__}") from exc

@@ -7,13 +7,6 @@ from wire import ids
 from wire.codec import message
 
 
-def _bad_address(address: str) -> str | None:
-    host, _, port = address.rpartition(":")
-    if not host or len(address) > 300 or not port.isdigit() or not 0 < int(port) < 65536:
-        return f"address {address[:64]!r} is not HOST:PORT"
-    return None
-
-
 def _bad_voter(number: int, by: str) -> str | None:
     if not 0 < number <= ids.REPLICA_ID_MAX:
         return f"voter {number}"
@@ -33,7 +26,7 @@ class ReplicaSet:
     by: str
 
     def invalid(self) -> str | None:
-        return _bad_voter(self.replica, self.by) or _bad_address(self.address)
+        return _bad_voter(self.replica, self.by) or ids.bad_address(self.address)
 
 
 @message(61)
@@ -59,7 +52,7 @@ class WitnessSet:
     by: str
 
     def invalid(self) -> str | None:
-        return _bad_voter(self.witness, self.by) or _bad_address(self.address)
+        return _bad_voter(self.witness, self.by) or ids.bad_address(self.address)
 
 
 @message(63)

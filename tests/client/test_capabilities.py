@@ -11,9 +11,10 @@ import pytest
 import trio
 import trio.testing
 
-from client import limits
+from client import capabilities, limits
 from client.api import FileSystem
 from client.capabilities import LIFETIME_S, Held
+from ossd.capabilities import Keys
 from tests.client.one_replica import Cluster
 from tests.client.test_service import opened
 from wire import ops
@@ -21,6 +22,7 @@ from wire.capability import DRIFT_US, LIFETIME_US, READ, TRUNCATE, WRITE, parse_
 from wire.codec import unpack_untrusted
 from wire.errors import FileSystemError
 from wire.fileops import Renew
+from wire.inline import GrowOut
 from wire.messages import StatusCall
 
 ALICE = ops.Cred(1001, 1001, (1001,))
@@ -106,6 +108,16 @@ async def test_an_open_file_keeps_its_rights(tmp_path: Path) -> None:
         await volume.close_file(handle)
 
 
+async def test_who_asks_for_what_has_happened_is_given_nothing(tmp_path: Path) -> None:
+    """GrowOut asks for no permission: of a file in objects it must give nothing, or anybody could write there."""
+    async with opened(tmp_path) as (_, fs):
+        await fs.write_file("/large", bytes(4097))
+        await fs.write_file("/empty", b"")
+        for path in ("/large", "/empty"):
+            (number, _), granted = await fs.volume.service.request_granting(GrowOut((await fs.stat(path)).ino))
+            assert (number, granted) == (0, b""), path
+
+
 async def test_what_is_not_renewed(tmp_path: Path) -> None:
     async with opened(tmp_path, inline=0) as (cluster, fs):
         volume, replica = fs.volume, cluster.replica
@@ -156,6 +168,41 @@ async def test_a_new_cluster_has_no_key_yet(tmp_path: Path) -> None:
             machine.keys = known
         await file.close()
         assert await fs.read_file("/f") == b"x"
+
+
+async def test_a_small_file_grows_out_to_a_target_that_is_yet_to_hear_of_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that was just started again. The capability for the new objects cannot be renewed: it is shown again."""
+    async with opened(tmp_path) as (cluster, fs):
+        await fs.write_file("/f", b"small")
+        learn = Keys.learn
+        monkeypatch.setattr(Keys, "learn", lambda self, keys: None)
+        for _ in range(3):
+            cluster.replica.rotate_keys()
+        async with await fs.open("/f", os.O_RDWR) as file, trio.open_nursery() as nursery:
+            nursery.start_soon(file.write, b"end", 4096)
+            while not await refused(fs):
+                await trio.testing.wait_all_tasks_blocked(0.001)
+            monkeypatch.setattr(Keys, "learn", learn)
+        assert await fs.read_file("/f") == b"small" + bytes(4091) + b"end"
+
+
+async def test_a_small_file_grows_out_anew_when_the_capability_for_that_has_expired(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when no target was there for longer than that lives."""
+    async with opened(tmp_path) as (cluster, fs):
+        await fs.write_file("/f", b"small")
+        async with await fs.open("/f", os.O_RDWR) as file:
+            before = cluster.replica.executed
+            async with trio.open_nursery() as nursery:
+                with monkeypatch.context() as patch:
+                    patch.setattr(capabilities, "LIFETIME_S", 0.0)
+                    nursery.start_soon(file.write, b"end", 4096)
+                    while cluster.replica.executed < before + 2:
+                        await trio.testing.wait_all_tasks_blocked(0.001)
+        assert await fs.read_file("/f") == b"small" + bytes(4091) + b"end"
 
 
 # --- what a mount holds ---------------------------------------------------------------------------

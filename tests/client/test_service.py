@@ -12,6 +12,7 @@ import pytest
 import trio
 import trio.testing
 
+from client import limits
 from client.api import File, FileSystem, open_file_system
 from client.options import MountOptions
 from tests.client.one_replica import Cluster, one_replica
@@ -217,3 +218,39 @@ async def test_api_walks_paths(tmp_path: Path) -> None:
         with pytest.raises(NotADirectoryError):
             await fs.stat("/plain/x")
         assert (await fs.statfs()).total > 0
+
+
+async def test_an_unmount_without_a_service_waits_for_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is pending is written before the mount goes and, what came in between, before the session is closed: both
+    have one time limit together. Then it is given up, and the end does not wait for an answer to it either."""
+    async with opened(tmp_path) as (cluster, fs):
+        file = await fs.create("/f")
+        await file.write(b"x", 0)
+        volume, ends = fs.volume, []
+        flush_all = volume.pool.flush_all
+
+        async def noted() -> None:
+            ends.append(trio.current_effective_deadline())
+            await flush_all()
+
+        monkeypatch.setattr(volume.pool, "flush_all", noted)
+        monkeypatch.setattr(limits, "UNMOUNT_FLUSH_S", 0.05)
+        monkeypatch.setattr(limits, "CLOSE_TIMEOUT_S", 0.05)
+        cluster.replica.faults.hold = trio.Event()
+        await volume.flush_all()
+        assert volume.pool.dirty
+        await volume.close()
+        assert len(ends) == 2 and ends[1] <= ends[0], ends
+        cluster.replica.faults.hold.set()
+
+
+async def test_an_unmount_does_not_wait_for_atime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(tmp_path) as (_, fs):
+        left = []
+
+        async def noted() -> None:
+            left.append(trio.current_effective_deadline() - trio.current_time())
+
+        monkeypatch.setattr(fs.volume, "_tell_accesses", noted)
+        await fs.volume.close()
+        assert left and left[0] <= limits.CLOSE_TIMEOUT_S < limits.UNMOUNT_FLUSH_S

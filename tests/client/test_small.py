@@ -10,10 +10,11 @@ import pytest
 import trio
 import trio.testing
 
+from client import limits
 from client.api import File, open_file_system
 from client.small import SmallFile
 from tests.client.test_service import opened
-from wire.inline import GrowOut, WriteInline
+from wire.inline import INLINE_MAX, GrowOut, WriteInline
 
 LIMIT = 4096
 
@@ -147,6 +148,49 @@ async def test_bytes_that_change_while_they_are_moved(tmp_path: Path, monkeypatc
         assert len(rounds) == 2
         assert await other.read_file("/f") == b"NEW" + bytes(LIMIT - 3) + b"end"
         assert [number for number, _ in cluster.replica.machine.reclaimable(9)] == rounds[:1]
+
+
+async def test_more_pieces_than_one_message_takes(tmp_path: Path) -> None:
+    async with opened(tmp_path, inline=INLINE_MAX) as (_, fs):
+        async with await fs.create("/f") as file:
+            for at in range(0, INLINE_MAX, 8):
+                await file.write(b"x", at)
+        assert await fs.read_file("/f") == (b"x" + bytes(7)) * (INLINE_MAX // 8 - 1) + b"x"
+        assert (await fs.stat("/f")).inline == INLINE_MAX
+
+
+async def test_a_write_beyond_a_quota_is_refused_and_not_lost_at_close(tmp_path: Path) -> None:
+    """What is taken at once would be refused with the commit only."""
+    async with opened(tmp_path) as (_, fs):
+        volume = fs.volume
+        await fs.mkdir("/d")
+        await volume.setxattr(fs.cred, (await fs.stat("/d")).ino, b"lockstep.quota", b"bytes_hard=100")
+        file = await fs.create("/d/f")
+        assert not volume.write_at_once(file._handle, 0, b"x" * 101)
+        with pytest.raises(OSError, match="quota"):
+            await file.write(b"x" * 101, 0)
+        await file.write(b"x" * 100, 0)
+        assert volume.write_at_once(file._handle, 50, b"y" * 50), "it does not grow by that"
+        await file.close()
+        assert await fs.read_file("/d/f") == b"x" * 50 + b"y" * 50
+
+
+@pytest.mark.parametrize("inline", [0, LIMIT])
+async def test_more_files_at_once_than_may_wait_to_be_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inline: int
+) -> None:
+    """A commit that finds the queue full is no commit that was refused: no byte is lost for it."""
+    count = limits.SLOTS + 20
+    async with opened(tmp_path, inline=inline) as (_, fs):
+        files = [await fs.create(f"/f{k}") for k in range(count)]
+        for file in files:
+            await file.write(b"written", 0)
+        monkeypatch.setattr(limits, "WAITING_MAX", 4)
+        await fs.volume.pool.flush_all()
+        monkeypatch.undo()
+        for k, file in enumerate(files):
+            await file.close()
+            assert await fs.read_file(f"/f{k}") == b"written"
 
 
 async def test_who_is_killed_while_it_moves_the_bytes_leaves_them(tmp_path: Path) -> None:

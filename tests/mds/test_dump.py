@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -123,3 +124,29 @@ def test_another_schema_is_refused(world: World, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(schema, "SCHEMA_VERSION", schema.SCHEMA_VERSION + 1)
     with pytest.raises(dump.DumpError, match="schema version"):
         loaded(tmp_path / "new", data)
+
+
+ODD_INODE = pack((0o100644, 0, *(0,) * 7, (4096, (1,)), (), *(0,) * 5, -1, 0, ()))
+DAMAGED = [
+    (schema.INLINE.name, b"\x93\x01", False, "contents of a small file"),
+    (schema.INLINE.name, pack(7), False, "contents of a small file"),
+    (schema.INODES.name, ODD_INODE, True, "inode"),
+    (schema.INODES.name, ODD_INODE, False, "inode"),
+    ({}, b"", True, "belongs in no dump"),
+]
+
+
+@pytest.mark.parametrize(("table", "value", "keep", "text"), DAMAGED)
+def test_a_damaged_record_is_told_before_the_checksum_at_the_end_is_reached(
+    world: World, tmp_path: Path, table: object, value: bytes, keep: bool, text: str
+) -> None:
+    header, _ = dump.read(io.BytesIO(dumped(world)))
+    key = schema.u64(9)
+    file = next(world.store.scan(schema.INODES, b"", None))[1]
+    records: list[Any] = [(schema.INODES.name, key, file), (table, key, value)]
+    store = Store.open(tmp_path / "new")
+    try:
+        with pytest.raises(dump.DumpError, match=text):
+            dump.load(store, header, records, BOOTSTRAP, keep)
+    finally:
+        store.close()

@@ -22,6 +22,10 @@ from wire.peer import Listener
 CLUSTER = b"sixteen bytes id"
 
 
+ODD = ("", "0", "256", "-1", "x", "²", "1" * 5000)
+"""What no replica is called. str.isdigit says yes to some of it, and int says no."""
+
+
 class End:
     """One replica's links, and what happens to them."""
 
@@ -106,3 +110,12 @@ async def test_a_silent_link_is_dialled_anew_on_all_channels(
     nursery.cancel_scope.cancel()
     one.journal.close()
     two.journal.close()
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_whoever_has_no_number_is_no_replica(tmp_path: Path, name: str) -> None:
+    end = End(tmp_path, 1)
+    hello = Hello(PROTOCOL_VERSION, CLUSTER, Role.REPLICA, name, bytes(16), 1, "control")
+    assert "does not belong" in (end.links.judge(hello, lambda replica: None) or "")
+    assert "does not know" in (end.links.judge_watchdog(hello) or "")
+    end.journal.close()

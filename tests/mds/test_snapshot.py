@@ -37,3 +37,4 @@ def test_nothing_is_added_to_a_complete_snapshot(tmp_path: Path) -> None:
     # The next part of a longer one, from another feeder.
     assert not receiver.part(SnapshotPart(1, False, b"", b"", ()), b"more")
     assert (tmp_path / INCOMING / DATA).read_bytes() == b"all"
+    assert (tmp_path / INCOMING / DATA).stat().st_mode & 0o777 == 0o600, "keys are in it"

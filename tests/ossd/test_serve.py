@@ -46,7 +46,7 @@ from wire.messages import (
     Welcome,
 )
 from wire.peer import Connection, ConnectionLost, Listener, dial
-from wire.storage import Beat, BeatSaid
+from wire.storage import Beat, BeatSaid, ObjectList
 
 CLUSTER = b"0123456789abcdef"
 KEY = ObjectKey(5, 0)
@@ -614,6 +614,28 @@ async def test_refused(port: int, changes: dict[str, Any], why: str) -> None:
         await dial(f"127.0.0.1:{port}", hello)
     async with calling(port) as client:
         assert await client.write(0, b"x") == OK
+
+
+@pytest.mark.parametrize("name", ["²", "1" * 250, "x", "-1"])
+async def test_a_target_that_is_none(port: int, name: str) -> None:
+    """str.isdigit says yes to some of these, and int no: whoever says so must not end the daemon."""
+    conn = await dial(f"127.0.0.1:{port}", Hello(1, CLUSTER, Role.TARGET, name, bytes(16), 0, "main"))
+    conn.close()
+    async with calling(port) as client:
+        assert await client.write(0, b"x") == OK
+
+
+async def test_what_somebody_else_has_put_among_the_objects(tmp_path: Path) -> None:
+    """It is no object, and whoever asks for a list of them does not end the daemon by it."""
+    async with target(tmp_path) as port, calling(port) as client:
+        assert await client.write(0, b"x") == OK
+        (made,) = (tmp_path / "t1" / "objects").glob("*/*")
+        for name in ("README", ".made.swp", made.name + ".bak", "1.2"):
+            (made.parent / name).touch()
+        async with calling(port, Role.ADMIN) as admin:
+            status, _, listed = await admin.call(ObjectList, 0, int(made.parent.name, 16), 1)
+        ino, column = (int(part, 16) for part in made.name.split("."))
+        assert (status, unpack_untrusted(listed)) == (OK, ((ino, column, 1),))
 
 
 async def test_stop_and_start(tmp_path: Path) -> None:

@@ -9,14 +9,21 @@ import pytest
 from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 
+# Importing a module makes its messages known.
 import wire.group
+import wire.inline
+import wire.mending
 import wire.messages
-import wire.ops  # noqa: F401 - importing a module makes its messages known
+import wire.ops
+import wire.quotaops
+import wire.storage
+import wire.targetops  # noqa: F401
 from tests.wire.strategies import anything, near_misses, of_class
 from wire import codec
 from wire.errors import BadMessage, WireError
 from wire.messages import Answer, Hello, ObjectKey, ObjectRead, ObjectWrite, Ping
-from wire.ops import Create, Cred, StatFs
+from wire.ops import Create, Cred, StatFs, TargetSet
+from wire.roster import ReplicaSet
 
 CLASSES = codec.message_classes()
 EXAMPLES = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
@@ -176,3 +183,12 @@ def test_messages_without_fields_and_nested_ones() -> None:
     read = ObjectRead(1, ObjectKey(2, 3), 4, 5, ((6, 7),), 8, 9, b"t")
     assert codec.to_tuple(read) == (102, 1, (100, 2, 3), 4, 5, ((6, 7),), 8, 9, b"t")
     assert codec.decode(codec.encode(Ping(2**64 - 1))) == Ping(2**64 - 1)
+
+
+@pytest.mark.parametrize("port", ["²", "1" * 5000, "", "0", "65536", "-1"])
+def test_an_address_that_is_none_is_a_bad_message(port: str) -> None:
+    """Whatever error it is to int(): to who decodes it is one of the wire, or it ends a daemon."""
+    tags = [(TargetSet, (1, f"host:{port}", bytes(16))), (ReplicaSet, (1, f"host:{port}", "me"))]
+    for cls, fields in tags:
+        with pytest.raises(BadMessage, match="is not HOST:PORT"):
+            codec.from_tuple_untrusted((cls.TAG, *fields))  # type: ignore[attr-defined]

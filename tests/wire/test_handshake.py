@@ -230,6 +230,13 @@ async def test_dialling_nobody() -> None:
         await dial(address, HELLO)
 
 
+@pytest.mark.parametrize("host", ["a..b", "a" * 250, "≠.", "\udcff"])
+async def test_dialling_what_cannot_be_a_host(host: str) -> None:
+    """An address comes from an administrator by way of the state: it must not end whoever dials it."""
+    with pytest.raises(ConnectionLost, match=":7001"):
+        await dial(f"{host}:7001", HELLO)
+
+
 async def test_an_address_that_is_taken() -> None:
     listener = Listener("127.0.0.1:0")
     with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{listener.port}"):
@@ -237,7 +244,7 @@ async def test_an_address_that_is_taken() -> None:
     listener.close()
 
 
-@pytest.mark.parametrize("address", ["", "host", ":1", "host:", "host:x", "host:0", "host:65536", "host:-1"])
+@pytest.mark.parametrize("address", ["", "host", ":1", "host:", "host:x", "host:0", "host:65536", "host:-1", "host:²"])
 def test_addresses_that_are_none(address: str) -> None:
     with pytest.raises(ValueError, match="is not HOST:PORT"):
         peer.split_address(address)
