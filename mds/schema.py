@@ -60,7 +60,7 @@ from typing import Final
 
 from wire.codec import unpack_untrusted
 
-SCHEMA_VERSION: Final = 5
+SCHEMA_VERSION: Final = 6
 
 
 class Table:

@@ -368,6 +368,13 @@ MUTANTS: Final = (
         "lent-by-members",
         "what a member has lent is owed by the view after that which leaves it out without having been active",
         (Edit(change, "plan_view", "if reports[r].lent_ms:", "if False:"),),
+        ("late grants", "amnesia", "readers cut off"),
+        holding=True,
+    ),
+    Mutant(
+        "lent-by-an-earlier-life",
+        "a member that was started again has not flushed before what its earlier life lent has run out",
+        (Edit(Core, "heartbeat", "if now >= self.lent_before_until else -1", ""),),
         ("learners",),
         holding=True,
     ),

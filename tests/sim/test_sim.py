@@ -30,6 +30,7 @@ REGRESSIONS = {
     571: "a write under way when a run ended unhealed was read, and missing in the history that is checked",
     639: "a replica that started anew kept every view that was ever decided",
     646: "the story of a leave needs somebody who stays",
+    719: "a replica that was started again had flushed a view at once, while clients of its earlier life kept things",
     755: "the story of a cut needs somebody to be cut off from",
     787: "a witness was retired by the order before the one that added it",
     903: "a replica whose state was committed long ago kept every view since",
@@ -121,7 +122,8 @@ QUICKLY_CAUGHT: Final[dict[str, tuple[int, ...]]] = {
     "execute-before-clear": (4,),
     "flushed-while-holding": (4,),
     "overtaken-word": (5,),
-    "lent-by-members": (719,),
+    "lent-by-members": (438, 508),
+    "lent-by-an-earlier-life": (719,),
 }
 """Mutant -> seeds that have caught it, tried first: what happens in them changes with any change of the protocol."""
 RUNS_MAX: Final = 60
