@@ -372,7 +372,8 @@ def resync(spec: Path, number: int, wait: bool, timeout_s: float, as_json: bool)
     This is how you decide when replicas differ and `lockstep status` says that none has a majority: the state of
     replica ID is given up, and the others compare theirs anew. Where more than two differ, it may take one command for
     each state to be given up. Nobody but you can know which is right; each replica still gives a copy of its own
-    (`lockstep dump --replica`).
+    (`lockstep dump --replica`). Until you have decided, mounts wait; nothing ends that by itself but a replica that was
+    away, comes back, and agrees with one side.
 
     A replica that finds itself in the minority does all this without being asked.
     """

@@ -13,11 +13,13 @@ member tells the others its latest marks, up to where it has found each of them 
 - A member that more than half of the members, alike among themselves, differ from is the one that is wrong.
 - Else nobody is known to be right. A difference is *doubt* first, until all have said what they know; when that does
   not settle it, it is a *tie*, which outlasts views and restarts. It ends when a majority is found after all (a replica
-  that was away comes back, executes what it missed, and agrees), or when an administrator decides.
+  that was away comes back, executes what it missed, and agrees), or when an administrator decides; never by time.
 
 Members alone are counted, each as one: with one of three replicas down a difference between the other two is a tie.
 Only within one view are marks compared, because there histories are the same by the order's promise; and a replica
-that is merely behind says nothing that contradicts anybody.
+that is merely behind says nothing that contradicts anybody. Nor does one that is ahead of something that waits: a
+digest is of everything up to its index and nothing beyond (:mod:`mds.digest`), a sum of records of a state in which
+nothing waits.
 """
 
 from __future__ import annotations
