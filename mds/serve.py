@@ -193,7 +193,7 @@ class Process:
     # -- messages
 
     def _group_message(self, peer: int, message: Any, bulk: Buffer) -> None:
-        if isinstance(message, SnapshotPart | LetGo) and peer in self.replica.group.core.strangers:
+        if isinstance(message, SnapshotPart | LetGo | Digests) and peer in self.replica.group.core.strangers:
             return  # of other sessions, and of another state (the group machine knows what to do with the rest)
         if isinstance(message, SnapshotPart):
             self._snapshot_part(message, bulk)
