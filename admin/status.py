@@ -127,7 +127,7 @@ class ClusterStatus:
         """Every configured replica answered, with one index and one digest."""
         return (
             all(r.said is not None for r in self.replicas)
-            and len({(r.get("index"), r.get("digest")) for r in self.replicas}) == 1
+            and len({(r.get("index"), r.get("low"), r.get("digest")) for r in self.replicas}) == 1
         )
 
     @property
@@ -149,11 +149,11 @@ class ClusterStatus:
         expected = self.expected_voters
         if set(expected) != set(newest.get("voters", ())):
             found.append(f"voters are {_list(newest.get('voters', ()))}, they should be {_list(expected)}")
-        # The digest is a sum over everything applied, so it may be compared at an equal index only.
+        # The digest is a sum over everything up to `low`, so it may be compared where that is equal only.
         by_index: dict[Any, set[Any]] = {}
         for one in self.replicas:
             if one.said is not None:
-                by_index.setdefault(one.get("index"), set()).add(one.get("digest"))
+                by_index.setdefault(one.get("low"), set()).add(one.get("digest"))
         for index, digests in by_index.items():
             if len(digests) > 1:
                 found.append(f"replicas differ at index {index}: digests {_list(sorted(map(str, digests)))}")
@@ -292,6 +292,9 @@ def show(status: ClusterStatus, console: Console) -> None:
             *(str(one.get(key, "?")) for key in ("index", "digest", "sessions", "inodes")),
         )
     console.print(replicas)
+    for one in status.replicas:
+        if one.said is not None and one.get("locks"):
+            console.print(f"{one.name}: {lock_line(one.get('locks'))}", highlight=False)
     targets = _table("target", "address", "state", "objects", "size", "free", "witness")
     for one in status.targets:
         if one.said is None:
@@ -310,6 +313,21 @@ def show(status: ClusterStatus, console: Console) -> None:
     console.print(targets)
     for problem in status.problems:
         console.print(f"[yellow]-[/] {problem}", highlight=False)
+
+
+def lock_line(said: dict[str, Any]) -> str:
+    """What a replica's transaction control has done, in one line (the JSON has it whole)."""
+    cells = [
+        f"{asked} after {held}: {count} {what}"
+        for held, row in said["cells"].items()
+        for asked, cell in row.items()
+        for what, count in cell.items()
+        if count
+    ]
+    return (
+        f"{said['straight']} requests executed at once, {said['declared']} by the lock table: {said['held']} held back "
+        f"by caches, {said['queued']} queued, {said['waiting']} wait now" + (f" ({'; '.join(cells)})" if cells else "")
+    )
 
 
 def most_common_index(status: ClusterStatus) -> int | None:

@@ -301,6 +301,7 @@ class Process:
             "standing": asdict(replica.group.standing()),
             "roster": replica.state.roster.to_tuple(),
             "index": core.history.index,
+            "low": replica.state.low,
             "digest": replica.state.digest.hex(),
             "sessions": replica.state.session_count,
             "inodes": replica.state.inodes,
@@ -310,6 +311,7 @@ class Process:
             "unwritten_bytes": replica.state.store.pending_bytes,
             "requests": replica.answered,
             "queries": replica.reading.answered,
+            "locks": replica.schedule.statistics(),
             "open_files": len(replica.handles),
             "readable": replica.group.may_read(now_us()),
         }

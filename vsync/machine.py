@@ -162,6 +162,8 @@ class Machine:
                 self._received(peer, message, now)
             case ev.DurableUpTo(ticket):
                 self._durable(ticket, now)
+            case ev.Holding(parts):
+                self._hold(parts, now)
             case ev.Submit(payload):
                 order = core.active
                 assert order is not None and self.may_submit, "the shell asks may_submit first"
@@ -355,7 +357,19 @@ class Machine:
                     for peer in waiting:
                         core.send(peer, ack)
             order.deliver(core.out)
-        self.flush.on_durable(ticket, now)
+        if not core.holding:
+            self.flush.on_durable(ticket, now)
+
+    def _hold(self, parts: frozenset[tuple[int, int, int, int]], now: int) -> None:
+        core = self.core
+        order = core.order
+        if order is not None:
+            order.hold(frozenset(part[1:] for part in parts if part[0] == order.epoch), core.out)
+            order.deliver(core.out)
+        core.holding = bool(parts)
+        if not parts:
+            # With the flush of a view we say that we hold nothing that comes before it.
+            self.flush.on_durable(core.durable_ticket, now)
 
     def _on_heartbeat(self, peer: int, m: Heartbeat, now: int) -> None:
         core = self.core

@@ -56,6 +56,13 @@ def _bad_promises(items: tuple[tuple[int, int, int], ...], what: str) -> str | N
     return None
 
 
+def _bad_parts(items: tuple[tuple[int, int, int], ...], what: str) -> str | None:
+    for item in items:
+        if type(item) is not tuple or len(item) != 3 or not all(type(x) is int and 0 <= x <= ids.U64_MAX for x in item):
+            return f"{what} are not (sender, sequence number, part)"
+    return None
+
+
 def _bad_ballot(ballot: tuple[int, int, int]) -> str | None:
     if type(ballot) is not tuple or len(ballot) != 3 or not all(type(x) is int and 0 <= x < 2**63 for x in ballot):
         return f"ballot {ballot}"
@@ -74,7 +81,8 @@ class View:
     view in history; -1 for the first view.  ``hold_ms``: how long a member waits before it activates, because
     clients of somebody left out may still read what it lent them.  ``owed``: (peer, incarnation, ms), read leases
     promised to one left out who did not answer the seal: a member waits for each, or for the certificate that this
-    incarnation is dead.
+    incarnation is dead.  With the highest incarnation, about which there is no certificate: what a member has lent, if
+    a later view leaves it out.
     """
 
     epoch: int
@@ -110,12 +118,18 @@ class Data:
     durable: tuple[int, ...]
     delivered: tuple[int, ...]
     payload: bytes
+    held: tuple[tuple[int, int, int], ...] = ()
+    unclear: tuple[tuple[int, int, int], ...] = ()
 
     def invalid(self) -> str | None:
         if self.seq < 1 or self.clock < 1:
             return f"seq {self.seq} clock {self.clock}"
         return (
-            _bad_epoch(self.epoch) or _bad_vector(self.durable, "durable") or _bad_vector(self.delivered, "delivered")
+            _bad_epoch(self.epoch)
+            or _bad_vector(self.durable, "durable")
+            or _bad_vector(self.delivered, "delivered")
+            or _bad_parts(self.held, "held")
+            or _bad_parts(self.unclear, "unclear")
         )
 
 
@@ -125,7 +139,9 @@ class Ack:
 
     The receiver may take ``clock`` as the sender's only when it has all the sender's messages up to ``own``.
     ``delivered`` is a prefix of the epoch's order: all of it is durable at every member, so the receiver has it, too,
-    and may deliver it.
+    and may deliver it.  ``held``, parts (sender, sequence number, part) of durable messages that the sender holds back,
+    and ``unclear``, parts of delivered ones that somebody may hold as far as it knows, are all there are (see
+    vsync.holds).
     """
 
     epoch: int
@@ -133,10 +149,16 @@ class Ack:
     own: int
     durable: tuple[int, ...]
     delivered: tuple[int, ...]
+    held: tuple[tuple[int, int, int], ...] = ()
+    unclear: tuple[tuple[int, int, int], ...] = ()
 
     def invalid(self) -> str | None:
         return (
-            _bad_epoch(self.epoch) or _bad_vector(self.durable, "durable") or _bad_vector(self.delivered, "delivered")
+            _bad_epoch(self.epoch)
+            or _bad_vector(self.durable, "durable")
+            or _bad_vector(self.delivered, "delivered")
+            or _bad_parts(self.held, "held")
+            or _bad_parts(self.unclear, "unclear")
         )
 
 
@@ -164,6 +186,8 @@ class Heartbeat:
     delivered: tuple[int, ...]
     hears: tuple[int, ...]
     incarnation: int = 0
+    held: tuple[tuple[int, int, int], ...] = ()
+    unclear: tuple[tuple[int, int, int], ...] = ()
 
     def invalid(self) -> str | None:
         if not 0 <= self.incarnation <= ids.U64_MAX:
@@ -175,6 +199,8 @@ class Heartbeat:
             or _bad_vector(self.received, "received")
             or _bad_vector(self.durable, "durable")
             or _bad_vector(self.delivered, "delivered")
+            or _bad_parts(self.held, "held")
+            or _bad_parts(self.unclear, "unclear")
             or _bad_ids(self.hears, "hears")
         )
 

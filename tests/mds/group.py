@@ -16,11 +16,12 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
+from mds.batch import Decoded
 from mds.caches import LEASE_US
 from mds.check import check
-from mds.machine import Bootstrap, Decoded, Outcome, StateMachine
+from mds.machine import Bootstrap, Outcome, StateMachine
 from mds.replica import Replica
-from mds.schema import META, META_POSITION
+from mds.schema import META, META_POSITION, META_WAITING
 from mds.shell import Client
 from mds.store import Store
 from tests.mds import harness
@@ -50,6 +51,7 @@ PING: Final = 150 * MS
 SILENCE: Final = 1 * SECOND
 KEEP: Final = 80 * MS
 STEPS_MAX: Final = 2_000_000
+OWN: Final = ((META.number, META_POSITION), (META.number, META_WAITING))
 CHANGING: Final = (
     ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink, ops.Link, ops.Unlink, ops.Rmdir, ops.Rename, ops.SetAttr,
     WriteInline,
@@ -175,6 +177,8 @@ class Node:
     def _state(self) -> StateMachine:
         """The state machine over the store; what it executes is noted."""
         state = StateMachine(self.store, self.me, self.world.bootstrap)
+        for index, outcome in state.taken_up:
+            self.world.applied(index, [outcome])
         apply = state.apply
 
         def noted(index: int, origin: int, batch: bytes, known: Decoded | None = None) -> list[Outcome]:
@@ -182,7 +186,15 @@ class Node:
             self.world.applied(index, outcomes)
             return outcomes
 
+        execute = state.execute
+
+        def noted_alone(index: int, k: int, op: Any) -> Outcome:
+            outcome = execute(index, k, op)
+            self.world.applied(index, [outcome])
+            return outcome
+
         state.apply = noted  # type: ignore[method-assign]
+        state.execute = noted_alone  # type: ignore[method-assign]
         return state
 
     def pause(self) -> None:
@@ -220,6 +232,7 @@ class Node:
         happen()
         self.replica.group.validate()
         self.replica.caches.validate()
+        self.replica.schedule.validate()
         self._arm()
 
     # -- Shell
@@ -826,9 +839,9 @@ class Group:
             assert not node.replica.pending.keys(), "all that was delivered is applied"
             assert check(node.store) == []
         assert len({(state.index, state.digest) for state in states}) == 1, "equal digests at equal index"
-        # When a state was last written is each one's own matter, so the position in it is.
+        # When a state was last written is each one's own matter, so the position in it is, and what waited there.
         first, *others = [
-            [record for record in harness.contents(state.store) if record[:2] != (META.number, META_POSITION)]
+            [record for record in harness.contents(state.store) if record[:2] not in OWN]
             for state in states
         ]
         assert all(other == first for other in others)
