@@ -132,7 +132,7 @@ class Scratch:
         return None
 
     def _compare(self, fd: int) -> str | None:
-        size, data = os.fstat(fd).st_size, os.pread(fd, self.SIZE_MAX + 1, 0)
+        size, data = os.fstat(fd).st_size, os.pread(fd, len(self._model) + 1, 0)
         if size != len(self._model) or len(data) != size:
             return f"{self._path.name}: {len(data)} bytes, size {size}, where {len(self._model)} should be"
         if data == self._model:
