@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import trio
 
 from client.api import FileSystem
 from client.capabilities import Access
+from ossd.disk import Disk
 from tests.client.test_service import opened
 from wire.messages import ObjectSync, ObjectWrite
 
@@ -116,3 +118,23 @@ async def test_what_was_written_and_closed_before_the_file_was_opened(mount: Wat
         assert sorted(mount.synced) == [0, 1]
         await again.fsync()
         assert len(mount.synced) == 2, "nothing is new"
+
+
+async def test_what_the_disk_has_lost_is_told_once(mount: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By fsync, to whoever has written; what is written and synced after that is fine."""
+
+    def fails(_fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    one = await mount.fs.create("/f")
+    await one.write(b"bytes", 0)
+    await one.flush()
+    for sync in ("fdatasync", "fsync"):
+        monkeypatch.setattr(Disk, sync, staticmethod(fails))
+    with pytest.raises(OSError, match="Input/output error"):
+        await one.fsync()
+    monkeypatch.undo()
+    await one.fsync()
+    await one.write(b"again", 0)
+    await one.fsync()
+    await one.close()
