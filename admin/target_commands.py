@@ -83,7 +83,8 @@ def add(spec: Path, number: int, timeout_s: float) -> None:
     """Take target ID, which the configuration DIR|CONFIG names and which runs, into the cluster.
 
     New files use it at once. Of the copies on the others as many chains are moved to it, in the background, as makes
-    their places equal; files with one copy stay where they are.
+    their places equal; files with one copy are moved, one chain at a time, until targets are about as full as each
+    other. Nothing is interrupted by that. `lockstep target list` shows what is under way.
     """
     with reported():
         trio.run(targets.add, find_config(spec), number, timeout_s)

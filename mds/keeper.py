@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from mds.balance import Balance
 from mds.namespace.chains import leaving
 from wire import targetops
 from wire.chains import DRAINING, HOLDS, OFFLINE, SERVING, SYNCING, StorageMap, copies_of, holders
@@ -64,6 +65,7 @@ class Keeper:
     """See the module. Times are microseconds of the caller's clock. Made anew when this replica becomes the keeper."""
 
     began_us: int
+    balance: Balance = field(default_factory=Balance)
     _seen: dict[int, _Seen] = field(default_factory=dict)
     _ordered: dict[Any, int] = field(default_factory=dict)
     """Request -> when it was given out last."""
@@ -151,6 +153,7 @@ class Keeper:
     def _wanted(self, found: StorageMap, now: int) -> Iterator[Any]:
         _, targets, chains = found
         states = {target: state for target, _, state, _ in targets}
+        self.balance.ask(frozenset(states), now)
         for target, _, state, run in targets:
             if self.alive(target, now):
                 if state == OFFLINE or run != self._of(target).run:
@@ -167,13 +170,19 @@ class Keeper:
                 knows = self._of(going).version >= found[0]
                 if knows or now >= self._of(going).promised_us:
                     yield targetops.ChainLeave(number, version, going)
-        yield from self._moves(found, states, now)
+        moves = list(self._moves(found, states, now))
+        yield from moves
+        give_and_take = [t for t, state in states.items() if state == SERVING and self.alive(t, now)]
+        even = self.balance.move(found, {t: self._of(t).space for t in give_and_take}) if not moves else None
+        if even is not None:
+            yield targetops.ChainMove(*even)
 
     def _moves(self, found: StorageMap, states: dict[int, str], now: int) -> Iterator[targetops.ChainMove]:
         """One move at a time per chain: to where a member was lost for good, away from targets that drain, and from
         those with many places to others.
 
-        A chain's first member stays where it is for the sake of balance: each target heads as many chains.
+        Of several copies the first stays where it is for the sake of balance: each target heads as many chains. Single
+        copies are balanced by what there is of them (mds.balance).
         """
         chains = found[2]
         places: dict[int, dict[int, int]] = {}

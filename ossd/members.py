@@ -89,13 +89,14 @@ class Members:
             log.info("target %d: %d signing keys", table.me, len(msg.keys))
         if msg.echo_us and msg.version == table.version:
             table.extend(msg.echo_us + LEASE_US)
+        self._target.weighing.ask(msg.weigh)
         now = now_us()
         if now - self._space_at > 1_000_000:
             self._space, self._space_at = self._store.space(), now
         missed = tuple(t for t, since in self._copies.missed.items() if self._target.long_ago(since))
         said = BeatSaid(
             msg.number, now, table.version, table.run, *self._space, self._resync.synced, missed,
-            self._target.keys.fingerprint,
+            self._target.keys.fingerprint, self._target.weighing.number, self._target.weighing.weights,
         )  # fmt: skip
         try:
             peer.conn.send(said)

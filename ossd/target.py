@@ -31,6 +31,7 @@ from ossd.objects import Order, Turn, pending
 from ossd.resync import Resync
 from ossd.scrub import Scrub
 from ossd.store import Buffer
+from ossd.weighing import Weighing
 from ossd.work import Result
 from wire.capability import READ, TRUNCATE, WRITE
 from wire.errors import OK, BadMessage, Status, WireError
@@ -147,6 +148,7 @@ class Target:
         self.resync = Resync(self.copies, self.in_turn)
         self.scrub = Scrub(self.copies, self.in_turn)
         self.clearing = Clearing(self.copies, self._in_turns)
+        self.weighing = Weighing(self.copies)
         members = Members(self, self.copies, self.resync)
         everyone: dict[type, Act] = {
             StatusCall: self._status,
