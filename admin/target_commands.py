@@ -42,8 +42,9 @@ def target() -> None:
 def list_(spec: Path, as_json: bool) -> None:
     """List the storage targets of the cluster DIR|CONFIG, and what is being copied.
 
-    A target's state is serving, draining (everything on it is being moved) or offline (it does not answer; files with
-    copies elsewhere go on). Chains: in how many it serves, is being synced, and so on.
+    A target's state is serving, draining (everything on it is being moved) or offline (it does not answer, or its
+    disk has failed, which is said below the table; files with copies elsewhere go on). Chains: in how many it serves,
+    is being synced, and so on.
     """
     with reported():
         states, under_way = trio.run(targets.listing, find_config(spec))
@@ -67,6 +68,9 @@ def list_(spec: Path, as_json: bool) -> None:
             rest = ("?" if said[key] is None else str(said[key]) for key in ("objects", "blocks_bad", "blocks_mended"))
             table.add_row(str(one.id), one.address, one.state, chains, free, *rest)
         Console(width=None if sys.stdout.isatty() else 140).print(table)
+        for one in states:
+            if failure := one.said.get("failure"):
+                print(f"target {one.id}: its disk has failed ({failure}): it stays out until it is started again")
         for s in under_way:
             left = "time left not known yet" if s.seconds_left is None else f"about {s.seconds_left} s left"
             print(

@@ -57,6 +57,8 @@ class _Seen:
     """Fingerprint of the signing keys that it knows."""
     space: tuple[int, int] = (0, 0)
     shunned_us: int = 0
+    failed: bool = False
+    """Its disk has, as it says itself: it is dead to us, and serves only what nobody else has."""
     synced: tuple[tuple[int, int, int], ...] = ()
 
 
@@ -81,7 +83,7 @@ class Keeper:
     def connected(self, target: int, now: int) -> None:
         seen = self._of(target)
         seen.connected, seen.run, seen.clock_us, seen.version, seen.heard_us = True, 0, 0, 0, now
-        seen.synced, seen.keys = (), b""
+        seen.synced, seen.keys, seen.failed = (), b"", False
 
     def lost(self, target: int, now: int) -> None:
         seen = self._of(target)
@@ -91,17 +93,20 @@ class Keeper:
     def said(
         self, target: int, run: int, clock_us: int, version: int, space: tuple[int, int],
         synced: tuple[tuple[int, int, int], ...], missed: tuple[int, ...], now: int, keys: bytes = b"",
+        failed: bool = False,
     ) -> None:  # fmt: skip
         """*target* has answered a heartbeat."""
         seen = self._of(target)
         seen.run, seen.clock_us, seen.version, seen.space, seen.heard_us = run, clock_us, version, space, now
-        seen.synced, seen.told_us, seen.keys = synced, now, keys
+        seen.synced, seen.told_us, seen.keys, seen.failed = synced, now, keys, failed
         for other in missed:
             self._of(other).shunned_us = now + SHUNNED_US
 
     def echo(self, target: int) -> int:
         """The target's clock to be sent with the next heartbeat: from now on it may read for LEASE_US after that."""
         seen = self._of(target)
+        if seen.failed:
+            return 0
         if seen.clock_us:
             seen.promised_us = max(seen.promised_us, seen.told_us + LEASE_US)
         return seen.clock_us
@@ -128,7 +133,7 @@ class Keeper:
         seen = self._of(target)
         if now < seen.promised_us:
             return False
-        if now < seen.shunned_us:
+        if now < seen.shunned_us or seen.failed:
             return True
         if seen.connected:
             return now - seen.heard_us >= SILENCE_US
@@ -136,7 +141,8 @@ class Keeper:
 
     def alive(self, target: int, now: int) -> bool:
         seen = self._of(target)
-        return seen.connected and seen.run != 0 and now - seen.heard_us < SILENCE_US and now >= seen.shunned_us
+        there = seen.connected and seen.run != 0 and now - seen.heard_us < SILENCE_US
+        return there and now >= seen.shunned_us and not seen.failed
 
     def orders(self, found: StorageMap, now: int) -> list[Any]:
         """Requests to be ordered now, that *found* does not show yet."""

@@ -164,7 +164,7 @@ class Tending:
                     if isinstance(message, BeatSaid):
                         keeper.said(
                             target, message.run, message.clock_us, message.version, (message.total, message.free),
-                            message.synced, message.missed, self._now(), message.keys,
+                            message.synced, message.missed, self._now(), message.keys, message.failed,
                         )  # fmt: skip
                         keeper.balance.found(message.weighed, message.weights)
             except ConnectionLost as exc:

@@ -48,6 +48,7 @@ class BeatSaid:
     ``keys``: the fingerprint of the signing keys it knows.
     ``weights``: ((chain, bytes), ...) of the chains of one copy that are here, as they were found when number
     ``weighed`` was asked for (0: nothing was found out yet).
+    ``failed``: its disk has, and it takes no changes of what others have, too, until it is started again.
     """
 
     number: int
@@ -61,6 +62,7 @@ class BeatSaid:
     keys: bytes = b""
     weighed: int = 0
     weights: tuple[tuple[int, int], ...] = ()
+    failed: bool = False
 
     def invalid(self) -> str | None:
         for pair in self.weights:
