@@ -109,7 +109,8 @@ class Replica:
         if self._running:
             return
         self._running = True
-        self._acknowledge()  # recalls end by time as well
+        if self._holding:
+            self._acknowledge()  # recalls end by time as well
         # Not in a finally clause: what was delivered is half applied then, and nothing after it may be, or be answered.
         while self._events or self._logged or self._history or self._submit_batch():
             # What others wait for, acknowledgements, goes out before we look into messages and execute them.
@@ -243,8 +244,9 @@ class Replica:
             self._execute_ready()
             return
         outcomes = self.state.apply(item.index, entry.sender, entry.payload, known)
+        self.pending.remove(key)
+        self._ops.pop(key, None)
         self.schedule.straight += len(outcomes)
-        self._executed(key)
         items, decoded = known
         uncertain: tuple[int, dict[int, int]] | None = None
         if len(decoded) > 1:
@@ -537,9 +539,9 @@ class Replica:
     # -- requests into the group
 
     def _submit_batch(self) -> bool:
-        """Multicast what waits, as one message, if the group takes one now."""
-        room = self.state.store.pending_bytes < limits.UNWRITTEN_BYTES
-        if not len(self._batching) or not self.group.may_submit or not room:
+        """Multicast what waits, as one message, if the group takes one now. Asked after each step."""
+        store = self.state.store
+        if not (self._batching.queue and self.group.may_submit and store.pending_bytes < limits.UNWRITTEN_BYTES):
             return False
         self._carry_out(self.group.step(ev.Submit(pack(self._batching.batch())), self.shell.now()))
         return True
