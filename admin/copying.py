@@ -110,7 +110,9 @@ async def _fetch(config: Config, replica: int | None, base: Path) -> int:
     last = "no replica was asked"
     for one in reversed(wanted):
         reply = said[one.address]
-        if isinstance(reply, AskError) or reply.body.get("state") != "active":
+        # One whose state may be wrong gives it to who asks for that one, to see what it is.
+        good = ("active",) if replica is None else ("active", "diverged")
+        if isinstance(reply, AskError) or reply.body.get("state") not in good:
             last = str(reply) if isinstance(reply, AskError) else f"replica {one.id} does not serve"
             continue
         try:

@@ -30,6 +30,8 @@ class Health(IntEnum):
     """It serves, but something that the configuration names is missing or differs."""
     UNREACHABLE = 2
     """No replica serves."""
+    DIVERGED = 3
+    """Replicas' states differ and none has a majority: nothing is served until an administrator decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +120,17 @@ class ClusterStatus:
 
     @property
     def health(self) -> Health:
+        if self.ties:
+            return Health.DIVERGED
         if self.newest is None:
             return Health.UNREACHABLE
         return Health.DEGRADED if self.problems else Health.HEALTHY
+
+    @property
+    def ties(self) -> dict[int, str]:
+        """Replica -> what differs, of those that wait for an administrator to decide whose state counts."""
+        said = {r.configured.id: r.get("alarm") or {} for r in self.replicas}
+        return {number: str(alarm["tie"]) for number, alarm in said.items() if alarm.get("tie")}
 
     @property
     def replicas_equal(self) -> bool:
@@ -134,13 +144,15 @@ class ClusterStatus:
     def problems(self) -> list[str]:
         """What is not as it should be, one sentence each; empty in a healthy cluster."""
         found = [f"{d.name} does not answer: {d.error}" for d in (*self.replicas, *self.targets) if d.said is None]
+        for number, tie in self.ties.items():
+            found.append(f"mds-{number} serves nothing: {tie}; `lockstep replica resync` says whose state is given up")
         newest = self.newest
         if newest is None:
             return [*found, "no replica serves"]
         for one in self.replicas:
             if one.said is None:
                 continue
-            if not one.serving:
+            if not one.serving and one.configured.id not in self.ties:
                 found.append(f"{one.name} does not serve: {one.get('state', 'state unknown')}")
             elif one.view != newest.view:
                 found.append(f"{one.name} is in view {_view(one)}, {newest.name} in {_view(newest)}")
@@ -182,6 +194,7 @@ class ClusterStatus:
             "learners": list(self.learners),
             "tolerated_failures": self.tolerated,
             "replicas_equal": self.replicas_equal,
+            "ties": {str(number): tie for number, tie in self.ties.items()},
             "replicas": [_daemon_json(r) for r in self.replicas],
             "targets": [_daemon_json(t) for t in self.targets],
         }
@@ -243,7 +256,7 @@ def fetch_blocking(config: Config, timeout_s: float = ASK_TIMEOUT_S) -> ClusterS
     return trio.run(fetch, config, timeout_s)
 
 
-_COLOUR: Final = {Health.HEALTHY: "green", Health.DEGRADED: "yellow", Health.UNREACHABLE: "red"}
+_COLOUR: Final = {Health.HEALTHY: "green", Health.DEGRADED: "yellow", Health.UNREACHABLE: "red", Health.DIVERGED: "red"}
 
 
 def _bytes(count: Any) -> str:

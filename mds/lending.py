@@ -95,6 +95,10 @@ class Lending:
     def stop(self) -> None:
         """This replica is to stop: clients keep nothing any more of what it told them. See :attr:`all_returned`."""
         self._stopped = True
+        self.call_back()
+
+    def call_back(self) -> None:
+        """Clients are to let go of everything that they were lent so far."""
         for client, number, inodes in self.caches.recall(None, set(), None, self._shell.now()):
             client.send(msg.Recall(number, inodes, ()))
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any, Final
 
 from mds import schema, sessions
 from mds.batch import Decoded, decode_batch, decode_entry, well_formed
+from mds.digest import Digest
 from mds.layer import Effects
 from mds.locksets import look, seen_untrusted
 from mds.namespace import layout, quota
@@ -62,7 +62,6 @@ from wire.fileops import Reserve
 from wire.mending import Mend
 from wire.roster import ReplicaRemove, ReplicaSet, WitnessRemove, WitnessSet
 
-DIGEST_MASK: Final = 2**64 - 1
 VIEW_ENTRY: Final = -1
 """Stands for the entry number where the digest counts a view event."""
 BOOT_ENTRY: Final = -2
@@ -196,7 +195,7 @@ class StateMachine:
         self.store = store
         self.me = me
         self._index = 0
-        self._digest = 0
+        self._digest = Digest()
         self._time = 0
         self._generation = 0
         self._epoch = 0
@@ -206,8 +205,6 @@ class StateMachine:
         """(index, what it came to) of requests that waited when the state was written that was opened."""
         self._open: dict[int, dict[int, tuple[int, Any]]] = {}
         """Delivered and not executed: index -> number of the entry -> (time for it, entry). Ascending."""
-        self._above: dict[int, int] = {}
-        """What entries executed above :attr:`low` count in the digest, by index."""
         self.roster = Roster()
         """Who belongs to the cluster: what is in the store, replaced as a whole when it changes."""
         self.keys = keys.load(store)
@@ -222,7 +219,7 @@ class StateMachine:
             return
         self._scope = Scope(store, Storage(store))
         self._index, digest, self._time, self._scope.inodes, self._scope.sessions = unpack_untrusted(raw)
-        self._digest = int.from_bytes(digest, "big")
+        self._digest = Digest(int.from_bytes(digest, "big"))
         raw = store.get(schema.META, schema.META_MEMBERS)
         if raw is not None:
             self._generation, self._epoch, self._scope.members = unpack_untrusted(raw)
@@ -248,7 +245,12 @@ class StateMachine:
     @property
     def digest(self) -> bytes:
         """Sum of the effects of everything up to :attr:`low`, 8 bytes: equal where that is equal, or one is wrong."""
-        return (self._digest - sum(self._above.values()) & DIGEST_MASK).to_bytes(8, "big")
+        return self._digest.complete.to_bytes(8, "big")
+
+    def marks(self) -> list[tuple[int, int]]:
+        """(index, digest there) of what is complete, the last at :attr:`low`: what replicas compare. That of an index
+        which was passed while something else was executed is told once."""
+        return [*self._digest.passed(), (self.low, self._digest.complete)]
 
     @property
     def index(self) -> int:
@@ -335,13 +337,16 @@ class StateMachine:
     def is_orphan(self, ino: int) -> bool:
         return self.store.get(schema.ORPHANS, schema.u64(ino)) is not None
 
-    def reclaimable(self, limit: int) -> list[tuple[int, Layout]]:
-        """Objects to be deleted, of at most *limit* numbers: (number, layout). Most are those of removed inodes."""
+    def reclaimable(self, limit: int, now_ns: int | None = None) -> list[tuple[int, Layout]]:
+        """Objects to be deleted, of at most *limit* numbers: (number, layout). Most are those of removed inodes. Those
+        that are to wait are left out, unless *now_ns* is None."""
         found: list[tuple[int, Layout]] = []
         for key, value in self.store.scan(schema.RECLAIM, b"", None):
             if len(found) == limit:
                 break
-            found.append((int.from_bytes(key, "big"), unpack_untrusted(value)))
+            stripe_size, chains, *not_before_ns = unpack_untrusted(value)
+            if now_ns is None or not not_before_ns or now_ns >= not_before_ns[0]:
+                found.append((int.from_bytes(key, "big"), (stripe_size, chains)))
         return found
 
     def untrimmed(self, limit: int, before_ns: int) -> list[tuple[int, Layout, Truncations]]:
@@ -409,10 +414,10 @@ class StateMachine:
         outcome = self._apply_entry(index, k, now, entry, op)
         del waiting[k]
         if not waiting:
+            first = next(iter(self._open))
             del self._open[index]
-            low = self.low
-            for at in [at for at in self._above if at <= low]:
-                del self._above[at]
+            if index == first:
+                self._digest.reached(first, self.low)
         self._save()
         return outcome
 
@@ -449,10 +454,10 @@ class StateMachine:
         self._set_counters(before)
 
     def _counters(self) -> tuple[int, int, int, int, int]:
-        return self._index, self._digest, self._time, self._scope.inodes, self._scope.sessions
+        return self._index, self._digest.total, self._time, self._scope.inodes, self._scope.sessions
 
     def _set_counters(self, counters: tuple[int, int, int, int, int]) -> None:
-        self._index, self._digest, self._time, self._scope.inodes, self._scope.sessions = counters
+        self._index, self._digest.total, self._time, self._scope.inodes, self._scope.sessions = counters
 
     def view_event(self, index: int, generation: int, epoch: int, members: tuple[int, ...]) -> None:
         """A new view stands in history after *index*: its members answer for handles on files unlinked from now on."""
@@ -480,17 +485,13 @@ class StateMachine:
     def _save(self) -> None:
         """The small things that change with every batch. They sum up effects and are not effects themselves."""
         scope = self._scope
-        total = self._digest.to_bytes(8, "big")
+        total = self._digest.total.to_bytes(8, "big")
         applied = pack((self._index, total, self._time, scope.inodes, scope.sessions))
         self.store.put_alone(schema.META, schema.META_APPLIED, applied)
 
     def _count(self, index: int, k: int, effects: Effects) -> None:
-        """Add one entry's effects to the digest. A sum, so that it does not depend on the order of execution."""
-        hashed = blake2b(pack((index, k, effects)), digest_size=8).digest()
-        part = int.from_bytes(hashed, "big")
-        self._digest = (self._digest + part) & DIGEST_MASK
-        if self._open:
-            self._above[index] = self._above.get(index, 0) + part
+        """One entry's effects count in the digest."""
+        self._digest.count(index, k, effects, ahead=bool(self._open))
 
     def _arrived(self, entry: Any) -> int | None:
         """An entry is delivered: the state's time, which it moves on, is the time for it. None: it is malformed."""
@@ -583,7 +584,7 @@ class StateMachine:
         assert raw is not None, "applied is always stored"
         stored = unpack_untrusted(raw)
         scope = self._scope
-        total = self._digest.to_bytes(8, "big")
+        total = self._digest.total.to_bytes(8, "big")
         assert stored == (self._index, total, self._time, scope.inodes, scope.sessions), "counters are stored"
         assert scope.inodes >= 1 and scope.sessions >= 0, "the root is never removed"
         assert Storage(store).map == scope.storage.map, "the storage map in memory is the stored one"

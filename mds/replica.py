@@ -11,6 +11,7 @@ import errno
 import logging
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from mds import limits
@@ -19,6 +20,7 @@ from mds.batch import Decoded, decode_batch, entries_untrusted
 from mds.batching import Batching
 from mds.borrowers import Borrowers
 from mds.capabilities import Signer
+from mds.comparing import Comparing
 from mds.lending import Lending
 from mds.locksets import seen_untrusted, touched_by, touched_of
 from mds.machine import Outcome, StateMachine
@@ -28,6 +30,7 @@ from mds.pending import Key, Pending, changed_later
 from mds.reading import Reading
 from mds.schedule import Schedule
 from mds.shell import Client, Shell
+from mds.telling import view_changed
 from vsync import effects as ev
 from vsync.effects import Delivered, Effects, Event, ViewEvent
 from vsync.machine import Machine
@@ -45,7 +48,7 @@ log = logging.getLogger(__name__)
 class Replica:
     """See the module."""
 
-    def __init__(self, me: int, group: Machine, state: StateMachine, shell: Shell) -> None:
+    def __init__(self, me: int, group: Machine, state: StateMachine, shell: Shell, tie: str = "") -> None:
         self.me = me
         self.group = group
         self.state = state
@@ -87,6 +90,7 @@ class Replica:
         for entry in group.core.history.undelivered():
             self._entered(entry)
         self._take_roster()
+        self.comparing = Comparing(me, group, shell, tie, partial(self._turn_away, lent=True))
 
     # -- the group
 
@@ -127,6 +131,8 @@ class Replica:
                 else:
                     self.schedule.clear(item[:3], item[3])
                     self._execute_ready()
+                for mark in self.state.marks():
+                    self.comparing.applied(*mark)
         self._running = False
         if self._inactive_since is not None:
             self._look_at_loans()
@@ -342,16 +348,10 @@ class Replica:
         self.state.view_event(item.index, generation_of(view.epoch), view.epoch, view.members)
         self.owed.new_view()
         self.borrowers.forget(self.state.sessions())
-        told = self._view_changed(view.epoch, view.members)
+        told = view_changed(view, self.state.roster)
         for client in self.clients:
             client.send(told)
         self.shell.membership_changed()
-
-    def _view_changed(self, epoch: int, members: tuple[int, ...]) -> msg.ViewChanged:
-        roster = self.state.roster
-        addresses = ((m, roster.address_of(m)) for m in members)
-        told = tuple((m, address) for m, address in addresses if address is not None)
-        return msg.ViewChanged(generation_of(epoch), epoch, told, roster.replicas)
 
     # -- serving or not
 
@@ -369,13 +369,17 @@ class Replica:
             self._turn_away()
         self._was_outside = outside
 
-    def _turn_away(self) -> None:
-        """Left out of the view: every client goes on elsewhere, with what it has outstanding."""
+    def _turn_away(self, lent: bool = False) -> None:
+        """Left out of the view, or not to be trusted: every client goes on elsewhere, with what it has outstanding.
+        *lent*: clients may still use what they keep."""
         newest = self.group.core.newest
-        told = self._view_changed(newest.epoch, newest.members)
+        told = view_changed(newest, self.state.roster)
         for client in self.clients:
             client.send(told)  # who has nothing outstanding would not find out before its next request
-        self.caches.take_all()
+        if lent:
+            self.lending.call_back()
+        else:
+            self.caches.take_all()
         waiting, self._waiting = self._waiting, {}
         internal, self._internal = self._internal, {}
         self._batching.clear()
@@ -388,8 +392,8 @@ class Replica:
     @property
     def serving(self) -> bool:
         """Clients may stay: active, or in the middle of a view change that has not taken long yet."""
-        if self.active:
-            return True
+        if self.active or self.comparing.refuses:
+            return not self.comparing.refuses
         since = self._inactive_since
         return not self.group.core.outside and since is not None and self.shell.now() - since < limits.HOLD_ON_US
 
@@ -399,7 +403,7 @@ class Replica:
         self.clients[client] = None
         if self.active:
             newest = self.group.core.newest
-            client.send(self._view_changed(newest.epoch, newest.members))
+            client.send(view_changed(newest, self.state.roster))
 
     def client_left(self, client: Client) -> None:
         """The connection is gone. The session stays until the client attaches elsewhere or it expires."""
@@ -435,10 +439,13 @@ class Replica:
                 self._attach(client, m)
             case msg.CloseSession(call, session, key):
                 self._order(client, call, ops.SessionClose(session, key))
-            case msg.ControlCall(call) | msg.RosterCall(call) | msg.CopyCall(call) if client.squash is not None:
+            case (
+                msg.AdminCall(call) | msg.ControlCall(call) | msg.RosterCall(call) | msg.CopyCall(call)
+            ) if client.squash is not None:
+                log.warning("%s asks for what only an administrator may: refused", client.name)
                 client.send(msg.Answer(call, errno.EPERM, b""))
             case msg.AdminCall(call, op):
-                self._admin(client, call, op)
+                self._order(client, call, admin_untrusted(client, op))
             case _:
                 log.warning("%s sent a %s, which is not for a metadata replica", client.name, type(m).__name__)
 
@@ -474,6 +481,10 @@ class Replica:
         self._run()
 
     def _order(self, client: Client, call: int, op: Any, attach: bool = False) -> None:
+        """Order *op* (None: it is none) for a client, without a slot."""
+        if op is None:
+            client.send(msg.Answer(call, Status.BAD_MESSAGE, b""))
+            return
         if self._refused(client, call):
             return
 
@@ -525,17 +536,6 @@ class Replica:
             if self.borrowers.returned(peer, self.state.sessions(), logged, now):
                 self.group_event(ev.Returned(peer, incarnation))
 
-    def _admin(self, client: Client, call: int, op_bytes: bytes) -> None:
-        if client.squash is not None:
-            log.warning("%s asks for what only an administrator may: refused", client.name)
-            client.send(msg.Answer(call, errno.EPERM, b""))
-            return
-        op = admin_untrusted(client, op_bytes)
-        if op is None:
-            client.send(msg.Answer(call, Status.BAD_MESSAGE, b""))
-            return
-        self._order(client, call, op)
-
     # -- requests into the group
 
     def _submit_batch(self) -> bool:
@@ -552,7 +552,8 @@ class Replica:
         """Send the answers this replica owes for unlinked inodes; now and then look for sessions to expire."""
         self.lending.forget_departed(self.shell.now())
         self._run()
-        if not self.active:
+        self.comparing.look()
+        if not self.active or self.comparing.refuses:
             return
         self.owed.release()
         if self.lowest:
@@ -563,7 +564,7 @@ class Replica:
     @property
     def lowest(self) -> bool:
         """This replica does what one member does for all."""
-        return self.active and self.me == min(self.group.core.newest.members)
+        return self.active and not self.comparing.refuses and self.me == min(self.group.core.newest.members)
 
     # -- the state is replaced (a learner got a snapshot)
 
@@ -579,6 +580,7 @@ class Replica:
             self._turn_away()
             self.state = self.reading.state = self.signer.state = self.schedule.state = self._batching.state = state
             self.schedule.forget()
+            self.comparing.replaced()
             self.owed.replaced(state)
             self.caches.take_all()
             self.pending.clear()

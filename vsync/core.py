@@ -41,6 +41,8 @@ class Core:
         """Who may be a member and who shall vote; None: whoever is one, and does, already."""
         self.leaving = False
         """We are to stop, and want to be left out."""
+        self.withheld = False
+        """See :meth:`vsync.machine.Machine.withhold`."""
         self.linked: set[int] = set()
         """Replicas and witnesses with a standing connection, whether they are of interest or not."""
         self.strangers: set[int] = set()

@@ -92,7 +92,7 @@ class Machine:
     def may_submit(self) -> bool:
         """A Submit is accepted now: active, and not too many of our messages under way."""
         order = self.core.active
-        return order is not None and order.in_flight < limits.IN_FLIGHT
+        return order is not None and order.in_flight < limits.IN_FLIGHT and not self.core.withheld
 
     def may_read(self, now: int) -> bool:
         """Queries may be answered at *now*: every other member has promised to be in no view without us.
@@ -100,7 +100,7 @@ class Machine:
         *now* must have been read after the query arrived.
         """
         order = self.core.active
-        return order is not None and self.core.leases.valid(order.peers, now)
+        return order is not None and self.core.leases.valid(order.peers, now) and not self.core.withheld
 
     def hear_each_other(self, peer: int) -> bool:
         """Whether we hear *peer* and it hears us, by its last heartbeat. True for those of whom nothing is known."""
@@ -115,7 +115,13 @@ class Machine:
         """Until when clients may be allowed to read by themselves: as long as :meth:`may_read` will say yes if nothing
         happens. In the past when it says no, or when this replica is about to leave."""
         order = self.core.active
-        return 0 if order is None or self.core.leaving else self.core.leases.valid_until(order.peers)
+        if order is None or self.core.leaving or self.core.withheld:
+            return 0
+        return self.core.leases.valid_until(order.peers)
+
+    def withhold(self, state: bool) -> None:
+        """While the shell does not trust its *state*, nothing is read, submitted or copied here. All else goes on."""
+        self.core.withheld = state
 
     @property
     def may_stop(self) -> bool:

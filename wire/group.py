@@ -462,6 +462,41 @@ class LetGo:
         return None if 0 <= self.ms < 60_000 else f"{self.ms} ms"
 
 
+Found = tuple[tuple[int, int], ...]
+"""(replica, index), ascending."""
+Mark = tuple[int, int, Found, Found]
+"""(index, value there, up to where whom was found to be alike, from where whom was found to differ); index -1: none."""
+
+
+def _bad_mark(mark: Mark) -> str | None:
+    if type(mark) is not tuple or len(mark) != 4 or type(mark[2]) is not tuple or type(mark[3]) is not tuple:
+        return "a mark that is not (index, value, alike, unlike)"
+    index, value, alike, unlike = mark
+    if type(index) is not int or type(value) is not int or not -1 <= index < 2**62 or not 0 <= value <= ids.U64_MAX:
+        return f"a mark at index {index!r}"
+    if len(alike) > ids.REPLICA_ID_MAX or len(unlike) > ids.REPLICA_ID_MAX:
+        return "a mark about too many"
+    return _bad_pairs(alike, "alike") or _bad_pairs(unlike, "unlike")
+
+
+@message(221)
+class Digests:
+    """What the state of a member of view ``epoch`` comes to, told every other member several times a second (see
+    mds.alarm). The receiver compares it with its own at an equal index.
+
+    ``applied``: the digest of everything applied; ``written``: the sum over all records, at the index of a commit.
+    ``ask``: the sender has found a difference and wants to be answered with the receiver's own at once.
+    """
+
+    epoch: int
+    ask: bool
+    applied: Mark
+    written: Mark
+
+    def invalid(self) -> str | None:
+        return _bad_epoch(self.epoch) or _bad_mark(self.applied) or _bad_mark(self.written)
+
+
 CHANNELS: Final = ("control", "data", "bulk")
 """Connections between two replicas, so that a megabyte of snapshot never stands before a heartbeat."""
 CHANNEL_OF: Final = {Data: "data", Ack: "data", Feed: "bulk", Content: "bulk", SnapshotPart: "bulk"}

@@ -125,3 +125,21 @@ def test_the_table_shows_everything_and_cuts_nothing_off() -> None:
     assert "h:7002" in text
     assert "2.0 KiB" in text
     assert "- mds-2 does not answer: no answer" in text
+
+
+def test_a_tie_is_an_alarm_until_somebody_decides() -> None:
+    tie = {"state": "diverged", "alarm": {"standing": "tie", "tie": "replica 2 differs from replica 1 at index 5"}}
+    status = cluster({1: tie, 2: tie, 3: None})
+    assert status.health is Health.DIVERGED and int(status.health) == 3
+    text = "replica 2 differs from replica 1 at index 5; `lockstep replica resync` says whose state is given up"
+    assert status.problems[1] == f"mds-1 serves nothing: {text}"
+    assert json.loads(json.dumps(status.to_json()))["ties"] == {str(k): tie["alarm"]["tie"] for k in (1, 2)}
+    one = cluster({1: tie})
+    assert one.health is Health.DIVERGED, "also where others serve"
+    assert one.problems == [f"mds-1 serves nothing: {text}"]
+
+
+def test_a_replica_in_doubt_does_not_serve() -> None:
+    status = cluster({2: {"state": "diverged", "alarm": {"standing": "doubt", "tie": ""}}})
+    assert status.health is Health.DEGRADED
+    assert status.problems == ["mds-2 does not serve: diverged"]

@@ -37,7 +37,7 @@ from wire import messages as msg
 from wire import ops
 from wire.codec import decode, encode, unpack_untrusted
 from wire.errors import OK, SERVICE_BASE, Status
-from wire.group import LetGo
+from wire.group import Digests, LetGo
 from wire.inline import WriteInline
 
 TOP: Final = harness.TOP
@@ -152,7 +152,11 @@ class Node:
         self.store: Store
         self.snapshots = 0
         """Snapshots installed."""
-        self._written = START
+        self.alarm = ""
+        """What is kept with the state of a tie."""
+        self.given_up = 0
+        """States that were given up."""
+        self._written = START, 0
         self._timer_at = -1
         self._waiters: list[tuple[int, Callable[[], None]]] = []
 
@@ -164,11 +168,12 @@ class Node:
         self.running = True
         self.store = Store.open(self.base / "state")
         state = self._state()
-        self._written = Position.unpack_untrusted(state.position) if state.position is not None else START
+        position = Position.unpack_untrusted(state.position) if state.position is not None else START
+        self._written = position, state.low
         durable = self.disk.start()
         rng = Random(world.rng.getrandbits(32))
-        group = Machine(self.me, world.replica_ids, durable, self._written, rng=rng, now=self.now(), lent=LEASE_US)
-        self.replica = Replica(self.me, group, state, self)
+        group = Machine(self.me, world.replica_ids, durable, position, rng=rng, now=self.now(), lent=LEASE_US)
+        self.replica = Replica(self.me, group, state, self, self.alarm)
         self._timer_at = -1
         self.take(lambda: self.replica.group_event(ev.Tick()))
         world.clock.after(world.rng.randrange(MAINTENANCE), self._maintain, self.life, 0)
@@ -265,6 +270,24 @@ class Node:
     def membership_changed(self) -> None:
         """Links are the network's, here."""
 
+    def keep_alarm(self, tie: str) -> None:
+        assert self.world.may_differ, f"a false alarm at {self.me}: {tie} ({self.world.describe()})"
+        self.alarm = tie
+
+    def give_up_state(self, why: str, asked: bool) -> None:
+        assert self.world.may_differ, f"a false alarm at {self.me}: {why} ({self.world.describe()})"
+        self.world.clock.after(MS, self._give_up, self.life)
+
+    def _give_up(self, life: int) -> None:
+        """The process ends, its state is moved away, and its watchdog starts it again."""
+        if life == self.life and self.running:
+            self.kill()
+            self.world.certify(self.me)
+            self.given_up += 1
+            self.alarm = ""
+            (self.base / "state").rename(self.base / f"given-up-{self.given_up}")
+            self.start()
+
     def _snapshot_sent(self, life: int, peer: int, connection: int, path: Path, views: tuple[Any, ...]) -> None:
         if connection and self.world.network.number(self.me, peer) == connection:
             self.world.nodes[peer].install(path, views)
@@ -282,6 +305,9 @@ class Node:
     def handle(self, peer: int, what: Any) -> None:
         if isinstance(what, LetGo):
             self.take(lambda: self.replica.let_go(what))
+            return
+        if isinstance(what, Digests):
+            self.take(lambda: self.replica.comparing.told(peer, what))
             return
         event = what if isinstance(what, ev.LinkUp | ev.LinkDown) else ev.Received(peer, what)
         self.take(lambda: self.replica.group_event(event))
@@ -317,17 +343,20 @@ class Node:
             self.world.clock.after(self.world.rng.randrange(pace // 4, 2 * pace), self._commit_sometimes, life)
 
     def commit(self) -> None:
-        position = self.replica.group.position()
-        if position == self._written or self._waiters:
+        position, state = self.replica.group.position(), self.replica.state
+        stands = position, state.low
+        if stands == self._written or self._waiters:
             return
-        state = self.replica.state
         assert position.index == state.index + 1 or position == START, "the state has applied what is delivered"
         state.set_position(position.pack())
         layer = self.store.freeze()
         if layer is not None:
-            self.store.write(layer)
+            settled = state.low == position.index - 1
+            total = self.store.write(layer)
             self.store.release(layer)
-        self._written = position
+            if settled:
+                self.replica.comparing.written(position.index - 1, total)
+        self._written = stands
         self.disk.trim(position)
 
     def install(self, path: Path, views: tuple[Any, ...]) -> None:
@@ -349,9 +378,11 @@ class Node:
             shutil.rmtree(self.base / "state")
             path.rename(self.base / "state")
             self.store = Store.open(self.base / "state")
-            self._written = Position.unpack_untrusted(blob)
+            self.alarm = ""
+            state = self._state()
+            self._written = Position.unpack_untrusted(blob), state.low
             self.snapshots += 1
-            self.take(lambda: replica.resume(self._state()))
+            self.take(lambda: replica.resume(state))
 
         self._waiters.append((out.ticket, on_disk))
         self.disk.append(out.ticket, out.records, [])
@@ -678,6 +709,8 @@ class Group:
         self.witnesses = {w: WitnessNode(w, self) for w in witness_ids}
         self.users: list[User] = []
         self.client_cuts: set[tuple[int, int]] = set()
+        self.may_differ = False
+        """A story in which states differ; in all others an alarm is a false one."""
         self.notice = 0
         """A client notices at most so long after it that the process of its replica is gone."""
         self.executed: dict[tuple[int, int, int], int] = {}
@@ -839,6 +872,10 @@ class Group:
             assert not node.replica.pending.keys(), "all that was delivered is applied"
             assert check(node.store) == []
         assert len({(state.index, state.digest) for state in states}) == 1, "equal digests at equal index"
+        for node in self.nodes.values():
+            node.commit()
+            node.replica.comparing.alarm.validate()
+        self.until(lambda: len({n.replica.comparing.alarm.records.latest for n in self.nodes.values()}) == 1)
         # When a state was last written is each one's own matter, so the position in it is, and what waited there.
         first, *others = [
             [record for record in harness.contents(state.store) if record[:2] not in OWN]
