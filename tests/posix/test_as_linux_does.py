@@ -1,6 +1,6 @@
 """What pjdfstest and the basic tests of xfstests look at, on a mount and on a local file system: no difference.
 
-The checks are ours and follow the lists of these suites test by test (docs/posix.md says what is left out and why). A
+The checks are ours and follow the subjects of these suites (docs/posix.md says what is left out and why). A
 check does not know what is right: the local file system says so. Each runs in a process of its own, in both places.
 """
 
