@@ -15,6 +15,7 @@ from typing import Any
 
 import trio
 
+from daemon import memory
 from daemon.acquaintances import Acquaintances
 from daemon.config import Config
 from daemon.exits import EXIT_FAILED, EXIT_OK, EXIT_REMOVED, EXIT_RESTART, EXIT_UNUSABLE
@@ -95,6 +96,7 @@ class Process:
             works=lambda peer: self.replica.group.hear_each_other(peer),
         )
         self._commit_soon = trio.Event()
+        self._rest = memory.Rest()
         self._views_uncommitted = 0
         """View events (and changes of the roster) since what was last written."""
         self.guard = guard
@@ -384,23 +386,26 @@ class Process:
                 await self._commit_soon.wait()
             self._commit_soon = trio.Event()
             async with self._state_lock:
-                await self.commit()
+                wrote = await self.commit()
+            if self._rest.begins(idle=not wrote):
+                await trio.to_thread.run_sync(memory.give_back)
 
-    async def commit(self) -> None:
-        """Write what was applied to LMDB, in a thread; then the journal may let go of it."""
+    async def commit(self) -> bool:
+        """Write what was applied to LMDB, in a thread; then the journal may let go of it. False: it was nothing."""
         position = self.replica.group.position()
         if position == self._written or not self.replica.at_rest:
-            return  # nothing new; or something failed half-way, and what is delivered is not what is applied
+            return False  # nothing new; or something failed half-way, and what is delivered is not what is applied
         self._views_uncommitted = 0
         state = self.replica.state
         state.set_position(position.pack())
         layer = state.store.freeze()
         if layer is None:
-            return
+            return False
         await trio.to_thread.run_sync(state.store.write, layer)
         state.store.release(layer)
         self._written = position
         self.journal.trim(position)
+        return True
 
     async def _send_snapshot(self, peer: int) -> None:
         conn = self.links.bulk(peer)
@@ -565,6 +570,7 @@ async def serve(
 
 def main(config: Config, replica_id: int, guard: Guard | None = None, join: str | None = None) -> int:
     """Run the daemon in the foreground; the result is the exit code."""
+    memory.keep_apart()
     running: list[Process] = []
 
     async def start() -> int:
