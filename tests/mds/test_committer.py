@@ -9,7 +9,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from daemon.memory import Rest
-from mds import limits, serve
+from mds import limits
 from mds.serve import Process
 from vsync.limits import VIEWS_UNCOMMITTED
 from vsync.view import genesis
@@ -72,7 +72,7 @@ def test_at_rest_memory_is_given_back_once(monkeypatch: pytest.MonkeyPatch) -> N
         return done
 
     process.commit = commit  # type: ignore[method-assign]
-    monkeypatch.setattr(serve.memory, "give_back", lambda: said.append("given back"))
+    monkeypatch.setattr("daemon.memory.give_back", lambda: said.append("given back"))
 
     async def main() -> None:
         process._commit_soon = trio.Event()
