@@ -263,7 +263,8 @@ Examples:
 Exit codes:
   0  healthy: every replica is a member of one view, every target answers, equal digests at an equal index
   1  degraded: it serves, but something is missing or differs; each problem is listed
-  2  unreachable: no replica serves, or the configuration is not usable""",
+  2  unreachable: no replica serves, or the configuration is not usable
+  3  replicas' states differ and none has a majority: nothing is served until you decide (lockstep replica resync)""",
 )
 @click.argument("spec", type=click.Path(path_type=Path), metavar="[DIR|CONFIG]", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

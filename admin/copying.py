@@ -15,6 +15,7 @@ from admin.ask import AskError, hello_of, statuses
 from admin.targets import storage_map
 from daemon.config import Config
 from mds import schema
+from mds.machine import StateMachine
 from mds.snapshot import Receiver
 from mds.store import Store, StoreCorrupt
 from ossd.identity import FANOUT
@@ -84,11 +85,19 @@ def state_of(config: Config, replica: int | None, where: Path | None) -> Iterato
             applied = store.get(schema.META, schema.META_APPLIED)
             if applied is None:
                 raise StoreCorrupt(store.path, "the copied state is an empty one")
+            complete(store, number)
             index = unpack_untrusted(applied)[0]
             base_number = schema.numbers_from(store.get(schema.META, schema.META_NUMBERS))
             yield Copy(store, number, index, schema.number_at(base_number + index + 1, 0))
         finally:
             store.close()
+
+
+def complete(store: Store, replica: int) -> None:
+    """Execute what was delivered and waited for its locks when this state was written (mds.schedule): elsewhere it may
+    have been answered by then. Nothing is written to the disk."""
+    if store.get(schema.META, schema.META_WAITING) is not None:
+        StateMachine(store, replica)
 
 
 async def _fetch(config: Config, replica: int | None, base: Path) -> int:
@@ -101,7 +110,9 @@ async def _fetch(config: Config, replica: int | None, base: Path) -> int:
     last = "no replica was asked"
     for one in reversed(wanted):
         reply = said[one.address]
-        if isinstance(reply, AskError) or reply.body.get("state") != "active":
+        # One whose state may be wrong gives it to who asks for that one, to see what it is.
+        good = ("active",) if replica is None else ("active", "diverged")
+        if isinstance(reply, AskError) or reply.body.get("state") not in good:
             last = str(reply) if isinstance(reply, AskError) else f"replica {one.id} does not serve"
             continue
         try:

@@ -353,6 +353,38 @@ def restart(spec: Path, number: int, wait: bool, timeout_s: float, as_json: bool
 
 
 @replica.command(
+    short_help="Give up the state of a replica; it takes that of the others.",
+    epilog="""\b
+Example:
+  lockstep replica resync /etc/lockstep/lockstep.toml 2
+
+"""
+    + _CONTROL_EXITS,
+)
+@_SPEC
+@_ID
+@_WAIT
+@_TIMEOUT
+@_JSON
+def resync(spec: Path, number: int, wait: bool, timeout_s: float, as_json: bool) -> None:
+    """Set the state of replica ID aside, as state.diverged in its data directory, and have it take that of the others.
+
+    This is how you decide when replicas differ and `lockstep status` says that none has a majority: the state of
+    replica ID is given up, and the others compare theirs anew. Where more than two differ, it may take one command for
+    each state to be given up. Nobody but you can know which is right; each replica still gives a copy of its own
+    (`lockstep dump --replica`). Until you have decided, mounts wait; nothing ends that by itself but a replica that was
+    away, comes back, and agrees with one side.
+
+    A replica that finds itself in the minority does all this without being asked.
+    """
+    with _reported():
+        config = find_config(spec)
+        trio.run(replicas.resync, config, number, timeout_s, _tell)
+        outcome = _follow(config, number, replicas.missing_to_add, wait, timeout_s)
+    _end(outcome, f"replica {number} has another state", wait, as_json)
+
+
+@replica.command(
     short_help="Last resort: go on with one replica alone.",
     epilog="""\b
 Example:

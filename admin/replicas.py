@@ -101,7 +101,7 @@ def missing_to_add(status: ClusterStatus, number: int) -> str:
     """What keeps replica *number* from being a whole part of the service; "" for nothing."""
     newest = status.newest
     if newest is None:
-        return "the view is changing"
+        return _nobody_serves(status)
     mine = next((r for r in status.replicas if r.configured.id == number), None)
     if mine is None:
         return f"replica {number} is not in the roster"
@@ -116,11 +116,18 @@ def missing_to_add(status: ClusterStatus, number: int) -> str:
     return _missing_vote(newest, number, wanted=True)
 
 
+def _nobody_serves(status: ClusterStatus) -> str:
+    if not status.ties:
+        return "the view is changing"
+    number, tie = next(iter(status.ties.items()))
+    return f"replica {number} waits for a decision: {tie}; give up another state"
+
+
 def missing_to_remove(status: ClusterStatus, number: int) -> str:
     """What keeps replica *number* from being done without; "" for nothing."""
     newest = status.newest
     if newest is None:
-        return "the view is changing"
+        return _nobody_serves(status)
     roster = newest.roster
     if roster is not None and number in roster.replica_ids:
         return f"replica {number} is in the roster still"
@@ -228,6 +235,44 @@ async def control(config: Config, number: int, what: str) -> None:
         await ask.call(config, known[number], ControlCall(1, what), CONTROL_TIMEOUT_S)
     except (AskError, FileSystemError) as exc:
         raise ReplicaError(f"replica {number} has not done it: {exc}") from exc
+
+
+async def resync(config: Config, number: int, timeout_s: float, tell: Tell) -> None:
+    """Give up the state of replica *number*, and have the others compare theirs anew. Raises :class:`ReplicaError`."""
+    status = await fetch(config)
+    mine = next((r for r in status.replicas if r.configured.id == number), None)
+    if mine is None:
+        raise ReplicaError(f"there is no replica {number}, only {_list(r.configured.id for r in status.replicas)}")
+    if not any(r.said is not None for r in status.replicas if r is not mine):
+        raise ReplicaError(f"replica {number} keeps its state: no other replica answers that could give it another")
+    if mine.said is not None:
+        await control(config, number, "resync")
+        tell(f"replica {number} sets its state aside")
+    else:
+        tell(f"replica {number} does not answer: when it comes back, its state is compared with the others'")
+    until = time.monotonic() + timeout_s
+    while number in _members_elsewhere(status, number) and _same_run(status, mine):
+        if time.monotonic() >= until:
+            raise ReplicaError(f"replica {number} is a member of the view still: the others are not told to go on")
+        await trio.sleep(LOOK_S)
+        status = await fetch(config)
+    for other in status.ties:
+        if other != number:
+            await control(config, other, "trust")
+            tell(f"replica {other} compares anew")
+
+
+def _members_elsewhere(status: ClusterStatus, number: int) -> set[int]:
+    """Members of the newest view that another replica than *number* knows."""
+    others = [r for r in status.replicas if r.said is not None and r.configured.id != number]
+    newest = max(others, key=lambda r: r.view, default=None)
+    return set() if newest is None else set(newest.get("members", ()))
+
+
+def _same_run(status: ClusterStatus, before: DaemonStatus) -> bool:
+    """The replica has not been started again since *before*, as far as is known."""
+    now = next((r for r in status.replicas if r.configured.id == before.configured.id), None)
+    return now is None or now.said is None or now.get("incarnation") == before.get("incarnation")
 
 
 def missing_after_force(status: ClusterStatus, number: int) -> str:

@@ -30,6 +30,8 @@ class Health(IntEnum):
     """It serves, but something that the configuration names is missing or differs."""
     UNREACHABLE = 2
     """No replica serves."""
+    DIVERGED = 3
+    """Replicas' states differ and none has a majority: nothing is served until an administrator decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,29 +120,39 @@ class ClusterStatus:
 
     @property
     def health(self) -> Health:
+        if self.ties:
+            return Health.DIVERGED
         if self.newest is None:
             return Health.UNREACHABLE
         return Health.DEGRADED if self.problems else Health.HEALTHY
+
+    @property
+    def ties(self) -> dict[int, str]:
+        """Replica -> what differs, of those that wait for an administrator to decide whose state counts."""
+        said = {r.configured.id: r.get("alarm") or {} for r in self.replicas}
+        return {number: str(alarm["tie"]) for number, alarm in said.items() if alarm.get("tie")}
 
     @property
     def replicas_equal(self) -> bool:
         """Every configured replica answered, with one index and one digest."""
         return (
             all(r.said is not None for r in self.replicas)
-            and len({(r.get("index"), r.get("digest")) for r in self.replicas}) == 1
+            and len({(r.get("index"), r.get("low"), r.get("digest")) for r in self.replicas}) == 1
         )
 
     @property
     def problems(self) -> list[str]:
         """What is not as it should be, one sentence each; empty in a healthy cluster."""
         found = [f"{d.name} does not answer: {d.error}" for d in (*self.replicas, *self.targets) if d.said is None]
+        for number, tie in self.ties.items():
+            found.append(f"mds-{number} serves nothing: {tie}; `lockstep replica resync` says whose state is given up")
         newest = self.newest
         if newest is None:
             return [*found, "no replica serves"]
         for one in self.replicas:
             if one.said is None:
                 continue
-            if not one.serving:
+            if not one.serving and one.configured.id not in self.ties:
                 found.append(f"{one.name} does not serve: {one.get('state', 'state unknown')}")
             elif one.view != newest.view:
                 found.append(f"{one.name} is in view {_view(one)}, {newest.name} in {_view(newest)}")
@@ -149,11 +161,11 @@ class ClusterStatus:
         expected = self.expected_voters
         if set(expected) != set(newest.get("voters", ())):
             found.append(f"voters are {_list(newest.get('voters', ()))}, they should be {_list(expected)}")
-        # The digest is a sum over everything applied, so it may be compared at an equal index only.
+        # The digest is a sum over everything up to `low`, so it may be compared where that is equal only.
         by_index: dict[Any, set[Any]] = {}
         for one in self.replicas:
             if one.said is not None:
-                by_index.setdefault(one.get("index"), set()).add(one.get("digest"))
+                by_index.setdefault(one.get("low"), set()).add(one.get("digest"))
         for index, digests in by_index.items():
             if len(digests) > 1:
                 found.append(f"replicas differ at index {index}: digests {_list(sorted(map(str, digests)))}")
@@ -182,6 +194,7 @@ class ClusterStatus:
             "learners": list(self.learners),
             "tolerated_failures": self.tolerated,
             "replicas_equal": self.replicas_equal,
+            "ties": {str(number): tie for number, tie in self.ties.items()},
             "replicas": [_daemon_json(r) for r in self.replicas],
             "targets": [_daemon_json(t) for t in self.targets],
         }
@@ -243,7 +256,7 @@ def fetch_blocking(config: Config, timeout_s: float = ASK_TIMEOUT_S) -> ClusterS
     return trio.run(fetch, config, timeout_s)
 
 
-_COLOUR: Final = {Health.HEALTHY: "green", Health.DEGRADED: "yellow", Health.UNREACHABLE: "red"}
+_COLOUR: Final = {Health.HEALTHY: "green", Health.DEGRADED: "yellow", Health.UNREACHABLE: "red", Health.DIVERGED: "red"}
 
 
 def _bytes(count: Any) -> str:
@@ -292,6 +305,9 @@ def show(status: ClusterStatus, console: Console) -> None:
             *(str(one.get(key, "?")) for key in ("index", "digest", "sessions", "inodes")),
         )
     console.print(replicas)
+    for one in status.replicas:
+        if one.said is not None and one.get("locks"):
+            console.print(f"{one.name}: {lock_line(one.get('locks'))}", highlight=False)
     targets = _table("target", "address", "state", "objects", "size", "free", "witness")
     for one in status.targets:
         if one.said is None:
@@ -310,6 +326,21 @@ def show(status: ClusterStatus, console: Console) -> None:
     console.print(targets)
     for problem in status.problems:
         console.print(f"[yellow]-[/] {problem}", highlight=False)
+
+
+def lock_line(said: dict[str, Any]) -> str:
+    """What a replica's transaction control has done, in one line (the JSON has it whole)."""
+    cells = [
+        f"{asked} after {held}: {count} {what}"
+        for held, row in said["cells"].items()
+        for asked, cell in row.items()
+        for what, count in cell.items()
+        if count
+    ]
+    return (
+        f"{said['straight']} requests executed at once, {said['declared']} by the lock table: {said['held']} held back "
+        f"by caches, {said['queued']} queued, {said['waiting']} wait now" + (f" ({'; '.join(cells)})" if cells else "")
+    )
 
 
 def most_common_index(status: ClusterStatus) -> int | None:

@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from daemon import config, logs
+from daemon import config, logs, memory
 from daemon.exits import EXIT_CONFIG
 from daemon.guarded import Guard
 from mds.serve import main as serve
@@ -29,6 +29,7 @@ def main(argv: list[str]) -> int:
     except config.ConfigError as exc:
         print(f"lockstep: {exc}", file=sys.stderr)
         return EXIT_CONFIG
+    memory.keep_apart()
     logs.setup(f"mds-{asked.id}", asked.log_level)
     return serve(found, asked.id, Guard(asked.guarded), asked.join)
 

@@ -64,13 +64,14 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
-def set_aside(state: Path) -> bool:
-    """Move a damaged state out of the way, so that the next start takes the whole of it from another replica.
+def set_aside(state: Path, name: str = ASIDE, asked: bool = False) -> bool:
+    """Move a state that is not to be used out of the way, to *name* beside it, so that the next start takes the whole
+    of it from another replica.
 
-    False: one was moved not long ago, and this disk had better be left alone.
+    False: one was moved not long ago, and this disk had better be left alone; unless somebody has *asked* for it.
     """
-    aside = state.with_name(ASIDE)
-    if aside.exists() and time.time() - aside.stat().st_ctime < TWICE_S:
+    aside = state.with_name(name)
+    if not asked and aside.exists() and time.time() - aside.stat().st_ctime < TWICE_S:
         return False
     shutil.rmtree(aside, ignore_errors=True)
     state.rename(aside)

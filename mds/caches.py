@@ -1,10 +1,10 @@
 """Pure. Cache leases: what the clients attached here may answer by themselves, and calling it back.
 
 A client may keep what an answer told it of an inode (attributes; of a directory: names, also absent ones) while it
-holds the lease on that inode and its lease as a whole has not run out.  Before this replica acknowledges a message
-that touches the inode, it recalls the lease and waits until the client has let go, or until its lease has run out:
-so when a request is answered anywhere, no cache anywhere holds what it changed.  A client's lease never outlasts the
-replica's own read lease, so the hold of a view change covers the clients of a replica that is gone.
+holds the lease on that inode and its lease as a whole has not run out.  A request that touches the inode is executed
+nowhere before this replica has recalled the lease and the client has let go, or its lease has run out (vsync.holds
+tells the others): so when a request is answered anywhere, no cache anywhere holds what it changed.  A client's lease
+never outlasts the replica's own read lease, so the hold of a view change covers the clients of a replica that is gone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from collections.abc import Hashable
 from typing import Any, Final, Generic, TypeVar
 
 LEASE_US: Final = 250_000
-"""Longest lease of a client. What a client that does not answer a recall can delay others by, once."""
+"""Longest lease of a client. What a client that does not answer a recall can delay those by, once, who touch what it
+keeps."""
 INODES_MAX: Final = 65_536
 """Inodes one client may hold leases on; beyond it answers come without, until it has let go of everything."""
 LEASES_MAX: Final = 262_144
@@ -23,6 +24,8 @@ NEARLY: Final = 4096
 """A client, or all of them, with so few leases to spare hold too much: more than one answer asks for."""
 LINGERING_MAX: Final = 4096
 """Inodes called back of which it is remembered that a kernel may still use their names, before the old are dropped."""
+
+_NOTHING: Final[frozenset[Hashable]] = frozenset()
 
 C = TypeVar("C", bound=Hashable)
 
@@ -56,14 +59,18 @@ class Holder(Generic[C]):
 
 
 class Recall(Generic[C]):
-    """One message waits for one client to let go."""
+    """Some requests wait for one client to let go."""
 
-    __slots__ = ("client", "number", "ticket", "until")
+    __slots__ = ("client", "inodes", "number", "until", "what")
 
-    def __init__(self, client: C, number: int, ticket: int, until: int) -> None:
+    def __init__(self, client: C, number: int, inodes: tuple[int, ...], what: Hashable, until: int) -> None:
         self.client = client
         self.number = number
-        self.ticket = ticket
+        self.inodes = frozenset(inodes)
+        """Empty means all."""
+        self.what = {what}
+        """The requests: that which has called back, and those after it that touch the same. One recall each would be
+        twice as many with each of these: a message of 30 that make files in one directory would never be through."""
         self.until = until
 
 
@@ -152,7 +159,7 @@ class Caches(Generic[C]):
         self,
         touched: frozenset[int] | None,
         requesters: set[C],
-        ticket: int,
+        what: Hashable,
         now: int,
         named: frozenset[int] = frozenset(),
     ) -> list[tuple[C, int, tuple[int, ...]]]:
@@ -160,9 +167,16 @@ class Caches(Generic[C]):
 
         *named*: those of *touched* whose names change (or who may pass through them). A client's kernel may use the
         name of a directory for a moment after the client has let go of the inode, so for these it is asked again.
-        Until they have let go, what is recorded under *ticket* must not be acknowledged.  Returns what to send:
-        (client, number of the recall, inodes; () means all).
+        Until they have let go, *what* must not be executed (:meth:`held`).  Returns what to send: (client, number of
+        the recall, inodes; () means all).
         """
+        # 1. A request calls a lease back. 2. Another one touches the same inode before the client has answered: the
+        # lease is no longer listed, and yet in use.
+        for recall in self._recalls:
+            if recall.client in requesters or recall.until <= now:
+                continue
+            if touched is None or not recall.inodes or not touched.isdisjoint(recall.inodes):
+                recall.what.add(what)
         hit: dict[C, list[int]] = {}
         if touched is None:
             lingering = {client for clients in self._lingering.values() for client in clients}
@@ -189,7 +203,7 @@ class Caches(Generic[C]):
                 if ino not in named:
                     self._lingering.setdefault(ino, {})[client] = holder.until
             holder.recalls += 1
-            self._recalls.append(Recall(client, holder.recalls, ticket, holder.until))
+            self._recalls.append(Recall(client, holder.recalls, tuple(inodes), what, holder.until))
             out.append((client, holder.recalls, tuple(inodes)))
         if len(self._lingering) > self._forget_at:
             self._forget_lingering(now)
@@ -212,10 +226,10 @@ class Caches(Generic[C]):
             holder.emptying = 0
             self._void_all(holder)
 
-    def held_back(self, now: int) -> int | None:
-        """The lowest ticket that must not be acknowledged yet, or None. Recalls end by time as well."""
+    def held(self, now: int) -> frozenset[Hashable]:
+        """What must not be executed yet. Recalls end by time as well."""
         if not self._recalls:
-            return None
+            return _NOTHING
         for recall in [r for r in self._recalls if r.until <= now]:
             # 1. A lease is extended while a recall waits for its answer. 2. The client learns of that only after the
             # recall, and so lets go of what it names by the end of the old lease. 3. But it goes on to rely on all the
@@ -224,7 +238,7 @@ class Caches(Generic[C]):
             if self._clients[recall.client].until <= now:
                 self._take_all(recall.client)
         self._recalls = [r for r in self._recalls if r.until > now]
-        return min((r.ticket for r in self._recalls), default=None)
+        return frozenset().union(*(r.what for r in self._recalls))
 
     def _holders(self, ino: int) -> tuple[C, ...]:
         """Who may keep what it was told of *ino*."""
@@ -299,7 +313,8 @@ class Caches(Generic[C]):
     @property
     def any_held(self) -> bool:
         """Whether any client may have to be asked before something changes."""
-        return bool(self._live or self._lingering)
+        # What is being called back is not listed any more, but in use: it may be all there was.
+        return bool(self._live or self._lingering or self._recalls)
 
     def __len__(self) -> int:
         """Leases of all clients."""

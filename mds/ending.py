@@ -15,6 +15,15 @@ class Asked(Exception):
         self.code = code
 
 
+class GivenUp(Exception):
+    """The state of this replica is not that of the others: it is set aside, and theirs is taken."""
+
+    def __init__(self, why: str, asked: bool) -> None:
+        """*asked*: by an administrator."""
+        super().__init__(f"the state is given up: {why}")
+        self.asked = asked
+
+
 def said(group: BaseExceptionGroup[Exception], code: int) -> int:
     """The reason is logged; *code* is how the process ends."""
     for exc in leaves_of(group):

@@ -1,13 +1,14 @@
-"""What a replica lends to its clients' caches, and what it calls back before a message that contradicts it is
-acknowledged. Who holds what is kept by :mod:`mds.caches`; here is what it means for requests and connections.
+"""What a replica lends to its clients' caches, and what it calls back before a request that contradicts it is
+executed anywhere. Who holds what is kept by :mod:`mds.caches`; here is what it means for requests and connections.
 """
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 from mds.caches import LEASE_US, Caches
-from mds.machine import StateMachine
+from mds.locksets import Seen, renamed, touched
 from mds.namespace.acl import ACCESS
 from mds.pending import Pending
 from mds.shell import Client, Shell
@@ -16,8 +17,6 @@ from wire import messages as msg
 from wire import ops
 from wire.codec import unpack_untrusted
 
-_NOTHING: frozenset[int] = frozenset()
-_ROOT = ops.Cred(0, 0, ())
 _MAKES = (ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink, ops.Link)
 """Requests whose answer tells a client of a name and its inode."""
 
@@ -25,10 +24,8 @@ _MAKES = (ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink, ops.Link)
 class Lending:
     """See the module."""
 
-    def __init__(self, group: Machine, state: StateMachine, pending: Pending, shell: Shell) -> None:
+    def __init__(self, group: Machine, pending: Pending, shell: Shell) -> None:
         self.caches: Caches[Client] = Caches()
-        self.state = state
-        """Replaced by the replica, when a snapshot replaces its own."""
         self._group = group
         self._pending = pending
         self._shell = shell
@@ -72,50 +69,20 @@ class Lending:
 
     # -- calling back
 
-    def recall(
-        self,
-        decoded: list[Any],
-        touched: frozenset[int] | None,
-        requesters: set[Client],
-        ticket: int,
-    ) -> None:
-        """Call back the leases that a message contradicts, from all clients but *requesters*, who know of their own
-        request; *touched* (None: not known before it is executed): what its requests, *decoded*, touch."""
+    def recall(self, op: Any, seen: Seen | None, requester: Client | None, what: Hashable) -> None:
+        """Call back the leases that a request in the log contradicts, from all clients but its *requester*, who knows
+        of it; until they have let go, *what* is not to be executed."""
         # Who may pass through a directory changes like a name: a kernel does not ask before it walks through.
-        names: frozenset[int] = frozenset(
-            op.ino
-            for op in decoded
-            if (isinstance(op, ops.SetAttr) and op.valid & ops.SET_MODE and op.mode & 0o111 != 0o111)
-            or (isinstance(op, ops.SetXattr) and op.name == ACCESS)
-        )
-        if touched is None:
-            touched, named = self._resolve(decoded)
-            names |= named
-        for client, number, inodes in self.caches.recall(touched, requesters, ticket, self._shell.now(), names):
-            client.send(msg.Recall(number, inodes, tuple(ino for ino in inodes if ino in names)))
-
-    def _resolve(self, decoded: list[Any]) -> tuple[frozenset[int] | None, frozenset[int]]:
-        """(inodes that removals and renames touch, those of them whose names change), if nothing pending can make
-        that untrue; else None for the first.
-
-        Enough for caches, not for queries: a message ordered before this one may arrive after it and change what a
-        name stands for; that message calls back the caches itself, and no lease is granted while either is pending.
-        """
-        touched: set[int] = set()
-        named: set[int] = set()
-        for op in decoded:
-            one = self.state.touched(op) if op is not None else _NOTHING
-            if one is None:
-                names = [(op.parent, op.name)]
-                if isinstance(op, ops.Rename):
-                    names.append((op.new_parent, op.new_name))
-                parents = frozenset(parent for parent, _ in names)
-                if not touched.isdisjoint(parents) or self._pending.conflicts(parents):
-                    return None, _NOTHING
-                one = parents.union(*(self.state.query(ops.Lookup(_ROOT, *name)).read for name in names))
-                named |= one - parents
-            touched |= one
-        return frozenset(touched), frozenset(named)
+        if (isinstance(op, ops.SetAttr) and op.valid & ops.SET_MODE and op.mode & 0o111 != 0o111) or (
+            isinstance(op, ops.SetXattr | ops.RemoveXattr) and op.name == ACCESS
+        ):
+            names = frozenset((op.ino,))
+        else:
+            names = renamed(op, seen)
+        requesters = set() if requester is None else {requester}
+        inodes = touched(op, seen)
+        for client, number, back in self.caches.recall(inodes, requesters, what, self._shell.now(), names):
+            client.send(msg.Recall(number, back, tuple(ino for ino in back if ino in names)))
 
     # -- the end of it
 
@@ -127,17 +94,17 @@ class Lending:
         """Drop what is kept of clients that left, where their lease is over."""
         self._departed = [client for client in self._departed if not self.caches.gone(client, now)]
 
-    def stop(self, ticket: int) -> None:
-        """This replica is to stop: clients keep nothing any more of what it told them. See :attr:`all_returned`.
-
-        *ticket*: from that on nothing is acknowledged before they have let go. It may contradict what they keep, which
-        is not listed any more once it is called back.
-        """
+    def stop(self) -> None:
+        """This replica is to stop: clients keep nothing any more of what it told them. See :attr:`all_returned`."""
         self._stopped = True
-        for client, number, inodes in self.caches.recall(None, set(), ticket, self._shell.now()):
+        self.call_back()
+
+    def call_back(self) -> None:
+        """Clients are to let go of everything that they were lent so far."""
+        for client, number, inodes in self.caches.recall(None, set(), None, self._shell.now()):
             client.send(msg.Recall(number, inodes, ()))
 
     @property
     def all_returned(self) -> bool:
         """No client relies on anything that it was lent here."""
-        return self.caches.held_back(self._shell.now()) is None
+        return not self.caches.held(self._shell.now())

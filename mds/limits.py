@@ -13,6 +13,8 @@ QUEUE_REQUESTS: Final = 65_536
 BATCH_ENTRIES: Final = 1024
 """Requests in one message: what a replica applies in one go while heartbeats wait (some 50 ms)."""
 BATCH_BYTES: Final = GROUP_BATCH_BYTES - 4096
+PLANS: Final = 3
+"""A request whose plan was stale so often locks everything: it cannot be overtaken again."""
 PARKED_QUERIES: Final = 65_536
 """Queries waiting for a lease or a conflicting request."""
 UNWRITTEN_BYTES: Final = 256 << 20

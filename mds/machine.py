@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any, Final
 
 from mds import schema, sessions
+from mds.batch import Decoded, decode_batch, decode_entry, well_formed
+from mds.digest import Digest
 from mds.layer import Effects
+from mds.locksets import look, seen_untrusted
 from mds.namespace import layout, quota
 from mds.namespace import roster as rosters
 from mds.namespace.inode import DIRECTORY_SIZE, S_IFDIR, Inode, Layout, Truncations
@@ -52,16 +54,14 @@ from mds.namespace.roster import Roster
 from mds.namespace.scope import Scope
 from mds.sessions import Session
 from mds.store import Store, StoreCorrupt
-from mds.touches import TOUCHES
 from wire import ids, ops, quotaops, targetops
 from wire.chains import StorageMap
-from wire.codec import decode, pack, unpack_untrusted
+from wire.codec import pack, unpack_untrusted
 from wire.errors import OK, FileSystemError, Status, WireError
 from wire.fileops import Reserve
 from wire.mending import Mend
 from wire.roster import ReplicaRemove, ReplicaSet, WitnessRemove, WitnessSet
 
-DIGEST_MASK: Final = 2**64 - 1
 VIEW_ENTRY: Final = -1
 """Stands for the entry number where the digest counts a view event."""
 BOOT_ENTRY: Final = -2
@@ -147,6 +147,9 @@ class Outcome:
     """The session that has ended (closed or expired), or 0."""
 
 
+_MALFORMED: Final = Outcome(0, 0, 0, Status.BAD_MESSAGE, b"", False)
+
+
 @dataclass(frozen=True, slots=True)
 class QueryResult:
     status: int
@@ -192,12 +195,16 @@ class StateMachine:
         self.store = store
         self.me = me
         self._index = 0
-        self._digest = 0
+        self._digest = Digest()
         self._time = 0
         self._generation = 0
         self._epoch = 0
         self._prepared: _Prepared | None = None
         self._numbers = schema.numbers_from(store.get(schema.META, schema.META_NUMBERS))
+        self.taken_up: list[tuple[int, Outcome]] = []
+        """(index, what it came to) of requests that waited when the state was written that was opened."""
+        self._open: dict[int, dict[int, tuple[int, Any]]] = {}
+        """Delivered and not executed: index -> number of the entry -> (time for it, entry). Ascending."""
         self.roster = Roster()
         """Who belongs to the cluster: what is in the store, replaced as a whole when it changes."""
         self.keys = keys.load(store)
@@ -212,11 +219,12 @@ class StateMachine:
             return
         self._scope = Scope(store, Storage(store))
         self._index, digest, self._time, self._scope.inodes, self._scope.sessions = unpack_untrusted(raw)
-        self._digest = int.from_bytes(digest, "big")
+        self._digest = Digest(int.from_bytes(digest, "big"))
         raw = store.get(schema.META, schema.META_MEMBERS)
         if raw is not None:
             self._generation, self._epoch, self._scope.members = unpack_untrusted(raw)
         self.roster = rosters.load(store)
+        self._take_up()
 
     def _make_new(self, bootstrap: Bootstrap) -> None:
         """The root directory and an empty storage map."""
@@ -236,13 +244,23 @@ class StateMachine:
 
     @property
     def digest(self) -> bytes:
-        """Sum of the effects of everything applied, 8 bytes: equal at replicas of equal index, or one is wrong."""
-        return self._digest.to_bytes(8, "big")
+        """Sum of the effects of everything up to :attr:`low`, 8 bytes: equal where that is equal, or one is wrong."""
+        return self._digest.complete.to_bytes(8, "big")
+
+    def marks(self) -> list[tuple[int, int]]:
+        """(index, digest there) of what is complete, the last at :attr:`low`: what replicas compare. That of an index
+        which was passed while something else was executed is told once."""
+        return [*self._digest.passed(), (self.low, self._digest.complete)]
 
     @property
     def index(self) -> int:
-        """Delivery index of what was applied last; 0 in a new state."""
+        """Delivery index of what was delivered here last; 0 in a new state."""
         return self._index
+
+    @property
+    def low(self) -> int:
+        """Everything up to this index is executed; above it, some may wait (see mds.schedule)."""
+        return next(iter(self._open)) - 1 if self._open else self._index
 
     @property
     def time_ns(self) -> int:
@@ -263,6 +281,10 @@ class StateMachine:
     def inodes(self) -> int:
         """Inodes in use, unlinked open ones among them."""
         return self._scope.inodes
+
+    def number_at(self, index: int, k: int) -> int:
+        """The number that entry *k* of the batch at *index* gives what it makes."""
+        return schema.number_at(self._numbers + index, k)
 
     @property
     def session_count(self) -> int:
@@ -348,6 +370,7 @@ class StateMachine:
         only between batches.
         """
         assert index > self._index, f"batch {index} after {self._index}"
+        assert not self._open, "nothing waits that the batch might have to wait for"
         prepared, self._prepared = self._prepared, None
         if prepared is not None and prepared.index == index and prepared.batch == batch:
             self.store.redo(prepared.effects)
@@ -358,9 +381,56 @@ class StateMachine:
     def _execute_batch(self, index: int, batch: bytes, known: Decoded | None) -> list[Outcome]:
         self._index = index
         entries, operations = known if known is not None else decode_batch(batch)
-        outcomes = [self._apply_entry(index, k, entry, operations[k]) for k, entry in enumerate(entries)]
+        outcomes = [
+            self._apply_entry(index, k, now, entry, operations[k])
+            if (now := self._arrived(entry)) is not None
+            else _MALFORMED
+            for k, entry in enumerate(entries)
+        ]
         self._save()
         return outcomes
+
+    def deliver(self, index: int, entries: tuple[Any, ...]) -> list[int]:
+        """A batch is delivered whose entries are executed one by one, by :meth:`execute`, in any order that keeps
+        what conflicts as it is (mds.schedule). Returns the numbers of those that are well-formed."""
+        assert index > self._index, f"batch {index} after {self._index}"
+        self._index = index
+        # Times are by delivery, so that what waits gets the one that it would have had at once.
+        times = [self._arrived(entry) for entry in entries]
+        waiting = {k: (now, entries[k]) for k, now in enumerate(times) if now is not None}
+        if waiting:
+            self._open[index] = waiting
+        self._save()
+        return list(waiting)
+
+    def execute(self, index: int, k: int, op: Any) -> Outcome:
+        """Execute entry *k* of the batch delivered at *index*; *op* is its operation."""
+        self._prepared = None
+        waiting = self._open[index]
+        now, entry = waiting[k]
+        outcome = self._apply_entry(index, k, now, entry, op)
+        del waiting[k]
+        if not waiting:
+            first = next(iter(self._open))
+            del self._open[index]
+            if index == first:
+                self._digest.reached(first, self.low)
+        self._save()
+        return outcome
+
+    def _take_up(self) -> None:
+        """A state is opened that was written while requests waited: execute them, in the order of delivery. Nobody is
+        answered, and nobody reads here before this replica is active in a later view; by then they may be executed
+        everywhere (see mds.replica)."""
+        raw = self.store.get(schema.META, schema.META_WAITING)
+        if raw is None:
+            return
+        for index, k, now, entry in unpack_untrusted(raw):
+            self.taken_up.append((index, self._apply_entry(index, k, now, entry, decode_entry(entry))))
+        self.store.begin()
+        self.store.delete(schema.META, schema.META_WAITING)
+        self.store.commit()
+        self._save()
 
     def prepare(self, index: int, batch: bytes, known: Decoded) -> None:
         """Execute ahead what is likely to be delivered at *index*, without any effect: a member has nothing else to do
@@ -371,7 +441,7 @@ class StateMachine:
         """
         if self._prepared is not None and self._prepared.index == index and self._prepared.batch == batch:
             return
-        if not all(_well_formed(entry) and entry[1] for entry in known[0]):
+        if not all(well_formed(entry) and entry[1] for entry in known[0]):
             return
         before = self._counters()
         self.store.begin_trial()
@@ -381,10 +451,10 @@ class StateMachine:
         self._set_counters(before)
 
     def _counters(self) -> tuple[int, int, int, int, int]:
-        return self._index, self._digest, self._time, self._scope.inodes, self._scope.sessions
+        return self._index, self._digest.total, self._time, self._scope.inodes, self._scope.sessions
 
     def _set_counters(self, counters: tuple[int, int, int, int, int]) -> None:
-        self._index, self._digest, self._time, self._scope.inodes, self._scope.sessions = counters
+        self._index, self._digest.total, self._time, self._scope.inodes, self._scope.sessions = counters
 
     def view_event(self, index: int, generation: int, epoch: int, members: tuple[int, ...]) -> None:
         """A new view stands in history after *index*: its members answer for handles on files unlinked from now on."""
@@ -398,35 +468,49 @@ class StateMachine:
         self._save()
 
     def set_position(self, blob: bytes) -> None:
-        """Store *blob* with the effects applied so far (before the next freeze)."""
+        """Store *blob* with the effects applied so far (before the next freeze), and what of the requests delivered up
+        to there is not among them."""
         self.store.begin()
         self.store.put(schema.META, schema.META_POSITION, blob)
+        if self._open:
+            waiting = [(index, k, *w) for index, batch in self._open.items() for k, w in batch.items()]
+            self.store.put(schema.META, schema.META_WAITING, pack(waiting))
+        elif self.store.get(schema.META, schema.META_WAITING) is not None:
+            self.store.delete(schema.META, schema.META_WAITING)
         self.store.commit()
 
     def _save(self) -> None:
         """The small things that change with every batch. They sum up effects and are not effects themselves."""
         scope = self._scope
-        applied = pack((self._index, self.digest, self._time, scope.inodes, scope.sessions))
+        total = self._digest.total.to_bytes(8, "big")
+        applied = pack((self._index, total, self._time, scope.inodes, scope.sessions))
         self.store.put_alone(schema.META, schema.META_APPLIED, applied)
 
     def _count(self, index: int, k: int, effects: Effects) -> None:
-        """Add one entry's effects to the digest. A sum, so that it does not depend on the order of execution."""
-        hashed = blake2b(pack((index, k, effects)), digest_size=8).digest()
-        self._digest = (self._digest + int.from_bytes(hashed, "big")) & DIGEST_MASK
+        """One entry's effects count in the digest."""
+        self._digest.count(index, k, effects, ahead=bool(self._open))
 
-    def _apply_entry(self, index: int, k: int, entry: Any, op: Any) -> Outcome:
-        if not _well_formed(entry):
-            return Outcome(0, 0, 0, Status.BAD_MESSAGE, b"", False)
-        time_ns, session, slot, number, _ = entry
-        if time_ns > self._time:
-            self._time = time_ns
+    def _arrived(self, entry: Any) -> int | None:
+        """An entry is delivered: the state's time, which it moves on, is the time for it. None: it is malformed."""
+        if not well_formed(entry):
+            return None
+        if entry[0] > self._time:
+            self._time = entry[0]
+        return self._time
+
+    def _apply_entry(self, index: int, k: int, now: int, entry: Any, op: Any) -> Outcome:
+        session, slot, number = entry[1:4]
+        store = self.store
         if session:
             known = self._admit(session, slot, number)
             if known is not None:
                 return known
-        store = self.store
+        if len(entry) == 6:
+            seen = seen_untrusted(op, entry)
+            if seen is not None and look(store, op) != seen:
+                return Outcome(session, slot, number, Status.STALE_PLAN, b"", False)
         scope = self._scope
-        scope.start(self._time, schema.number_at(self._numbers + index, k))
+        scope.start(now, self.number_at(index, k))
         store.begin()
         status, body = self._execute(session, op)
         if status != OK:
@@ -490,14 +574,6 @@ class StateMachine:
             raise StoreCorrupt(self.store.path, f"a record does not decode: {exc}") from exc
         return QueryResult(OK, body, frozenset(read))
 
-    def touched(self, op: Any) -> frozenset[int] | None:
-        """Inodes of which the request may change what a query sees (attributes, entries, extended attributes).
-
-        None where that depends on the state in which it is executed: then it is any of them.
-        """
-        tell = TOUCHES.get(type(op))
-        return tell(op) if tell is not None else None  # Unlink, Rmdir, Rename: the inodes behind the names
-
     def validate(self) -> None:
         """For tests, after every step: what is held in memory agrees with the store. Raises AssertionError."""
         store = self.store
@@ -505,55 +581,11 @@ class StateMachine:
         assert raw is not None, "applied is always stored"
         stored = unpack_untrusted(raw)
         scope = self._scope
-        assert stored == (self._index, self.digest, self._time, scope.inodes, scope.sessions), "counters are stored"
+        total = self._digest.total.to_bytes(8, "big")
+        assert stored == (self._index, total, self._time, scope.inodes, scope.sessions), "counters are stored"
         assert scope.inodes >= 1 and scope.sessions >= 0, "the root is never removed"
         assert Storage(store).map == scope.storage.map, "the storage map in memory is the stored one"
         assert self.roster == rosters.load(store), "the roster in memory is the stored one"
         assert self.keys == keys.load(store), "the keys in memory are the stored ones"
         assert list(scope.members) == sorted(set(scope.members)), "members ascend"
         assert store.get(schema.INODES, schema.u64(ids.ROOT_INO)) is not None, "the root is never removed"
-
-
-Decoded = tuple[tuple[Any, ...], list[Any]]
-"""A batch: (its entries, their operations; None for one that is none)."""
-
-
-def decode_batch(batch: bytes) -> Decoded:
-    entries = entries_untrusted(batch)
-    return entries, [decode_entry(entry) for entry in entries]
-
-
-def decode_entry(entry: Any) -> Any:
-    """The operation of an entry; None when it is none, or the entry is malformed."""
-    try:
-        return decode(entry[4])
-    except (WireError, IndexError, TypeError, KeyError):
-        return None
-
-
-def entries_untrusted(batch: bytes) -> tuple[Any, ...]:
-    try:
-        entries = unpack_untrusted(batch)
-    except WireError:
-        return ()
-    if type(entries) is not tuple or len(entries) > schema.BATCH_ENTRIES_MAX:
-        return ()
-    return entries
-
-
-def _well_formed(entry: Any) -> bool:
-    """(time_ns, session, slot, number, op) with each in its bounds."""
-    if type(entry) is not tuple or len(entry) != 5:
-        return False
-    time_ns, session, slot, number, op = entry
-    return (
-        type(time_ns) is int
-        and type(session) is int
-        and type(slot) is int
-        and type(number) is int
-        and type(op) is bytes
-        and 0 <= time_ns <= ops.TIME_NS_MAX
-        and 0 <= session < 2**63
-        and 0 <= slot < 65536
-        and 0 <= number < 2**64
-    )

@@ -43,6 +43,7 @@ class Owed:
         self._me = me
         self._shell = shell
         self._order = order
+        self.releases.update(ino for _, outcome in state.taken_up for ino in outcome.orphaned)
         self._unsure = self._unknown_clients(started=True)
         """Sessions whose handles no member may know: their replica left the view, or this one was started again. What
         they may have open is not released before they attach anywhere, or a session timeout is over."""
@@ -60,7 +61,7 @@ class Owed:
         """Another state took the place of ours: what was counted by the old one is void."""
         self.state = state
         self.handles.clear()
-        self.releases.clear()
+        self.releases = {ino for _, outcome in state.taken_up for ino in outcome.orphaned}
         self._unsure = self._unknown_clients(started=True)
 
     def new_view(self) -> None:

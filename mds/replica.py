@@ -11,53 +11,51 @@ import errno
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import Any, get_args
+from functools import partial
+from typing import Any
 
 from mds import limits
+from mds.asked import admin_untrusted, request_untrusted
+from mds.batch import Decoded, decode_batch, entries_untrusted
+from mds.batching import Batching
 from mds.borrowers import Borrowers
 from mds.capabilities import Signer
+from mds.comparing import Comparing
 from mds.lending import Lending
-from mds.machine import Decoded, Outcome, StateMachine, decode_batch, decode_entry, entries_untrusted
+from mds.locksets import seen_untrusted, touched_by, touched_of
+from mds.machine import Outcome, StateMachine
 from mds.namespace.roster import Roster
 from mds.owed import Owed
 from mds.pending import Key, Pending, changed_later
 from mds.reading import Reading
+from mds.schedule import Schedule
 from mds.shell import Client, Shell
+from mds.telling import view_changed
 from vsync import effects as ev
 from vsync.effects import Delivered, Effects, Event, ViewEvent
 from vsync.machine import Machine
 from vsync.records import Entry
 from vsync.view import generation_of
-from wire import ids, ops, targetops
+from wire import ids, ops
 from wire import messages as msg
-from wire.codec import decode, encode, pack, unpack_untrusted
-from wire.errors import OK, Status, WireError
-from wire.fileops import Reserve
+from wire.codec import encode, pack, unpack_untrusted
+from wire.errors import OK, Status
 from wire.group import LetGo
-from wire.inline import InlineRequest
-from wire.mending import Mend
-from wire.roster import RosterRequest
 
 log = logging.getLogger(__name__)
-
-_NOTHING: frozenset[int] = frozenset()
-_ADMIN_REQUESTS = ops.TargetSet | RosterRequest | targetops.AdminRequest | Mend
-_CLIENT_REQUESTS = (
-    ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink, ops.Link, ops.Unlink, ops.Rmdir, ops.Rename, ops.SetAttr,
-    ops.SetXattr, ops.RemoveXattr, ops.Commit, ops.Settle, ops.Accessed, Reserve, *get_args(InlineRequest),
-)  # fmt: skip
 
 
 class Replica:
     """See the module."""
 
-    def __init__(self, me: int, group: Machine, state: StateMachine, shell: Shell) -> None:
+    def __init__(self, me: int, group: Machine, state: StateMachine, shell: Shell, tie: str = "") -> None:
         self.me = me
         self.group = group
         self.state = state
         self.shell = shell
         self.pending = Pending()
-        self.lending = Lending(group, state, self.pending, shell)
+        self.schedule = Schedule(state)
+        self.lending = Lending(group, self.pending, shell)
         self.caches = self.lending.caches
         self.owed = Owed(me, state, shell, self.internal)
         self.handles = self.owed.handles
@@ -67,31 +65,32 @@ class Replica:
         """Connected ones, in the order of their coming: what is sent to all of them goes out in that order."""
         self.borrowers = Borrowers()
         self.answered = 0
-        self._queue: deque[tuple[int, int, int, int, bytes]] = deque()
+        self._batching = Batching(state)
         self._waiting: dict[tuple[int, int, int], tuple[Client, int]] = {}
         self._internal: dict[int, Callable[[Outcome], None]] = {}
         self._token = group.core.incarnation << 32
         """Never one of an earlier life: what that has sent may be delivered in this one."""
         self._ops: dict[Key, Decoded] = {}
-        self._fresh: dict[bytes, Any] = {}
-        """Operations of queued requests, decoded when they came in, so that it is not done again when they go out."""
         self._events: deque[Event] = deque()
-        self._history: deque[Delivered | ViewEvent] = deque()
-        """Delivered and not applied; empty whenever :meth:`_run` has returned."""
-        self._logged: deque[tuple[Entry, int]] = deque()
-        """(message, ticket): in the log and not pending yet; empty whenever :meth:`_run` has returned."""
+        self._history: deque[Delivered | ViewEvent | tuple[int, int, int, int]] = deque()
+        """Delivered and not scheduled, and parts that are clear; empty whenever :meth:`_run` has returned."""
+        self._logged: deque[Entry] = deque()
+        """In the log and not pending yet; empty whenever :meth:`_run` has returned."""
         self._running = False
         """A step is under way, or the state is being replaced, or a step has failed: no other begins."""
         self._roster: Roster | None = None
         """What the group was told last."""
         self._on_disk = 0
         self._acknowledged = 0
+        self._holding: frozenset[Any] = frozenset()
+        """What the group was told last of what caches hold back."""
         self._after: deque[tuple[int, list[tuple[int, Any]]]] = deque()
         self._inactive_since: int | None = shell.now()
         self._was_outside = False
         for entry in group.core.history.undelivered():
-            self._entered(entry, 0)
+            self._entered(entry)
         self._take_roster()
+        self.comparing = Comparing(me, group, shell, tie, partial(self._turn_away, lent=True))
 
     # -- the group
 
@@ -114,25 +113,31 @@ class Replica:
         if self._running:
             return
         self._running = True
+        self._acknowledge()  # recalls end by time as well
         # Not in a finally clause: what was delivered is half applied then, and nothing after it may be, or be answered.
         while self._events or self._logged or self._history or self._submit_batch():
             # What others wait for, acknowledgements, goes out before we look into messages and execute them.
             if self._events:
                 self._carry_out(self.group.step(self._events.popleft(), self.shell.now()))
             elif self._logged:
-                self._entered(*self._logged.popleft())
+                self._entered(self._logged.popleft())
             elif self._history:
                 item = self._history.popleft()
                 if isinstance(item, Delivered):
                     self._apply(item)
-                else:
+                elif isinstance(item, ViewEvent):
                     self._new_view(item)
+                else:
+                    self.schedule.clear(item[:3], item[3])
+                    self._execute_ready()
+                for mark in self.state.marks():
+                    self.comparing.applied(*mark)
         self._running = False
         if self._inactive_since is not None:
             self._look_at_loans()
         if self.reading.parked:
             self.reading.unpark()
-        if len(self._ops) == 1:
+        if len(self._ops) == 1 and self.schedule.empty:
             self._prepare()
 
     def _prepare(self) -> None:
@@ -152,16 +157,18 @@ class Replica:
         self._run()
 
     def _acknowledge(self) -> None:
-        """Tell the group what is on disk, up to what a client's cache still contradicts (see mds.caches)."""
-        held = self.caches.held_back(self.shell.now())
-        ticket = self._on_disk if held is None else min(self._on_disk, held - 1)
-        if ticket > self._acknowledged:
-            self._acknowledged = ticket
-            self._events.append(ev.DurableUpTo(ticket))
+        """Tell the group what a client's cache still contradicts (see mds.caches), and what is on disk."""
+        held = self.caches.held(self.shell.now())
+        if held != self._holding:
+            self._holding = held
+            self._events.append(ev.Holding(held - {None}))  # type: ignore[arg-type]  # None: see Lending.stop
+        if self._on_disk > self._acknowledged:
+            self._acknowledged = self._on_disk
+            self._events.append(ev.DurableUpTo(self._on_disk))
 
     def stop_lending(self) -> None:
         """Call back all that clients keep: this replica is about to leave."""
-        self.lending.stop(self._acknowledged + 1)
+        self.lending.stop()
 
     def _carry_out(self, out: Effects) -> None:
         # The others get to work while our own journal is written; nothing in `send` depends on it.
@@ -172,13 +179,14 @@ class Replica:
             log.info("%s", note)
         if out.dropped:
             while self._logged:
-                self._entered(*self._logged.popleft())
+                self._entered(self._logged.popleft())
             for entry in out.dropped:
                 self._left(entry)
-        self._logged.extend((entry, out.ticket) for entry in out.appended)
-        while self._logged and self.caches.any_held:  # if it contradicts one, a recall comes before the acknowledgement
-            self._entered(*self._logged.popleft())
+        self._logged.extend(out.appended)
+        while self._logged and self.caches.any_held:  # if it contradicts one, that is said with the acknowledgement
+            self._entered(self._logged.popleft())
         self._history.extend(out.history)
+        self._history.extend(out.cleared)
         if written:
             self.durable(out.ticket)
         if out.after:
@@ -199,33 +207,19 @@ class Replica:
 
     # -- messages in the log
 
-    def _entered(self, entry: Entry, ticket: int) -> None:
+    def _entered(self, entry: Entry) -> None:
         """A message is in the log: from now on queries that conflict with it wait, and caches let go."""
         key = entry[:3]
         items = entries_untrusted(entry.payload)
-        decoded = [self._decoded(item) for item in items] if self._fresh else [decode_entry(item) for item in items]
+        decoded = self._batching.decoded(items)
         self._ops[key] = items, decoded
-        known: set[int] | None = set()
-        for one in map(self._touched, decoded):
-            if one is None or known is None:
-                known = None
-            else:
-                known |= one
-        touched = None if known is None else frozenset(known)
         if self.caches.any_held:
-            requesters = {w[0] for item in items if (w := self._waiting.get((item[1], item[2], item[3]))) is not None}
-            if len({item[1] for item in items}) > 1:
-                requesters = set()  # what others ask for in the same message contradicts a requester's cache, too
-            self.lending.recall(decoded, touched, requesters, ticket)
-        self.pending.add(key, touched)
-
-    def _decoded(self, item: Any) -> Any:
-        """The operation of an entry, which may be malformed, while own ones are at hand."""
-        known = type(item) is tuple and len(item) == 5 and type(item[4]) is bytes
-        return (self._fresh.pop(item[4], None) if known else None) or decode_entry(item)
-
-    def _touched(self, op: Any) -> frozenset[int] | None:
-        return self.state.touched(op) if op is not None else _NOTHING
+            for k, (item, op) in enumerate(zip(items, decoded, strict=True)):
+                if op is not None:
+                    waiting = self._waiting.get((item[1], item[2], item[3]))
+                    requester = waiting[0] if waiting is not None else None
+                    self.lending.recall(op, seen_untrusted(op, item), requester, (*key, k))
+        self.pending.add(key, touched_by(items, decoded))
 
     def _left(self, entry: Entry) -> None:
         """A message was dropped from the log undelivered (beyond a cut): it never happened."""
@@ -236,53 +230,91 @@ class Replica:
             # It is in no history, so sending it again under the same slot number is safe. But for whom: a request of an
             # earlier life was sent again elsewhere, and an attachment would take a session back from where it is by
             # now.
-            self._queue.extend(item for item in entries_untrusted(entry.payload) if self._awaited(item))
+            self._batching.back(item[:5] for item in entries_untrusted(entry.payload) if self._awaited(item))
 
     def _awaited(self, item: Any) -> bool:
         """Somebody here waits for the outcome of this entry."""
-        _, session, slot, number, _ = item
-        return (session, slot, number) in self._waiting if session else number in self._internal
+        session, slot, number = item[1:4]
+        return (session, slot, number) in self._waiting if session else slot == self.me and number in self._internal
 
     def _apply(self, item: Delivered) -> None:
         entry = item.entry
         key = entry[:3]
-        known = self._ops.pop(key, None)
+        known = self._ops.get(key)
         if known is None:  # fed to a learner: it was not pending
             known = decode_batch(entry.payload)
+        if item.held or not self.schedule.empty:
+            self.schedule.deliver(key, item.index, known, item.held)
+            self._executed(key)
+            self._execute_ready()
+            return
         outcomes = self.state.apply(item.index, entry.sender, entry.payload, known)
-        decoded = known[1]
-        self.pending.remove(key)
-        for op, outcome in zip(decoded, outcomes, strict=False):
+        self.schedule.straight += len(outcomes)
+        self._executed(key)
+        items, decoded = known
+        uncertain: tuple[int, dict[int, int]] | None = None
+        if len(decoded) > 1:
+            uncertain = changed_later([touched_of(item, op) for item, op in zip(items, decoded, strict=True)])
+        for op, outcome in zip(decoded, outcomes, strict=True):
             if isinstance(op, ops.SessionAttach | ops.SessionOpen) and outcome.status == OK:
                 self._attached(op, outcome)
-        uncertain = changed_later([self._touched(op) for op in decoded]) if len(decoded) > 1 else None
         for k, outcome in enumerate(outcomes):
-            if outcome.session:
-                waiter = self._waiting.pop((outcome.session, outcome.slot, outcome.number), None)
-                if waiter is not None:
-                    client, call = waiter
-                    attached = client.session == outcome.session and not client.gone
-                    if outcome.opened and outcome.status == OK and attached:
-                        self.handles.open(outcome.session, outcome.opened)
-                    self.answered += 1
-                    # A reply given again tells of a state that others may have changed since.
-                    made = decoded[k] if outcome.status == OK and outcome.store_reply else None
-                    lease = self.lending.grant_made(client, made, outcome.body, k, uncertain)
-                    granted = outcome.status == OK and attached
-                    made_for = (client.uuid, outcome.session, decoded[k], outcome.body)
-                    capability = self.signer.answered(*made_for) if granted else b""
-                    client.send(msg.Answer(call, outcome.status, outcome.body, lease, capability))
-            elif outcome.slot == self.me:
-                done = self._internal.pop(outcome.number, None)
-                if done is not None:
-                    done(outcome)
-            for ino in outcome.orphaned:
-                if not self.handles.is_open(ino):
-                    self.owed.releases.add(ino)
-            if outcome.session_gone:
-                self._moved_away(outcome.session_gone, ids.U64_MAX)
+            self._came_of(items[k], decoded[k], outcome, k, uncertain)
         if self.state.roster is not self._roster:
             self._take_roster()
+
+    def _execute_ready(self) -> None:
+        """Execute what has its locks and contradicts no cache."""
+        while (request := self.schedule.next()) is not None:
+            outcome = self.schedule.execute(request)
+            self._executed(request.key)
+            op = request.op
+            if isinstance(op, ops.SessionAttach | ops.SessionOpen) and outcome.status == OK:
+                self._attached(op, outcome)
+            # While others of its message wait, what it has made is no matter for a lease: any may come after it.
+            self._came_of(request.entry, op, outcome, 0, (ids.U64_MAX, {}))
+        if self.state.roster is not self._roster:
+            self._take_roster()
+
+    def _executed(self, key: Key) -> None:
+        """Queries wait for a message until nothing of it waits."""
+        if self.schedule.done(key):
+            self.pending.remove(key)
+            self._ops.pop(key, None)
+
+    def _came_of(
+        self, item: Any, op: Any, outcome: Outcome, k: int, uncertain: tuple[int, dict[int, int]] | None
+    ) -> None:
+        """A request was executed: tell who waits for it, and see to what it leaves behind."""
+        if outcome.status == Status.STALE_PLAN:
+            if self._awaited(item):  # another attempt, of which its client learns nothing
+                self._batching.again((self.shell.stamp_ns(), *item[1:5]))
+            return
+        request = outcome.session, outcome.slot, outcome.number
+        self._batching.answered(request)
+        if outcome.session:
+            client, call = self._waiting.pop(request, (None, 0))
+            if client is not None:
+                attached = client.session == outcome.session and not client.gone
+                if outcome.opened and outcome.status == OK and attached:
+                    self.handles.open(outcome.session, outcome.opened)
+                self.answered += 1
+                # A reply given again tells of a state that others may have changed since.
+                made = op if outcome.status == OK and outcome.store_reply else None
+                lease = self.lending.grant_made(client, made, outcome.body, k, uncertain)
+                capability = b""
+                if outcome.status == OK and attached:
+                    capability = self.signer.answered(client.uuid, outcome.session, op, outcome.body)
+                client.send(msg.Answer(call, outcome.status, outcome.body, lease, capability))
+        elif outcome.slot == self.me:
+            done = self._internal.pop(outcome.number, None)
+            if done is not None:
+                done(outcome)
+        for ino in outcome.orphaned:
+            if not self.handles.is_open(ino):
+                self.owed.releases.add(ino)
+        if outcome.session_gone:
+            self._moved_away(outcome.session_gone, ids.U64_MAX)
 
     def _take_roster(self) -> None:
         """The state says who belongs to the cluster: the group, and the process around, go by it."""
@@ -308,19 +340,16 @@ class Replica:
 
     def _new_view(self, item: ViewEvent) -> None:
         view = item.view
+        self.schedule.clear_all()  # see vsync.holds
+        self._execute_ready()
+        assert self.schedule.empty, "nothing waits for what comes after a view event"
         self.state.view_event(item.index, generation_of(view.epoch), view.epoch, view.members)
         self.owed.new_view()
         self.borrowers.forget(self.state.sessions())
-        told = self._view_changed(view.epoch, view.members)
+        told = view_changed(view, self.state.roster)
         for client in self.clients:
             client.send(told)
         self.shell.membership_changed()
-
-    def _view_changed(self, epoch: int, members: tuple[int, ...]) -> msg.ViewChanged:
-        roster = self.state.roster
-        addresses = ((m, roster.address_of(m)) for m in members)
-        told = tuple((m, address) for m, address in addresses if address is not None)
-        return msg.ViewChanged(generation_of(epoch), epoch, told, roster.replicas)
 
     # -- serving or not
 
@@ -338,17 +367,20 @@ class Replica:
             self._turn_away()
         self._was_outside = outside
 
-    def _turn_away(self) -> None:
-        """Left out of the view: every client goes on elsewhere, with what it has outstanding."""
+    def _turn_away(self, lent: bool = False) -> None:
+        """Left out of the view, or not to be trusted: every client goes on elsewhere, with what it has outstanding.
+        *lent*: clients may still use what they keep."""
         newest = self.group.core.newest
-        told = self._view_changed(newest.epoch, newest.members)
+        told = view_changed(newest, self.state.roster)
         for client in self.clients:
             client.send(told)  # who has nothing outstanding would not find out before its next request
-        self.caches.take_all()
+        if lent:
+            self.lending.call_back()
+        else:
+            self.caches.take_all()
         waiting, self._waiting = self._waiting, {}
         internal, self._internal = self._internal, {}
-        self._queue.clear()
-        self._fresh.clear()
+        self._batching.clear()
         for token, done in internal.items():
             done(Outcome(0, self.me, token, Status.NOT_SERVING, b"", False))
         for client, call in waiting.values():
@@ -358,8 +390,8 @@ class Replica:
     @property
     def serving(self) -> bool:
         """Clients may stay: active, or in the middle of a view change that has not taken long yet."""
-        if self.active:
-            return True
+        if self.active or self.comparing.refuses:
+            return not self.comparing.refuses
         since = self._inactive_since
         return not self.group.core.outside and since is not None and self.shell.now() - since < limits.HOLD_ON_US
 
@@ -369,7 +401,7 @@ class Replica:
         self.clients[client] = None
         if self.active:
             newest = self.group.core.newest
-            client.send(self._view_changed(newest.epoch, newest.members))
+            client.send(view_changed(newest, self.state.roster))
 
     def client_left(self, client: Client) -> None:
         """The connection is gone. The session stays until the client attaches elsewhere or it expires."""
@@ -405,10 +437,13 @@ class Replica:
                 self._attach(client, m)
             case msg.CloseSession(call, session, key):
                 self._order(client, call, ops.SessionClose(session, key))
-            case msg.ControlCall(call) | msg.RosterCall(call) | msg.CopyCall(call) if client.squash is not None:
+            case (
+                msg.AdminCall(call) | msg.ControlCall(call) | msg.RosterCall(call) | msg.CopyCall(call)
+            ) if client.squash is not None:
+                log.warning("%s asks for what only an administrator may: refused", client.name)
                 client.send(msg.Answer(call, errno.EPERM, b""))
             case msg.AdminCall(call, op):
-                self._admin(client, call, op)
+                self._order(client, call, admin_untrusted(client, op))
             case _:
                 log.warning("%s sent a %s, which is not for a metadata replica", client.name, type(m).__name__)
 
@@ -416,7 +451,7 @@ class Replica:
         if not self.serving:
             client.send(msg.Answer(call, Status.NOT_SERVING, b""))
             return True
-        if len(self._queue) >= limits.QUEUE_REQUESTS or len(self.reading.parked) >= limits.PARKED_QUERIES:
+        if len(self._batching) >= limits.QUEUE_REQUESTS or len(self.reading.parked) >= limits.PARKED_QUERIES:
             client.send(msg.Answer(call, Status.OVERLOADED, b""))
             return True
         return False
@@ -427,31 +462,27 @@ class Replica:
         if client.session != m.session:
             client.send(msg.Answer(m.call, Status.NOT_ATTACHED, b""))
             return
-        try:
-            op = decode(m.op)
-        except WireError as exc:
-            log.warning("%s: request %d.%d.%d refused: %s", client.name, m.session, m.slot, m.number, exc)
-            op = None
-        if not isinstance(op, _CLIENT_REQUESTS):
+        asked = request_untrusted(client, m)
+        if asked is None:
             client.send(msg.Answer(m.call, Status.BAD_MESSAGE, b""))
             return
         self._waiting[m.session, m.slot, m.number] = (client, m.call)
-        data = m.op
-        if client.squash is not None:
-            op = client.squash.applied(op)
-            data = encode(op)
-        self._fresh[data] = op
-        self._queue.append((self.shell.stamp_ns(), m.session, m.slot, m.number, data))
+        op, data = asked
+        self._batching.add((self.shell.stamp_ns(), m.session, m.slot, m.number, data), op)
         self._run()
 
     def internal(self, op: Any, done: Callable[[Outcome], None]) -> None:
         """Order *op* for this replica itself; *done* gets the outcome (NOT_SERVING: we were left out)."""
         self._token += 1
         self._internal[self._token] = done
-        self._queue.append((self.shell.stamp_ns(), 0, self.me, self._token, encode(op)))
+        self._batching.add((self.shell.stamp_ns(), 0, self.me, self._token, encode(op)), op)
         self._run()
 
     def _order(self, client: Client, call: int, op: Any, attach: bool = False) -> None:
+        """Order *op* (None: it is none) for a client, without a slot."""
+        if op is None:
+            client.send(msg.Answer(call, Status.BAD_MESSAGE, b""))
+            return
         if self._refused(client, call):
             return
 
@@ -466,8 +497,7 @@ class Replica:
         self.internal(op, done)
 
     def _is_here(self, session: int) -> bool:
-        known = self.state.session(session)
-        return known is not None and known.replica == self.me
+        return (known := self.state.session(session)) is not None and known.replica == self.me
 
     def _attach(self, client: Client, m: msg.AttachSession) -> None:
         if self._refused(client, m.call):
@@ -504,38 +534,14 @@ class Replica:
             if self.borrowers.returned(peer, self.state.sessions(), logged, now):
                 self.group_event(ev.Returned(peer, incarnation))
 
-    def _admin(self, client: Client, call: int, op_bytes: bytes) -> None:
-        if client.squash is not None:
-            log.warning("%s asks for what only an administrator may: refused", client.name)
-            client.send(msg.Answer(call, errno.EPERM, b""))
-            return
-        try:
-            op = decode(op_bytes)
-        except WireError as exc:
-            log.warning("%s: admin request refused: %s", client.name, exc)
-            op = None
-        if not isinstance(op, _ADMIN_REQUESTS):
-            client.send(msg.Answer(call, Status.BAD_MESSAGE, b""))
-            return
-        self._order(client, call, op)
-
     # -- requests into the group
-
-    def _may_submit(self) -> bool:
-        return self.group.may_submit and self.state.store.pending_bytes < limits.UNWRITTEN_BYTES
 
     def _submit_batch(self) -> bool:
         """Multicast what waits, as one message, if the group takes one now."""
-        if not self._queue or not self._may_submit():
+        room = self.state.store.pending_bytes < limits.UNWRITTEN_BYTES
+        if not len(self._batching) or not self.group.may_submit or not room:
             return False
-        batch: list[tuple[int, int, int, int, bytes]] = []
-        size = 0
-        while self._queue and len(batch) < limits.BATCH_ENTRIES:
-            size += len(self._queue[0][4]) + 64
-            if batch and size > limits.BATCH_BYTES:
-                break
-            batch.append(self._queue.popleft())
-        self._carry_out(self.group.step(ev.Submit(pack(batch)), self.shell.now()))
+        self._carry_out(self.group.step(ev.Submit(pack(self._batching.batch())), self.shell.now()))
         return True
 
     # -- owed work
@@ -543,9 +549,9 @@ class Replica:
     def maintain(self, look_at_sessions: bool) -> None:
         """Send the answers this replica owes for unlinked inodes; now and then look for sessions to expire."""
         self.lending.forget_departed(self.shell.now())
-        self._acknowledge()  # recalls end by time as well
         self._run()
-        if not self.active:
+        self.comparing.look()
+        if not self.active or self.comparing.refuses:
             return
         self.owed.release()
         if self.lowest:
@@ -556,7 +562,7 @@ class Replica:
     @property
     def lowest(self) -> bool:
         """This replica does what one member does for all."""
-        return self.active and self.me == min(self.group.core.newest.members)
+        return self.active and not self.comparing.refuses and self.me == min(self.group.core.newest.members)
 
     # -- the state is replaced (a learner got a snapshot)
 
@@ -570,13 +576,15 @@ class Replica:
         if state is not None:
             # What waits for an outcome here may have got it in what the snapshot replaces: it is asked for again.
             self._turn_away()
-            self.state = self.lending.state = self.reading.state = self.signer.state = state
+            self.state = self.reading.state = self.signer.state = self.schedule.state = self._batching.state = state
+            self.schedule.forget()
+            self.comparing.replaced()
             self.owed.replaced(state)
             self.caches.take_all()
             self.pending.clear()
             self._ops.clear()
             for entry in self.group.core.history.undelivered():
-                self._entered(entry, 0)
+                self._entered(entry)
             self._take_roster()
         self._running = False
         self.group_event(ev.Tick())
@@ -588,4 +596,5 @@ class Replica:
         self.handles.validate()
         self.pending.validate()
         self.caches.validate()
+        self.schedule.validate()
         assert set(self._ops) == set(self.pending.keys())

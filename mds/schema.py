@@ -37,6 +37,8 @@ META
     ``members``   ``(generation, epoch, (replica, ...))`` of the last view event
     ``storage``   ``(version, stripe_size, stripe_count, copies, inline)`` of the storage map, and of new files' layout
     ``roster``    ``(version,)``: how often the roster was changed
+    ``waiting``   ``((index, entry number, time_ns, entry), ...)``: delivered up to the position and not executed; not
+                  there when everything is
     ``numbers``   ``(offset,)``: added to an index before numbers are derived from it; only in a state that was loaded
                   from a dump, whose numbers are kept
     ``keys``      :class:`mds.namespace.ops.keys.Keys`, its fields in order: what capabilities are signed with.
@@ -58,7 +60,7 @@ from typing import Final
 
 from wire.codec import unpack_untrusted
 
-SCHEMA_VERSION: Final = 5
+SCHEMA_VERSION: Final = 6
 
 
 class Table:
@@ -106,6 +108,7 @@ META_APPLIED: Final = b"applied"
 META_MEMBERS: Final = b"members"
 META_STORAGE: Final = b"storage"
 META_ROSTER: Final = b"roster"
+META_WAITING: Final = b"waiting"
 META_KEYS: Final = b"keys"
 META_POSITION: Final = b"position"
 META_NUMBERS: Final = b"numbers"

@@ -10,7 +10,6 @@ import os
 import random
 import sys
 import time
-from dataclasses import asdict
 from typing import Any
 
 import trio
@@ -22,7 +21,7 @@ from daemon.exits import EXIT_FAILED, EXIT_OK, EXIT_REMOVED, EXIT_RESTART, EXIT_
 from daemon.guarded import Guard
 from daemon.journal import FLUSH_MAX_S, Journal, JournalCorrupt, JournalFailed, JournalInUse, Watch
 from daemon.process import run
-from mds import audit, ending, limits, snapshot, trust
+from mds import aside, audit, ending, limits, snapshot, trust
 from mds.beginning import beginning, is_new
 from mds.caches import LEASE_US
 from mds.exports import squash_of
@@ -33,6 +32,7 @@ from mds.replica import Replica
 from mds.roster import Follower, Known, Removed, body_of, first_contact
 from mds.shell import Client
 from mds.store import Store, StoreCorrupt, StoreDamaged, StoreFailed
+from mds.telling import told_by
 from mds.tending import Tending
 from mds.trimming import Trimmer
 from mds.verify import trusted_or_verified
@@ -44,12 +44,11 @@ from vsync.view import START, Position, describe_epoch
 from wire import messages as msg
 from wire.codec import pack, to_tuple
 from wire.errors import OK, Status
-from wire.group import LetGo, Obituary, SnapshotPart
+from wire.group import Digests, LetGo, Obituary, SnapshotPart
 from wire.ids import PROTOCOL_VERSION
 from wire.peer import Buffer, Connection, ConnectionLost, Listener
 
 log = logging.getLogger(__name__)
-
 
 
 def now_us() -> int:
@@ -103,14 +102,15 @@ class Process:
         if guard is not None:
             guard.tell_identity(self.incarnation, self.journal.uuid)  # nobody has met this incarnation yet
         self.follower = Follower(replica_id, self.cluster, self.links, guard, self._die)
-        self.replica = Replica(replica_id, group, state, self)
+        self.replica = Replica(replica_id, group, state, self, aside.kept_alarm(self.state_path))
         self.membership_changed()
         self.reclaimer = Reclaimer(self.replica, self.cluster, self.journal.uuid)
         self.trimmer = Trimmer(self.replica, self.cluster, self.journal.uuid)
         self.tending = Tending(self.replica, self.cluster, self.journal.uuid)
         self.fatal = trio.Event()
         self.error: Exception | None = None
-        self._written = position
+        self._written = position, state.low
+        """Up to where the state is on disk: (position, up to which index everything was executed by then)."""
         self._state_lock = trio.Lock()
         self._receiver = snapshot.Receiver(self.base)
         self._outgoing = snapshot.Outgoing()
@@ -152,6 +152,17 @@ class Process:
             if self._views_uncommitted >= VIEWS_UNCOMMITTED:
                 self._commit_soon.set()
 
+    def keep_alarm(self, tie: str) -> None:
+        aside.keep_alarm(self.state_path, tie)
+
+    def give_up_state(self, why: str, asked: bool) -> None:
+        assert self._nursery is not None
+        self._nursery.start_soon(self._give_up, ending.GivenUp(why, asked))
+
+    async def _give_up(self, end: ending.GivenUp) -> None:
+        await self.leave()
+        self._die(end)
+
     # -- the journal's thread
 
     def _durable(self, ticket: int) -> None:
@@ -159,9 +170,6 @@ class Process:
         self._wake_timer()
         while self._journal_waiters and self._journal_waiters[0][0] <= ticket:
             self._journal_waiters.pop(0)[1].set()
-
-    def _journal_failed(self, error: JournalFailed) -> None:
-        self._die(error)
 
     def _die(self, error: Exception) -> None:
         """Stop the process: nothing that is not durable may be told to anyone any more."""
@@ -176,20 +184,23 @@ class Process:
             token.run_sync_soon(self._durable, ticket)
 
         def failed(error: JournalFailed) -> None:
-            token.run_sync_soon(self._journal_failed, error)
+            token.run_sync_soon(self._die, error)
 
         self.journal.start(done, failed)
 
     # -- messages
 
     def _group_message(self, peer: int, message: Any, bulk: Buffer) -> None:
-        if isinstance(message, SnapshotPart | LetGo) and peer in self.replica.group.core.strangers:
+        if isinstance(message, SnapshotPart | LetGo | Digests) and peer in self.replica.group.core.strangers:
             return  # of other sessions, and of another state (the group machine knows what to do with the rest)
         if isinstance(message, SnapshotPart):
             self._snapshot_part(message, bulk)
             return
         if isinstance(message, LetGo):
             self.replica.let_go(message)
+            return
+        if isinstance(message, Digests):
+            self.replica.comparing.told(peer, message)
             return
         self.replica.group_event(ev.Received(peer, message))
         self._wake_timer()
@@ -251,10 +262,18 @@ class Process:
             client.send(msg.Answer(message.call, OK, pack(body_of(self.replica.state.roster, newest))))
             return
         log.warning("%s says: %s", client.name, message.what)
-        if message.what == "force":
-            self.replica.group_event(ev.ForceView())
+        if message.what in ("force", "trust"):
+            self.replica.comparing.trust()
+            if message.what == "force":
+                self.replica.group_event(ev.ForceView())
             self._wake_timer()
             client.send(msg.Answer(message.call, OK, pack(None)))
+            return
+        if message.what == "resync":
+            alone = not self.may_resync()
+            client.send(msg.Answer(message.call, Status.NOT_SERVING if alone else OK, pack(None)))
+            if not alone:
+                self.replica.comparing.give_up("an administrator gives it up", asked=True)
             return
         await self.leave()
         client.send(msg.Answer(message.call, OK, pack(None)))
@@ -289,32 +308,8 @@ class Process:
             log.info("left out of the view")
 
     def status(self) -> dict[str, Any]:
-        """What `lockstep status` shows of this replica."""
-        replica, core = self.replica, self.replica.group.core
-        newest = core.newest
-        return {
-            "role": "mds",
-            "id": self.me,
-            "state": "active" if replica.active else ("learner" if core.outside else "changing view"),
-            "generation": newest.epoch >> 40,
-            "epoch": newest.epoch,
-            "members": list(newest.members),
-            "voters": list(newest.voters),
-            "standing": asdict(replica.group.standing()),
-            "roster": replica.state.roster.to_tuple(),
-            "index": core.history.index,
-            "digest": replica.state.digest.hex(),
-            "sessions": replica.state.session_count,
-            "inodes": replica.state.inodes,
-            "clients": sorted(c.name for c in replica.clients if c.session),
-            "incarnation": self.incarnation,
-            "log_bytes": self.journal.size,
-            "unwritten_bytes": replica.state.store.pending_bytes,
-            "requests": replica.answered,
-            "queries": replica.reading.answered,
-            "open_files": len(replica.handles),
-            "readable": replica.group.may_read(now_us()),
-        }
+        """See :mod:`mds.telling`."""
+        return told_by(self)
 
     # -- time
 
@@ -392,18 +387,21 @@ class Process:
 
     async def commit(self) -> bool:
         """Write what was applied to LMDB, in a thread; then the journal may let go of it. False: it was nothing."""
-        position = self.replica.group.position()
-        if position == self._written or not self.replica.at_rest:
+        position, state = self.replica.group.position(), self.replica.state
+        stands = position, state.low
+        if stands == self._written or not self.replica.at_rest:
             return False  # nothing new; or something failed half-way, and what is delivered is not what is applied
         self._views_uncommitted = 0
-        state = self.replica.state
         state.set_position(position.pack())
         layer = state.store.freeze()
         if layer is None:
             return False
-        await trio.to_thread.run_sync(state.store.write, layer)
+        settled = state.low == position.index - 1
+        total = await trio.to_thread.run_sync(state.store.write, layer)
         state.store.release(layer)
-        self._written = position
+        if settled:
+            self.replica.comparing.written(position.index - 1, total)
+        self._written = stands
         self.journal.trim(position)
         return True
 
@@ -468,10 +466,11 @@ class Process:
         # The journal has let go of what the snapshot replaces; with the old state a restart would only learn again.
         self.replica.state.store.close()
         snapshot.swap_in(self.base, self.state_path)
-        self._written = position
+        state = StateMachine(Store.open(self.state_path), self.me, self._bootstrap)
+        self._written = position, state.low
         for note in out.notes:
             log.info("%s", note)
-        self.replica.resume(StateMachine(Store.open(self.state_path), self.me, self._bootstrap))
+        self.replica.resume(state)
 
     # -- life
 
@@ -503,7 +502,7 @@ class Process:
                 raise self.error
         finally:
             listener.close()
-            if self.error is None or isinstance(self.error, ending.Asked | Removed):
+            if self.error is None or isinstance(self.error, ending.Asked | ending.GivenUp | Removed):
                 self._stop_cleanly()
 
     def _lonely(self) -> bool:
@@ -518,7 +517,7 @@ class Process:
         # 1. The process ends while a snapshot is installed, or by an error half-way. 2. The group's position is ahead
         # of the state. 3. Stored together they say for ever that the state holds what it never saw.
         # Test: test_replica.test_after_an_error_half_way_nothing_more_is_applied.
-        if self.replica.at_rest and position != self._written:
+        if self.replica.at_rest and (position, state.low) != self._written:
             state.set_position(position.pack())
             layer = state.store.freeze()
             if layer is not None:
@@ -570,7 +569,6 @@ async def serve(
 
 def main(config: Config, replica_id: int, guard: Guard | None = None, join: str | None = None) -> int:
     """Run the daemon in the foreground; the result is the exit code."""
-    memory.keep_apart()
     running: list[Process] = []
 
     async def start() -> int:
@@ -586,6 +584,8 @@ def main(config: Config, replica_id: int, guard: Guard | None = None, join: str 
             if damaged and running and running[0].may_resync() and audit.set_aside(running[0].state_path):
                 log.error("the damaged state is kept in %s; another is taken from the others", audit.ASIDE)
                 code = EXIT_RESTART
+        except* ending.GivenUp as group:
+            code = aside.give_up(running[0].state_path, ending.leaves_of(group))
         except* Removed as group:
             code = ending.said(group, EXIT_REMOVED)
         except* ending.Asked as group:

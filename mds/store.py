@@ -358,9 +358,10 @@ class Store:
         self._tables = self._current.tables
         return self._frozen
 
-    def write(self, layer: Layer) -> None:
+    def write(self, layer: Layer) -> int:
         """Blocking, for a worker thread: put *layer* into LMDB in one transaction and sync it to disk.
 
+        Returns the sum of the seals of all records by then: the same at replicas that have written the same history.
         Raises :class:`StoreFailed` when the disk refuses, :class:`StoreCorrupt` when LMDB finds itself damaged.
         """
         assert layer is self._frozen, "write of a layer that is not the frozen one"
@@ -374,9 +375,10 @@ class Store:
                     for n, table in enumerate(layer.tables):
                         if table:
                             total += _write_table(txn, self._dbs[n], n, table, self._loan)
-                    txn.put(SUM_KEY, (total & SUM_MASK).to_bytes(8, "big"), db=self._sums)
+                    total &= SUM_MASK
+                    txn.put(SUM_KEY, total.to_bytes(8, "big"), db=self._sums)
                 trust.note(self.path)
-                return
+                return total
             except (lmdb.MapFullError, lmdb.MapResizedError):
                 self._grow()  # the transaction is undone: again with more room
             except (lmdb.Error, OSError) as exc:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from vsync import limits
 from vsync.core import Core
+from vsync.leases import UNKNOWN
 from vsync.membership import Membership
 from vsync.register import Proposer
 from vsync.view import describe_epoch, first_of, generation_of, pack_views, unpack_view_untrusted
@@ -284,6 +285,11 @@ def plan_view(
             left = min(left, lent) if incarnation <= certified else left
             if left:
                 owed[peer, incarnation] = max(left, owed.get((peer, incarnation), 0))
+    # 1. A member that has lent is in this view and never flushes it. 2. The next one leaves it out, and nobody in that
+    # has promised it anything: it had been alone until now.
+    for r in members:
+        if reports[r].lent_ms:
+            owed[r, UNKNOWN] = max(reports[r].lent_ms, owed.get((r, UNKNOWN), 0))
     cut_pairs = tuple(sorted((s, q) for s, q in cut.items() if q))
     promises = tuple((peer, incarnation, left) for (peer, incarnation), left in sorted(owed.items()))
     return View(epoch, tuple(sorted(members)), last.voters, base, cut_pairs, hold, promises)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from random import Random
-from typing import Any
+from typing import Any, Final
 
 from vsync import limits
 from vsync.detector import Detector
@@ -41,6 +41,8 @@ class Core:
         """Who may be a member and who shall vote; None: whoever is one, and does, already."""
         self.leaving = False
         """We are to stop, and want to be left out."""
+        self.withheld = False
+        """See :meth:`vsync.machine.Machine.withhold`."""
         self.linked: set[int] = set()
         """Replicas and witnesses with a standing connection, whether they are of interest or not."""
         self.strangers: set[int] = set()
@@ -62,7 +64,9 @@ class Core:
         # A restarted process never resumes an epoch [10-group: Views]: it is sealed above all it flushed.
         self.sealed = max(durable.sealed, max(self.flushed, default=-1) + 1, max(durable.views, default=0))
         self.leases = Leases(lent)
-        self.lent_until = now + lent
+        self.lent_before_until: Final = now + lent
+        """What an earlier life of this replica lent to clients has run out then. Nobody can call it back."""
+        self.lent_until = self.lent_before_until
         """What this replica, in this life or an earlier one, lent to clients has run out then."""
         self.hold_until = self.lent_until
         """No view is activated before: clients of a replica left out, or of our earlier life, may still read."""
@@ -77,6 +81,8 @@ class Core:
         self.acquaint()
         self.ticket = 0
         self.durable_ticket = 0
+        self.holding = False
+        """Clients of this replica may still use what something in the log contradicts (see vsync.holds)."""
         self.out = Effects()
 
     def _owe_for_earlier_life(self, durable: Durable, position: Position, now: int) -> None:
@@ -220,7 +226,13 @@ class Core:
         order = self.active
         hears = tuple(r for r in self.replicas if r == self.me or self.detector.hears(r))
         active = order.epoch if order is not None else -1
-        common = (self.history.known_to, active, self.sealed, self.flushed_durable, now, self.history.index)
+        # "Flushed" says that nothing here contradicts what comes before the view (vsync.holds). 1. A member holds a
+        # message, decides a view that it is in, and flushes that. 2. Before it says so it is killed, and starts again
+        # at once. 3. It knows of no loan, so it holds nothing; the flush is in its journal, or soon will be. 4. Clients
+        # go on reading what they keep. The view leaves nobody out, so no promise binds the others: all that they wait
+        # for is this word. Views decided later have the same time in their hold, since we report it (hold_until).
+        flushed = self.flushed_durable if now >= self.lent_before_until else -1
+        common = (self.history.known_to, active, self.sealed, flushed, now, self.history.index)
         if order is None:
             return Heartbeat(*common, 0, 0, (), (), (), hears, self.incarnation)
         return Heartbeat(
@@ -232,6 +244,7 @@ class Core:
             tuple(order.delivered),
             hears,
             self.incarnation,
+            *order.holds.own(),
         )
 
     def beat(self, now: int) -> None:

@@ -41,6 +41,18 @@ class DurableUpTo:
 
 
 @dataclass(frozen=True, slots=True)
+class Holding:
+    """These parts, (epoch, sender, sequence number, number of the part), of messages in the log must be executed
+    nowhere: a client of this replica may still use what contradicts them.
+
+    All of them, whenever that changes. What a message adds is stepped before the DurableUpTo that covers the message;
+    nothing is added later.
+    """
+
+    parts: frozenset[tuple[int, int, int, int]]
+
+
+@dataclass(frozen=True, slots=True)
 class Submit:
     """Multicast *payload*; allowed while ``Machine.may_submit``."""
 
@@ -124,6 +136,7 @@ Event = (
     | LinkUp
     | LinkDown
     | DurableUpTo
+    | Holding
     | Submit
     | Tick
     | SnapshotInstalled
@@ -141,10 +154,12 @@ Event = (
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """The message is next in history: apply it."""
+    """The message is next in history: apply it, but for the parts *held*, which wait for ``Effects.cleared`` or for the
+    next view event (see vsync.holds)."""
 
     index: int
     entry: Entry
+    held: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +176,7 @@ class Effects:
 
     1. append ``records`` to the journal, in order, under ``ticket``;
     2. send ``send`` at once;
-    3. hand ``history`` to the state machine, in order;
+    3. hand ``history`` to the state machine, in order, and after it ``cleared``;
     4. when everything up to ``ticket`` is on disk: send ``after`` (a peer that is this replica itself means:
        step Received from itself), then step DurableUpTo.
     """
@@ -171,6 +186,8 @@ class Effects:
     send: list[tuple[int, Any]] = field(default_factory=list)
     after: list[tuple[int, Any]] = field(default_factory=list)
     history: list[Delivered | ViewEvent] = field(default_factory=list)
+    cleared: list[tuple[int, int, int, int]] = field(default_factory=list)
+    """(epoch, sender, sequence number, part) that was delivered as held and may be executed."""
     appended: list[Entry] = field(default_factory=list)
     """Entries that entered the log and are not delivered: queries that conflict with them wait."""
     dropped: list[Entry] = field(default_factory=list)

@@ -44,7 +44,7 @@ class Flush:
             self._fetch_at = now
             self._fetch_wait = limits.FETCH_FIRST
             self._turn = 0
-            hold = max([view.hold_ms, *(ms for _, _, ms in view.owed)])
+            hold = max([view.hold_ms, *(ms for peer, _, ms in view.owed if peer not in view.members)])
             core.note(
                 f"view {describe_epoch(view.epoch)} is decided: members {list(view.members)}, "
                 f"base {describe_epoch(max(view.base, 0))}, hold {hold} ms"

@@ -20,6 +20,7 @@ from wire.group import View
 Item = Entry | View
 VIEW_BYTES: Final = 512
 """What a view counts among items kept and sent."""
+_NOTHING: frozenset[int] = frozenset()
 
 
 def needed(views: Mapping[int, View], count: int, epoch: int, tips: Iterable[int]) -> set[int]:
@@ -243,12 +244,12 @@ class History:
 
     # -- delivery
 
-    def deliver(self, entry: Entry, out: Effects) -> None:
-        """The entry at its queue's head is next in history."""
+    def deliver(self, entry: Entry, out: Effects, held: frozenset[int] = _NOTHING) -> None:
+        """The entry at its queue's head is next in history; *held*: see :class:`vsync.effects.Delivered`."""
         queue = self._queues[entry.epoch][entry.sender]
         assert queue[0] is entry and entry.epoch == self.epoch, "only the head of a queue of the present epoch"
         queue.popleft()
-        self._deliver(entry, out)
+        self._deliver(entry, out, held)
 
     def deliver_fed(self, entry: Entry, out: Effects) -> None:
         """A learner's feed says that *entry* is next in history; it may be in the log already or not."""
@@ -262,11 +263,11 @@ class History:
             out.records.append(entry)
         self._deliver(entry, out)
 
-    def _deliver(self, entry: Entry, out: Effects) -> None:
+    def _deliver(self, entry: Entry, out: Effects, held: frozenset[int] = _NOTHING) -> None:
         before = self.hash
         self.delivered[entry.sender] = entry.seq
         self.hash = chain_message(before, *entry)
-        out.history.append(Delivered(self.index, entry))
+        out.history.append(Delivered(self.index, entry, held))
         self._recent.setdefault(entry[:2], deque()).append(entry)
         self._keep(before, entry, len(entry.payload))
 

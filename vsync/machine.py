@@ -92,7 +92,7 @@ class Machine:
     def may_submit(self) -> bool:
         """A Submit is accepted now: active, and not too many of our messages under way."""
         order = self.core.active
-        return order is not None and order.in_flight < limits.IN_FLIGHT
+        return order is not None and order.in_flight < limits.IN_FLIGHT and not self.core.withheld
 
     def may_read(self, now: int) -> bool:
         """Queries may be answered at *now*: every other member has promised to be in no view without us.
@@ -100,7 +100,7 @@ class Machine:
         *now* must have been read after the query arrived.
         """
         order = self.core.active
-        return order is not None and self.core.leases.valid(order.peers, now)
+        return order is not None and self.core.leases.valid(order.peers, now) and not self.core.withheld
 
     def hear_each_other(self, peer: int) -> bool:
         """Whether we hear *peer* and it hears us, by its last heartbeat. True for those of whom nothing is known."""
@@ -115,7 +115,13 @@ class Machine:
         """Until when clients may be allowed to read by themselves: as long as :meth:`may_read` will say yes if nothing
         happens. In the past when it says no, or when this replica is about to leave."""
         order = self.core.active
-        return 0 if order is None or self.core.leaving else self.core.leases.valid_until(order.peers)
+        if order is None or self.core.leaving or self.core.withheld:
+            return 0
+        return self.core.leases.valid_until(order.peers)
+
+    def withhold(self, state: bool) -> None:
+        """While the shell does not trust its *state*, nothing is read, submitted or copied here. All else goes on."""
+        self.core.withheld = state
 
     @property
     def may_stop(self) -> bool:
@@ -162,6 +168,8 @@ class Machine:
                 self._received(peer, message, now)
             case ev.DurableUpTo(ticket):
                 self._durable(ticket, now)
+            case ev.Holding(parts):
+                self._hold(parts, now)
             case ev.Submit(payload):
                 order = core.active
                 assert order is not None and self.may_submit, "the shell asks may_submit first"
@@ -355,7 +363,19 @@ class Machine:
                     for peer in waiting:
                         core.send(peer, ack)
             order.deliver(core.out)
-        self.flush.on_durable(ticket, now)
+        if not core.holding:
+            self.flush.on_durable(ticket, now)
+
+    def _hold(self, parts: frozenset[tuple[int, int, int, int]], now: int) -> None:
+        core = self.core
+        order = core.order
+        if order is not None:
+            order.hold(frozenset(part[1:] for part in parts if part[0] == order.epoch), core.out)
+            order.deliver(core.out)
+        core.holding = bool(parts)
+        if not parts:
+            # With the flush of a view we say that we hold nothing that comes before it.
+            self.flush.on_durable(core.durable_ticket, now)
 
     def _on_heartbeat(self, peer: int, m: Heartbeat, now: int) -> None:
         core = self.core

@@ -18,11 +18,15 @@ heartbeats only. Neither is safe across a view change.
 from __future__ import annotations
 
 from enum import StrEnum
+from operator import lt
 
 from vsync.effects import Effects
 from vsync.history import History
+from vsync.holds import Holds, Part
 from vsync.records import Entry
 from wire.group import Ack, Data, Heartbeat, View
+
+_NOTHING: frozenset[int] = frozenset()
 
 
 class Level(StrEnum):
@@ -58,6 +62,7 @@ class Order:
         """What some member says it has delivered: safe for everyone."""
         self.told = 0
         """Own sequence number up to which we have told the others that it is delivered."""
+        self.holds = Holds(self.members, self.mine)
         self.peers = [m for m in self.members if m != me]
 
     @property
@@ -80,7 +85,8 @@ class Order:
         self.received[self.mine] = seq
         self.known[self.mine] = self.clock
         self.told = self.delivered[self.mine]
-        data = Data(self.epoch, seq, self.clock, tuple(self.durable[self.mine]), tuple(self.delivered), payload)
+        durable, delivered = tuple(self.durable[self.mine]), tuple(self.delivered)
+        data = Data(self.epoch, seq, self.clock, durable, delivered, payload, *self.holds.own())
         out.send.extend((peer, data) for peer in self.peers)
 
     def on_data(self, peer: int, m: Data, out: Effects) -> bool:
@@ -96,7 +102,7 @@ class Order:
         self.clock = max(self.clock, m.clock)
         self.known[self.mine] = self.clock
         self.known[k] = max(self.known[k], m.clock)
-        self._learn(k, m.durable, m.delivered)
+        self._learn(k, m)
         if self.level is Level.AGREED:
             ack = self.ack()
             out.send.extend((other, ack) for other in self.peers)
@@ -108,17 +114,29 @@ class Order:
         if self.received[k] >= m.own:
             # [10-group: an acknowledgement must not overtake data lost with a broken link]
             self.known[k] = max(self.known[k], m.clock)
-        self._learn(k, m.durable, m.delivered)
+        self._learn(k, m)
 
-    def _learn(self, k: int, durable: tuple[int, ...], delivered: tuple[int, ...]) -> None:
-        if len(durable) == len(self.members) == len(delivered):
-            row = self.durable[k]
-            stable = self.stable
-            for j, seq in enumerate(durable):
-                if seq > row[j]:
-                    row[j] = seq
-                if delivered[j] > stable[j]:
-                    stable[j] = delivered[j]
+    def _learn(self, k: int, m: Data | Ack | Heartbeat) -> None:
+        durable, delivered = m.durable, m.delivered
+        if not len(durable) == len(self.members) == len(delivered):
+            return
+        holds = self.holds
+        row = self.durable[k]
+        if m.held or m.unclear or holds.any:
+            if not all(part[0] in self.at for part in (*m.held, *m.unclear)):
+                return  # no member of this view says that
+            # 1. A heartbeat says that nothing is held. 2. Then a message comes there, and with the acknowledgement the
+            # word that it is held, over another connection. 3. The heartbeat arrives last.
+            if any(map(lt, durable, row)) or any(map(lt, delivered, holds.said[k])):
+                return
+            holds.learn(k, m.held, m.unclear)
+        holds.said[k] = delivered
+        stable = self.stable
+        for j, seq in enumerate(durable):
+            if seq > row[j]:
+                row[j] = seq
+            if delivered[j] > stable[j]:
+                stable[j] = delivered[j]
 
     def on_durable(self, received: list[int]) -> None:
         """The log is on disk up to *received* (a copy of ``received`` when it was handed over)."""
@@ -128,7 +146,22 @@ class Order:
 
     def ack(self) -> Ack:
         """What we have to say now."""
-        return Ack(self.epoch, self.clock, self.own, tuple(self.durable[self.mine]), tuple(self.delivered))
+        durable, delivered = tuple(self.durable[self.mine]), tuple(self.delivered)
+        return Ack(self.epoch, self.clock, self.own, durable, delivered, *self.holds.own())
+
+    def hold(self, parts: frozenset[Part], out: Effects) -> None:
+        """These parts of messages must not be executed: something here contradicts them."""
+        if self.holds.hold(parts):
+            ack = self.ack()  # somebody waits for what is let go of, and not only the message's sender
+            out.send.extend((peer, ack) for peer in self.peers)
+
+    def _clear(self, out: Effects) -> None:
+        """Look whether parts that wait may go on; of our own messages we tell the others, who may not find out."""
+        parts = self.holds.cleared(self.durable)
+        out.cleared.extend((self.epoch, *part) for part in parts)
+        if any(sender == self.me for sender, _, _ in parts):
+            ack = self.ack()
+            out.send.extend((peer, ack) for peer in self.peers)
 
     def awaiting(self) -> list[int]:
         """The other members with messages here that are not delivered: they wait for our acknowledgement."""
@@ -145,10 +178,13 @@ class Order:
         """Send *peer* our messages after *received* again (lost with a broken link)."""
         durable, delivered = tuple(self.durable[self.mine]), tuple(self.delivered)
         for entry in self.history.find(self.epoch, self.me, received + 1, self.own, budget):
-            out.send.append((peer, Data(self.epoch, entry.seq, entry.clock, durable, delivered, entry.payload)))
+            data = Data(self.epoch, entry.seq, entry.clock, durable, delivered, entry.payload, *self.holds.own())
+            out.send.append((peer, data))
 
     def deliver(self, out: Effects) -> None:
         """Deliver, in order, everything that may be delivered by now."""
+        if self.holds.any:
+            self._clear(out)
         while True:
             heads = self.history.heads(self.epoch)
             if not heads:
@@ -163,7 +199,8 @@ class Order:
                 for k in range(len(self.members)):
                     if self.known[k] < clock or self.durable[k][j] < seq:
                         return
-            self.history.deliver(first, out)
+            held = self.holds.delivered(first.sender, first.seq, self.durable) if self.holds.any else _NOTHING
+            self.history.deliver(first, out, held)
             self.delivered[j] = first.seq
 
     def _agreed(self, entry: Entry) -> bool:
@@ -190,6 +227,7 @@ class Order:
             for k in range(len(self.members)):
                 assert max(self.durable[k][j], self.stable[j]) >= self.delivered[j], "delivered what all have durable"
         assert self.known[self.mine] == self.clock
+        self.holds.validate(lambda j: self.delivered[j])
 
 
 def _place(entry: Entry) -> tuple[int, int]:

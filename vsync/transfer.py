@@ -76,6 +76,8 @@ class Transfer:
             self.push(peer)
         elif not core.may_be_member(peer) or len(self.snapshots) >= limits.SNAPSHOTS:
             return  # removed: it is only to learn that it is, from the feed; or it asks again
+        elif core.withheld:
+            return  # a copy of what may be wrong would count like a state that has come about by itself
         elif peer not in self.snapshots and (m.empty or m.index <= core.history.index or self._left_behind(m)):
             self.snapshots.add(peer)
             core.history.pinned = True  # until when is seen to at each tick

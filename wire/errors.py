@@ -42,6 +42,8 @@ class Status(IntEnum):
     """The capability is no longer good, or signed with a key that is not known here: renew it and ask again."""
     STALE_LAYOUT = 10_012
     """The file's bytes are not where the request takes them to be (any more): fetch its attributes and begin again."""
+    STALE_PLAN = 10_013
+    """Between replicas: what a request was planned on is not so any more; it is planned again. No client sees it."""
 
 
 class WireError(Exception):
@@ -87,6 +89,7 @@ _TO_ERRNO: Final = {
     Status.OUT_OF_STEP: errno.EIO,
     Status.STALE_LAYOUT: errno.EAGAIN,
     Status.CAPABILITY_EXPIRED: errno.EACCES,
+    Status.STALE_PLAN: errno.EIO,
 }
 assert set(_TO_ERRNO) == set(Status), "every service status has its errno"
 

@@ -56,6 +56,13 @@ def _bad_promises(items: tuple[tuple[int, int, int], ...], what: str) -> str | N
     return None
 
 
+def _bad_parts(items: tuple[tuple[int, int, int], ...], what: str) -> str | None:
+    for item in items:
+        if type(item) is not tuple or len(item) != 3 or not all(type(x) is int and 0 <= x <= ids.U64_MAX for x in item):
+            return f"{what} are not (sender, sequence number, part)"
+    return None
+
+
 def _bad_ballot(ballot: tuple[int, int, int]) -> str | None:
     if type(ballot) is not tuple or len(ballot) != 3 or not all(type(x) is int and 0 <= x < 2**63 for x in ballot):
         return f"ballot {ballot}"
@@ -74,7 +81,8 @@ class View:
     view in history; -1 for the first view.  ``hold_ms``: how long a member waits before it activates, because
     clients of somebody left out may still read what it lent them.  ``owed``: (peer, incarnation, ms), read leases
     promised to one left out who did not answer the seal: a member waits for each, or for the certificate that this
-    incarnation is dead.
+    incarnation is dead.  With the highest incarnation, about which there is no certificate: what a member has lent, if
+    a later view leaves it out.
     """
 
     epoch: int
@@ -110,12 +118,18 @@ class Data:
     durable: tuple[int, ...]
     delivered: tuple[int, ...]
     payload: bytes
+    held: tuple[tuple[int, int, int], ...] = ()
+    unclear: tuple[tuple[int, int, int], ...] = ()
 
     def invalid(self) -> str | None:
         if self.seq < 1 or self.clock < 1:
             return f"seq {self.seq} clock {self.clock}"
         return (
-            _bad_epoch(self.epoch) or _bad_vector(self.durable, "durable") or _bad_vector(self.delivered, "delivered")
+            _bad_epoch(self.epoch)
+            or _bad_vector(self.durable, "durable")
+            or _bad_vector(self.delivered, "delivered")
+            or _bad_parts(self.held, "held")
+            or _bad_parts(self.unclear, "unclear")
         )
 
 
@@ -125,7 +139,9 @@ class Ack:
 
     The receiver may take ``clock`` as the sender's only when it has all the sender's messages up to ``own``.
     ``delivered`` is a prefix of the epoch's order: all of it is durable at every member, so the receiver has it, too,
-    and may deliver it.
+    and may deliver it.  ``held``, parts (sender, sequence number, part) of durable messages that the sender holds back,
+    and ``unclear``, parts of delivered ones that somebody may hold as far as it knows, are all there are (see
+    vsync.holds).
     """
 
     epoch: int
@@ -133,10 +149,16 @@ class Ack:
     own: int
     durable: tuple[int, ...]
     delivered: tuple[int, ...]
+    held: tuple[tuple[int, int, int], ...] = ()
+    unclear: tuple[tuple[int, int, int], ...] = ()
 
     def invalid(self) -> str | None:
         return (
-            _bad_epoch(self.epoch) or _bad_vector(self.durable, "durable") or _bad_vector(self.delivered, "delivered")
+            _bad_epoch(self.epoch)
+            or _bad_vector(self.durable, "durable")
+            or _bad_vector(self.delivered, "delivered")
+            or _bad_parts(self.held, "held")
+            or _bad_parts(self.unclear, "unclear")
         )
 
 
@@ -164,6 +186,8 @@ class Heartbeat:
     delivered: tuple[int, ...]
     hears: tuple[int, ...]
     incarnation: int = 0
+    held: tuple[tuple[int, int, int], ...] = ()
+    unclear: tuple[tuple[int, int, int], ...] = ()
 
     def invalid(self) -> str | None:
         if not 0 <= self.incarnation <= ids.U64_MAX:
@@ -175,6 +199,8 @@ class Heartbeat:
             or _bad_vector(self.received, "received")
             or _bad_vector(self.durable, "durable")
             or _bad_vector(self.delivered, "delivered")
+            or _bad_parts(self.held, "held")
+            or _bad_parts(self.unclear, "unclear")
             or _bad_ids(self.hears, "hears")
         )
 
@@ -434,6 +460,41 @@ class LetGo:
         if not 0 < self.session < 2**63 or not 0 < self.attempt < 2**63:
             return f"session {self.session} attempt {self.attempt}"
         return None if 0 <= self.ms < 60_000 else f"{self.ms} ms"
+
+
+Found = tuple[tuple[int, int], ...]
+"""(replica, index), ascending."""
+Mark = tuple[int, int, Found, Found]
+"""(index, value there, up to where whom was found to be alike, from where whom was found to differ); index -1: none."""
+
+
+def _bad_mark(mark: Mark) -> str | None:
+    if type(mark) is not tuple or len(mark) != 4 or type(mark[2]) is not tuple or type(mark[3]) is not tuple:
+        return "a mark that is not (index, value, alike, unlike)"
+    index, value, alike, unlike = mark
+    if type(index) is not int or type(value) is not int or not -1 <= index < 2**62 or not 0 <= value <= ids.U64_MAX:
+        return f"a mark at index {index!r}"
+    if len(alike) > ids.REPLICA_ID_MAX or len(unlike) > ids.REPLICA_ID_MAX:
+        return "a mark about too many"
+    return _bad_pairs(alike, "alike") or _bad_pairs(unlike, "unlike")
+
+
+@message(221)
+class Digests:
+    """What the state of a member of view ``epoch`` comes to, told every other member several times a second (see
+    mds.alarm). The receiver compares it with its own at an equal index.
+
+    ``applied``: the digest of everything applied; ``written``: the sum over all records, at the index of a commit.
+    ``ask``: the sender has found a difference and wants to be answered with the receiver's own at once.
+    """
+
+    epoch: int
+    ask: bool
+    applied: Mark
+    written: Mark
+
+    def invalid(self) -> str | None:
+        return _bad_epoch(self.epoch) or _bad_mark(self.applied) or _bad_mark(self.written)
 
 
 CHANNELS: Final = ("control", "data", "bulk")

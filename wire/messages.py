@@ -352,7 +352,7 @@ class RosterCall:
         return None if 0 <= self.call < 2**63 else "call"
 
 
-CONTROLS: Final = ("leave", "restart", "force")
+CONTROLS: Final = ("leave", "restart", "force", "resync", "trust")
 
 
 @message(29)
@@ -361,7 +361,8 @@ class ControlCall:
 
     ``leave``: be left out of the view, answer, and stop for good; ``restart``: the same, and start again; ``force``:
     begin a new generation as its only member and voter, because the others will never come back (10-group: forced
-    view).
+    view); ``resync``: set the own state aside, and take that of the others; ``trust``: the state here may count
+    again, after it could not be told which replica's is right (mds.alarm): compare it anew.
     """
 
     call: int

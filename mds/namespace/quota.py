@@ -129,6 +129,11 @@ def find(store: Store, root: int) -> Quota | None:
     return None if raw is None else Quota(*unpack_untrusted(raw))
 
 
+def exists(store: Store) -> bool:
+    """Whether there is any quota, or the rest of one."""
+    return next(store.scan(schema.QUOTAS, b"", None), None) is not None
+
+
 def known(store: Store, root: int) -> Quota:
     found = find(store, root)
     assert found is not None, f"quota root {root}, which inodes are counted in, has a record"

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
+from admin import replicas
 from admin.replicas import ReplicaError, check_replace, free_id, missing_to_add, missing_to_remove, roster_of
 from admin.status import ClusterStatus, DaemonStatus
 from daemon.config import ClusterConfig, Config, ReplicaConfig
@@ -88,3 +90,59 @@ def test_the_configuration_tells_how_it_began_and_the_roster_who_is_there() -> N
     assert found.tolerated == 1
     assert found.expected_voters == (1, 2, 4, 5)
     assert found.problems == []
+
+
+TIE = {"state": "diverged", "alarm": {"tie": "replica 4 differs"}}
+
+
+def resync(monkeypatch: pytest.MonkeyPatch, *statuses: ClusterStatus) -> list[tuple[int, str]]:
+    """What replicas are told when the state of 4 is given up and these statuses are seen, the last again and again."""
+    told: list[tuple[int, str]] = []
+    seen = iter(statuses)
+
+    async def fetch(config: Config) -> ClusterStatus:
+        return next(seen, statuses[-1])
+
+    async def control(config: Config, number: int, what: str) -> None:
+        told.append((number, what))
+
+    monkeypatch.setattr(replicas, "fetch", fetch)
+    monkeypatch.setattr(replicas, "control", control)
+    monkeypatch.setattr(replicas, "LOOK_S", 0.0)
+    trio.run(replicas.resync, CONFIG, 4, 0.1, lambda line: None)
+    return told
+
+
+def all_tied(**more: Any) -> ClusterStatus:
+    found = status(**{"members": (1, 2, 4), **more})
+    said = [None if r.said is None else {**r.said, **TIE} for r in found.replicas]
+    rows = [DaemonStatus(r.configured, what, b"", "") for r, what in zip(found.replicas, said, strict=True)]
+    return ClusterStatus(CONFIG, tuple(rows), ())
+
+
+def test_the_others_are_told_to_go_on_when_the_one_given_up_is_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before that they would find the same difference again."""
+    told = resync(monkeypatch, all_tied(), all_tied(), all_tied(members=(1, 2)))
+    assert told == [(4, "resync"), (1, "trust"), (2, "trust")]
+    told = resync(monkeypatch, all_tied(incarnation=3), all_tied(incarnation=4))
+    assert told == [(4, "resync"), (1, "trust"), (2, "trust")], "or when it is another run of it"
+
+
+def test_one_that_stays_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ReplicaError, match="replica 4 is a member of the view still"):
+        resync(monkeypatch, all_tied())
+
+
+def test_one_that_is_gone_can_be_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resync(monkeypatch, all_tied(members=(1, 2), silent=True)) == [(1, "trust"), (2, "trust")]
+
+
+def test_the_last_state_is_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = all_tied()
+    rows = [r if r.configured.id == 4 else DaemonStatus(r.configured, None, b"", "refused") for r in alone.replicas]
+    with pytest.raises(ReplicaError, match="keeps its state"):
+        resync(monkeypatch, ClusterStatus(CONFIG, tuple(rows), ()))
+
+
+def test_where_more_states_differ_another_one_has_to_be_given_up() -> None:
+    assert missing_to_add(all_tied(), 4) == "replica 1 waits for a decision: replica 4 differs; give up another state"

@@ -9,8 +9,9 @@ from typing import Any
 
 from rich.console import Console
 
-from admin.status import ClusterStatus, DaemonStatus, Health, show
+from admin.status import ClusterStatus, DaemonStatus, Health, lock_line, show
 from daemon.config import ClusterConfig, Config, ReplicaConfig, TargetConfig
+from mds.locks import MODES
 
 CONFIG = Config(
     path=Path("/c/lockstep.toml"),
@@ -20,7 +21,7 @@ CONFIG = Config(
 )
 REPLICA: dict[str, Any] = {
     "role": "mds", "state": "active", "generation": 0, "epoch": 7, "members": (1, 2, 3), "voters": (1, 2, 3, 4, 5),
-    "index": 100, "digest": "ab" * 8, "sessions": 2, "inodes": 10,
+    "index": 100, "low": 99, "digest": "ab" * 8, "sessions": 2, "inodes": 10,
 }  # fmt: skip
 
 
@@ -64,11 +65,22 @@ def test_no_replica_that_serves_is_unreachable() -> None:
 
 
 def test_different_digests_count_at_an_equal_index_only() -> None:
-    assert cluster({2: {"index": 99, "digest": "cd" * 8}}).problems == []
-    assert not cluster({2: {"index": 99}}).replicas_equal
+    assert cluster({2: {"low": 98, "digest": "cd" * 8}}).problems == []
+    assert not cluster({2: {"low": 98}}).replicas_equal
     status = cluster({2: {"digest": "cd" * 8}})
-    assert status.problems == [f"replicas differ at index 100: digests {'ab' * 8}, {'cd' * 8}"]
+    assert status.problems == [f"replicas differ at index 99: digests {'ab' * 8}, {'cd' * 8}"]
     assert status.health is Health.DEGRADED
+
+
+def test_what_the_lock_table_did_is_one_line() -> None:
+    cells = {held: {asked: {"executed": 0, "queued": 0} for asked in MODES} for held in MODES}
+    cells["update"]["read"]["executed"] = 4
+    cells["write"]["update"]["queued"] = 2
+    said = {"straight": 90, "declared": 10, "held": 3, "queued": 2, "waiting": 1, "cells": cells}
+    assert lock_line(said) == (
+        "90 requests executed at once, 10 by the lock table: 3 held back by caches, 2 queued, 1 wait now "
+        "(read after update: 4 executed; update after write: 2 queued)"
+    )
 
 
 def test_members_are_those_of_the_latest_view() -> None:
@@ -113,3 +125,21 @@ def test_the_table_shows_everything_and_cuts_nothing_off() -> None:
     assert "h:7002" in text
     assert "2.0 KiB" in text
     assert "- mds-2 does not answer: no answer" in text
+
+
+def test_a_tie_is_an_alarm_until_somebody_decides() -> None:
+    tie = {"state": "diverged", "alarm": {"standing": "tie", "tie": "replica 2 differs from replica 1 at index 5"}}
+    status = cluster({1: tie, 2: tie, 3: None})
+    assert status.health is Health.DIVERGED and int(status.health) == 3
+    text = "replica 2 differs from replica 1 at index 5; `lockstep replica resync` says whose state is given up"
+    assert status.problems[1] == f"mds-1 serves nothing: {text}"
+    assert json.loads(json.dumps(status.to_json()))["ties"] == {str(k): tie["alarm"]["tie"] for k in (1, 2)}
+    one = cluster({1: tie})
+    assert one.health is Health.DIVERGED, "also where others serve"
+    assert one.problems == [f"mds-1 serves nothing: {text}"]
+
+
+def test_a_replica_in_doubt_does_not_serve() -> None:
+    status = cluster({2: {"state": "diverged", "alarm": {"standing": "doubt", "tie": ""}}})
+    assert status.health is Health.DEGRADED
+    assert status.problems == ["mds-2 does not serve: diverged"]

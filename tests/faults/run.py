@@ -117,6 +117,7 @@ class Run:
         self._check("everything answered is there at the end, read at every replica", wrong)
         here.replicas_equal()
         self._check("all replicas have one digest at one index", [])
+        self._check("no replica was taken for one with another state", here.alarms())
         self._check("what they have on disk is consistent, and the same", here.check_states())
 
 

@@ -325,6 +325,15 @@ class Site:
             self.replicas_equal()
         return wrong + differ
 
+    def alarms(self) -> list[str]:
+        """What replicas have said of states that differ (mds.comparing): nothing here makes one wrong and sealed."""
+        return [
+            f"{name}: {line.strip()}"
+            for name in self.replicas
+            for line in self.cluster.log_file(name).read_text(encoding="utf-8", errors="replace").splitlines()
+            if "the replicas' states are not the same" in line or "the state is given up" in line
+        ]
+
     # -- the end
 
     def remove(self) -> None:

@@ -45,7 +45,7 @@ def test_a_few_faults_under_load() -> None:
         finally:
             print(out.getvalue())
         assert result.failures == []
-        assert result.passed == len(faults) + 1 + 3, "a round before each fault and after the last, and the end"
+        assert result.passed == len(faults) + 1 + 4, "a round before each fault and after the last, and the end"
         assert here.history.operations > 100
 
 

@@ -16,11 +16,12 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
+from mds.batch import Decoded
 from mds.caches import LEASE_US
 from mds.check import check
-from mds.machine import Bootstrap, Decoded, Outcome, StateMachine
+from mds.machine import Bootstrap, Outcome, StateMachine
 from mds.replica import Replica
-from mds.schema import META, META_POSITION
+from mds.schema import META, META_POSITION, META_WAITING
 from mds.shell import Client
 from mds.store import Store
 from tests.mds import harness
@@ -36,7 +37,7 @@ from wire import messages as msg
 from wire import ops
 from wire.codec import decode, encode, unpack_untrusted
 from wire.errors import OK, SERVICE_BASE, Status
-from wire.group import LetGo
+from wire.group import Digests, LetGo
 from wire.inline import WriteInline
 
 TOP: Final = harness.TOP
@@ -50,6 +51,7 @@ PING: Final = 150 * MS
 SILENCE: Final = 1 * SECOND
 KEEP: Final = 80 * MS
 STEPS_MAX: Final = 2_000_000
+OWN: Final = ((META.number, META_POSITION), (META.number, META_WAITING))
 CHANGING: Final = (
     ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink, ops.Link, ops.Unlink, ops.Rmdir, ops.Rename, ops.SetAttr,
     WriteInline,
@@ -150,7 +152,11 @@ class Node:
         self.store: Store
         self.snapshots = 0
         """Snapshots installed."""
-        self._written = START
+        self.alarm = ""
+        """What is kept with the state of a tie."""
+        self.given_up = 0
+        """States that were given up."""
+        self._written = START, 0
         self._timer_at = -1
         self._waiters: list[tuple[int, Callable[[], None]]] = []
 
@@ -162,11 +168,12 @@ class Node:
         self.running = True
         self.store = Store.open(self.base / "state")
         state = self._state()
-        self._written = Position.unpack_untrusted(state.position) if state.position is not None else START
+        position = Position.unpack_untrusted(state.position) if state.position is not None else START
+        self._written = position, state.low
         durable = self.disk.start()
         rng = Random(world.rng.getrandbits(32))
-        group = Machine(self.me, world.replica_ids, durable, self._written, rng=rng, now=self.now(), lent=LEASE_US)
-        self.replica = Replica(self.me, group, state, self)
+        group = Machine(self.me, world.replica_ids, durable, position, rng=rng, now=self.now(), lent=LEASE_US)
+        self.replica = Replica(self.me, group, state, self, self.alarm)
         self._timer_at = -1
         self.take(lambda: self.replica.group_event(ev.Tick()))
         world.clock.after(world.rng.randrange(MAINTENANCE), self._maintain, self.life, 0)
@@ -175,6 +182,8 @@ class Node:
     def _state(self) -> StateMachine:
         """The state machine over the store; what it executes is noted."""
         state = StateMachine(self.store, self.me, self.world.bootstrap)
+        for index, outcome in state.taken_up:
+            self.world.applied(index, [outcome])
         apply = state.apply
 
         def noted(index: int, origin: int, batch: bytes, known: Decoded | None = None) -> list[Outcome]:
@@ -182,7 +191,15 @@ class Node:
             self.world.applied(index, outcomes)
             return outcomes
 
+        execute = state.execute
+
+        def noted_alone(index: int, k: int, op: Any) -> Outcome:
+            outcome = execute(index, k, op)
+            self.world.applied(index, [outcome])
+            return outcome
+
         state.apply = noted  # type: ignore[method-assign]
+        state.execute = noted_alone  # type: ignore[method-assign]
         return state
 
     def pause(self) -> None:
@@ -220,6 +237,7 @@ class Node:
         happen()
         self.replica.group.validate()
         self.replica.caches.validate()
+        self.replica.schedule.validate()
         self._arm()
 
     # -- Shell
@@ -252,6 +270,24 @@ class Node:
     def membership_changed(self) -> None:
         """Links are the network's, here."""
 
+    def keep_alarm(self, tie: str) -> None:
+        assert self.world.may_differ, f"a false alarm at {self.me}: {tie} ({self.world.describe()})"
+        self.alarm = tie
+
+    def give_up_state(self, why: str, asked: bool) -> None:
+        assert self.world.may_differ, f"a false alarm at {self.me}: {why} ({self.world.describe()})"
+        self.world.clock.after(MS, self._give_up, self.life)
+
+    def _give_up(self, life: int) -> None:
+        """The process ends, its state is moved away, and its watchdog starts it again."""
+        if life == self.life and self.running:
+            self.kill()
+            self.world.certify(self.me)
+            self.given_up += 1
+            self.alarm = ""
+            (self.base / "state").rename(self.base / f"given-up-{self.given_up}")
+            self.start()
+
     def _snapshot_sent(self, life: int, peer: int, connection: int, path: Path, views: tuple[Any, ...]) -> None:
         if connection and self.world.network.number(self.me, peer) == connection:
             self.world.nodes[peer].install(path, views)
@@ -269,6 +305,9 @@ class Node:
     def handle(self, peer: int, what: Any) -> None:
         if isinstance(what, LetGo):
             self.take(lambda: self.replica.let_go(what))
+            return
+        if isinstance(what, Digests):
+            self.take(lambda: self.replica.comparing.told(peer, what))
             return
         event = what if isinstance(what, ev.LinkUp | ev.LinkDown) else ev.Received(peer, what)
         self.take(lambda: self.replica.group_event(event))
@@ -304,17 +343,20 @@ class Node:
             self.world.clock.after(self.world.rng.randrange(pace // 4, 2 * pace), self._commit_sometimes, life)
 
     def commit(self) -> None:
-        position = self.replica.group.position()
-        if position == self._written or self._waiters:
+        position, state = self.replica.group.position(), self.replica.state
+        stands = position, state.low
+        if stands == self._written or self._waiters:
             return
-        state = self.replica.state
         assert position.index == state.index + 1 or position == START, "the state has applied what is delivered"
         state.set_position(position.pack())
         layer = self.store.freeze()
         if layer is not None:
-            self.store.write(layer)
+            settled = state.low == position.index - 1
+            total = self.store.write(layer)
             self.store.release(layer)
-        self._written = position
+            if settled:
+                self.replica.comparing.written(position.index - 1, total)
+        self._written = stands
         self.disk.trim(position)
 
     def install(self, path: Path, views: tuple[Any, ...]) -> None:
@@ -336,9 +378,11 @@ class Node:
             shutil.rmtree(self.base / "state")
             path.rename(self.base / "state")
             self.store = Store.open(self.base / "state")
-            self._written = Position.unpack_untrusted(blob)
+            self.alarm = ""
+            state = self._state()
+            self._written = Position.unpack_untrusted(blob), state.low
             self.snapshots += 1
-            self.take(lambda: replica.resume(self._state()))
+            self.take(lambda: replica.resume(state))
 
         self._waiters.append((out.ticket, on_disk))
         self.disk.append(out.ticket, out.records, [])
@@ -665,6 +709,8 @@ class Group:
         self.witnesses = {w: WitnessNode(w, self) for w in witness_ids}
         self.users: list[User] = []
         self.client_cuts: set[tuple[int, int]] = set()
+        self.may_differ = False
+        """A story in which states differ; in all others an alarm is a false one."""
         self.notice = 0
         """A client notices at most so long after it that the process of its replica is gone."""
         self.executed: dict[tuple[int, int, int], int] = {}
@@ -826,9 +872,13 @@ class Group:
             assert not node.replica.pending.keys(), "all that was delivered is applied"
             assert check(node.store) == []
         assert len({(state.index, state.digest) for state in states}) == 1, "equal digests at equal index"
-        # When a state was last written is each one's own matter, so the position in it is.
+        for node in self.nodes.values():
+            node.commit()
+            node.replica.comparing.alarm.validate()
+        self.until(lambda: len({n.replica.comparing.alarm.records.latest for n in self.nodes.values()}) == 1)
+        # When a state was last written is each one's own matter, so the position in it is, and what waited there.
         first, *others = [
-            [record for record in harness.contents(state.store) if record[:2] != (META.number, META_POSITION)]
+            [record for record in harness.contents(state.store) if record[:2] not in OWN]
             for state in states
         ]
         assert all(other == first for other in others)

@@ -55,8 +55,9 @@ def test_operations() -> None:
     assert squash.applied(Create(Cred(0, 0, ()), 1, b"f", 0o644)) == Create(Cred(99, 99, ()), 1, b"f", 0o644)
     assert squash.applied(Commit(5, 10, 0, True)) == Commit(5, 10, 0, False)
     pieces = ((0, b"x"),)
-    assert squash.applied(WriteInline(5, pieces, 0, True)) == WriteInline(5, pieces, 0, False)
-    for same in (Create(Cred(1, 1, ()), 1, b"f", 0o644), Commit(5, 10, 0), GetAttr(5), ops.StatFs()):
+    assert squash.applied(WriteInline(5, pieces, 1, True)) == WriteInline(5, pieces, 1, False)
+    own = Create(Cred(1, 1, ()), 1, b"f", 0o644)
+    for same in (WriteInline(5, pieces, 1), own, Commit(5, 10, 0), GetAttr(5), ops.StatFs()):
         assert squash.applied(same) is same
 
 

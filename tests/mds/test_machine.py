@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from mds import schema
+from mds.batch import decode_batch
 from mds.check import check
-from mds.machine import StateMachine, decode_batch
+from mds.locksets import touched
+from mds.machine import StateMachine
 from mds.store import Store
 from tests.mds.harness import ALICE, BOB, KEY, ROOT, TOP, World, contents
 from wire import ops, targetops
@@ -264,8 +266,8 @@ TOUCHED: list[tuple[Any, frozenset[int] | None]] = [
 
 
 @pytest.mark.parametrize(("op", "inos"), TOUCHED)
-def test_touched(world: World, op: Any, inos: frozenset[int] | None) -> None:
-    assert world.machine.touched(op) == inos
+def test_touched(op: Any, inos: frozenset[int] | None) -> None:
+    assert touched(op) == inos
 
 
 def test_every_request_and_query_is_implemented(world: World) -> None:
@@ -306,20 +308,20 @@ def test_what_a_query_read_is_what_can_change_its_answer(tmp_path: Path, seed: i
         feed(machine, index, what)
         if isinstance(what, tuple):
             continue
-        touched: set[int] = set()
+        changed: set[int] = set()
         anything = False
         for entry in unpack_untrusted(what):
             try:
-                inos_of = machine.touched(_decoded(entry))
+                inos_of = touched(_decoded(entry))
             except ValueError:
                 continue
             anything = anything or inos_of is None
-            touched |= inos_of or set()
+            changed |= inos_of or set()
         if anything:
             continue
         for op, before in asked:
-            if not before.read & touched:
-                assert machine.query(op) == before, f"{op} changed though {touched} was not read"
+            if not before.read & changed:
+                assert machine.query(op) == before, f"{op} changed though {changed} was not read"
     store.close()
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Any, Protocol
 
+from tests.sim.holding import Part
 from tests.sim.linear import Operation, illegal
 from tests.sim.state import Outcome
 from vsync.effects import Delivered, ViewEvent
@@ -41,7 +42,17 @@ class Checkers:
         """Decided views."""
         self.last_active = 0
         """Epoch of the last view whose event anybody delivered."""
-        self._outcomes: dict[int, list[Outcome]] = {}
+        self._outcomes: dict[tuple[int, int], Outcome | None] = {}
+        """(index, number of the request in the message) -> what it came to."""
+        self._held: dict[Part, dict[int, tuple[int, int]]] = {}
+        """Part of a message -> replica -> (until when a client of it uses what contradicts the part, until when it
+        would if nobody told it otherwise); true time. Of those that are over some are still here."""
+        self.held = 0
+        """How often a part was held."""
+        self.late = 0
+        """Requests that were executed later than they were delivered, at one replica or another."""
+        self.views_after_holds = 0
+        """View events before which something had been held."""
         self._executed: dict[tuple[int, int], int] = {}
         """(client, number) -> index of the item that executed it."""
         self._since_view: dict[int, tuple[int, list[tuple[int, int, int]]] | None] = {}
@@ -128,19 +139,59 @@ class Checkers:
         if self._hashes.setdefault(at.index, at.hash) != at.hash:
             raise Violation(f"two history hashes at index {at.index}")
 
-    def applied(self, by: int, index: int, outcomes: list[Outcome]) -> None:
-        """Replica *by* executed item *index*: it comes to the same everywhere, and no request is executed twice."""
-        before = self._outcomes.get(index)
-        if before is not None:
-            if before != outcomes:
-                raise Violation(f"replica {by}: item {index} comes to {outcomes}, at another replica to {before}")
+    def applied(self, by: int, at: tuple[int, int], o: Outcome | None) -> None:
+        """Replica *by* executed the request *at* (index, number): it comes to the same everywhere, and no request is
+        executed twice."""
+        if at in self._outcomes:
+            before = self._outcomes[at]
+            if before != o:
+                raise Violation(f"replica {by}: request {at} comes to {o}, at another replica to {before}")
             return
-        self._outcomes[index] = outcomes
-        for o in outcomes:
-            self._digest.update(b"%d %d %d " % (o.client, o.number, index))
-            if o.executed and self._executed.setdefault((o.client, o.number), index) != index:
-                first = self._executed[o.client, o.number]
-                raise Violation(f"request {o.number} of client {o.client} executed twice, as items {first} and {index}")
+        self._outcomes[at] = o
+        if o is None:
+            return
+        index = at[0]
+        self._digest.update(b"%d %d %d " % (o.client, o.number, index))
+        if o.executed and self._executed.setdefault((o.client, o.number), index) != index:
+            first = self._executed[o.client, o.number]
+            raise Violation(f"request {o.number} of client {o.client} executed twice, as items {first} and {index}")
+
+    # -- what clients keep (vsync.holds)
+
+    def holds(self, by: int, part: Part, until: int, at_the_latest: int) -> None:
+        """A client of replica *by* uses what contradicts *part* of a message."""
+        self.held += 1
+        self._held.setdefault(part, {})[by] = until, at_the_latest
+
+    def holder_died(self, by: int, now: int) -> None:
+        """Nobody calls back any more what replica *by* has lent: it is used to the end."""
+        for holders in self._held.values():
+            if by in holders and holders[by][0] > now:
+                holders[by] = holders[by][1], holders[by][1]
+
+    def let_go(self, by: int, now: int) -> None:
+        """The clients of replica *by* have let go of everything."""
+        for holders in self._held.values():
+            if by in holders:
+                holders[by] = now, now
+
+    def executes(self, by: int, part: Part, now: int) -> None:
+        """Replica *by*, a member, executes *part* of a message: no client anywhere contradicts it."""
+        for holder, (until, _) in self._held.get(part, {}).items():
+            if until > now:
+                raise Violation(f"replica {by} executes {part}, which a client of replica {holder} contradicts")
+
+    def begins(self, by: int, epoch: int, now: int) -> None:
+        """Replica *by* delivers the event of the view of *epoch*: everything before it is clear."""
+        before = [part for part in self._held if part[0] < epoch]
+        self.views_after_holds += bool(before)
+        for part in before:
+            for holder, (until, _) in self._held[part].items():
+                if until > now:
+                    raise Violation(
+                        f"replica {by} is in view {epoch} while a client of replica {holder} contradicts {part}"
+                    )
+            del self._held[part]
 
     # -- promise 6, and no answered request lost
 
@@ -179,10 +230,9 @@ class Checkers:
     def finish(self) -> None:
         """Every answered request is in history, once; the clients saw one register each."""
         executed: dict[tuple[int, int], int] = {}
-        for index in sorted(self._outcomes):
-            for o in self._outcomes[index]:
-                if o.executed:
-                    executed[o.client, o.number] = index
+        for (index, _), o in sorted(self._outcomes.items(), key=lambda item: item[0]):
+            if o is not None and o.executed:
+                executed[o.client, o.number] = index
         for name, index in self._answered.items():
             if executed.get(name) != index or not isinstance(self.history[index], Entry):
                 raise Violation(f"request {name} was answered as item {index} and is not there")

@@ -73,7 +73,7 @@ class Cluster:
             known = tuple(sorted({*setup.replicas, r}))
             self.replicas[r] = Replica(
                 r, self, self._rng(f"process {r}"), clock, self.roster, known,
-                founding if r in setup.replicas else [], setup.inline,
+                founding if r in setup.replicas else [], setup.inline, setup.holding, self._rng(f"holding {r}"),
             )  # fmt: skip
         self.processes: dict[int, Process] = {**self.replicas}
         self.processes.update({w: WitnessProcess(w, self, self._rng(f"process {w}"), []) for w in witness_ids})
@@ -482,6 +482,8 @@ class Cluster:
 
     def _equal(self) -> bool:
         replicas = [self.replicas[r] for r in self.working]
+        if any(r.state.waiting for r in replicas):
+            return False  # what is held by clients is let go of at last
         return len({(r.machine.position(), tuple(sorted(r.state.values.items()))) for r in replicas}) == 1
 
     def _describe(self) -> str:

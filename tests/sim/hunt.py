@@ -16,6 +16,7 @@ from typing import Final
 from tests.sim.cluster import Cluster
 from tests.sim.mutants import MUTANTS, Mutant, in_force
 from tests.sim.schedule import profile_of
+from tests.sim.setup import setup_of
 
 SEEDS: Final = range(2000)
 """Seeds that may be tried."""
@@ -37,7 +38,7 @@ def hunt_one(mutant: Mutant) -> Caught:
     """Run after run until one notices *mutant*."""
     runs = 0
     for seed in SEEDS:
-        if mutant.profiles and profile_of(seed).name not in mutant.profiles:
+        if not fits(mutant, seed):
             continue
         if runs == RUNS_MAX:
             break
@@ -46,6 +47,13 @@ def hunt_one(mutant: Mutant) -> Caught:
         if how is not None:
             return Caught(mutant.name, runs, seed, how)
     return Caught(mutant.name, runs, None, "")
+
+
+def fits(mutant: Mutant, seed: int) -> bool:
+    """Whether the run of *seed* is one of those that are after the rule of *mutant*."""
+    if mutant.profiles and profile_of(seed).name not in mutant.profiles:
+        return False
+    return not mutant.holding or setup_of(seed).holding > 0
 
 
 def noticed(mutant: Mutant, seed: int) -> str | None:

@@ -22,6 +22,7 @@ from vsync.change import Change
 from vsync.core import Core
 from vsync.flush import Flush
 from vsync.history import History
+from vsync.holds import Holds
 from vsync.leases import Leases
 from vsync.machine import Machine
 from vsync.order import Order
@@ -48,6 +49,8 @@ class Mutant:
     edits: tuple[Edit, ...]
     profiles: tuple[str, ...] = ()
     """It is hunted in runs of these profiles only: they are after its rule. None named: in all runs."""
+    holding: bool = False
+    """It is hunted in runs only in which clients keep what contradicts messages."""
 
 
 @contextmanager
@@ -309,6 +312,71 @@ MUTANTS: Final = (
                  "        out.history[n:] = [ViewEvent(late[0].index, v)] + [Delivered(d.index + 1, d.entry)"
                  " for d in late[:-1]]"),
         ),
+    ),
+    # What clients keep.
+    Mutant(
+        "execute-before-clear",
+        "what a member holds is executed nowhere",
+        (Edit(Order, "deliver", "if self.holds.any else _NOTHING", "if False else _NOTHING"),),
+        holding=True,
+    ),
+    Mutant(
+        "own-holds-only",
+        "what another member holds is not clear",
+        (
+            Edit(Holds, "delivered", "(*self.held, *self.unclear)", "(self.held[self._mine],)"),
+            Edit(Holds, "_clear", "and part not in held for", "for"),
+        ),
+        holding=True,
+    ),
+    Mutant(
+        "holds-of-the-delivered-forgotten",
+        "whoever learns of a delivery from another member learns what of it is not clear",
+        (Edit(Holds, "_clear", "and part not in self.unclear[k]", ""),),
+        holding=True,
+    ),
+    Mutant(
+        "overtaken-word",
+        "what a member says it holds does not fall behind what it has said before",
+        (Edit(Order, "_learn", "if any(map(lt, durable, row)) or", "if False and"),),
+        holding=True,
+    ),
+    Mutant(
+        "flushed-while-holding",
+        "who holds something has not flushed the view to come",
+        (
+            Edit(Machine, "_durable", "if not core.holding:", "if True:"),
+            Edit(Machine, "_hold", "core.holding = bool(parts)", "core.holding = False"),
+        ),
+        holding=True,
+    ),
+    Mutant(
+        "lent-by-those-left-out",
+        "a view waits for the clients of those it leaves out",
+        (Edit(change, "plan_view", "max(m.hold_ms, m.lent_ms)", "m.hold_ms"),),
+        ("administrators",),
+        holding=True,
+    ),
+    Mutant(
+        "lent-by-the-dead",
+        "a certificate of death is no word of what the dead has lent",
+        (Edit(Leases, "died", "now + self.lent", "now"),),
+        ("certificates",),
+        holding=True,
+    ),
+    Mutant(
+        "lent-by-members",
+        "what a member has lent is owed by the view after that which leaves it out without having been active",
+        (Edit(change, "plan_view", "if reports[r].lent_ms:", "if False:"),),
+        ("late grants", "amnesia", "readers cut off"),
+        holding=True,
+    ),
+    Mutant(
+        "lent-by-an-earlier-life",
+        "a member that was started again has not flushed before what its earlier life lent has run out",
+        (Edit(Core, "heartbeat", "if now >= self.lent_before_until else -1", ""),),
+        ("learners",),
+        holding=True,
     ),
     # What is forgotten.
     Mutant(

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from tests.sim.clock import MS, SkewedClock
 from tests.sim.disk import Flushed
+from tests.sim.holding import LENT, At, Keeping, Part, Waiting
 from tests.sim.processes import Process, World
 from tests.sim.state import Request, Roster, State, pack_batch, unpack_batch
 from vsync import effects as ev
@@ -57,9 +58,12 @@ class Replica(Process):
 
     def __init__(
         self, me: int, world: World, rng: Random, clock: SkewedClock, roster: Roster, everyone: tuple[int, ...],
-        first: list[Any], inline: bool,
+        first: list[Any], inline: bool, holding: float = 0.0, keeping_rng: Random | None = None,
     ) -> None:  # fmt: skip
+        """*holding*: see tests.sim.setup."""
         super().__init__(me, world, rng, first)
+        self._holding = holding
+        self._keeping_rng = keeping_rng if keeping_rng is not None else rng
         self.clock = clock
         self._roster = roster
         self._everyone = everyone
@@ -100,6 +104,8 @@ class Replica(Process):
         self._waiting: dict[tuple[int, int], int] = {}
         self._parked: list[Query] = []
         self._pending: dict[Key, frozenset[int]] = {}
+        self._late = Waiting()
+        self._keeping = Keeping(self._keeping_rng, self._holding) if self._holding else None
         self._events: deque[Event] = deque()
         self._busy = False
         self._on_disk = 0
@@ -110,6 +116,7 @@ class Replica(Process):
         self._timer_at = -1
         self._inactive_since: int | None = self.now
         self._was_outside = False
+        self._take_up()
         durable = self.disk.start()
         rng = Random(self.rng.getrandbits(32))
         self.machine = self._make_machine(durable, rng)
@@ -120,7 +127,13 @@ class Replica(Process):
         self.step(ev.Tick())
 
     def _make_machine(self, durable: Any, rng: Random) -> Machine:
-        return Machine(self.me, self._everyone, durable, self.committed[0], rng=rng, now=self.now)
+        return Machine(self.me, self._everyone, durable, self.committed[0], rng=rng, now=self.now,
+                       lent=LENT if self._holding else 0)  # fmt: skip
+
+    def _take_up(self) -> None:
+        """Nobody is answered by this, and nobody asks here before a later view is active."""
+        for at, outcome in self.state.take_up():
+            self.world.checkers.applied(self.me, at, outcome)
 
     @property
     def now(self) -> int:
@@ -145,7 +158,11 @@ class Replica(Process):
         elif kind == "query":
             self._query(*args)
         elif kind == "event":
+            if isinstance(args[0], ev.Leave):
+                self._call_back()
             self.step(args[0])
+        elif kind == "let go":
+            self._let_go(*args)
         elif kind == "snapshot":
             self._snapshot_came(*args)
         elif kind == "snapshot sent":
@@ -203,7 +220,8 @@ class Replica(Process):
         query.waits = self._conflicts(query)
         if query.waits:
             return False
-        self.world.checkers.read(self.me, query.number, query.key, self.index)
+        late = [at[0] for at, request in self.state.waiting.items() if request.key == query.key]
+        self.world.checkers.read(self.me, query.number, query.key, min(late, default=self.index))
         value = self.state.values.get(query.key)
         self.world.answer(self.me, query.client, query.connection, query.number, value)
         return True
@@ -259,6 +277,7 @@ class Replica(Process):
 
     def _one(self, event: Event) -> None:
         machine, world, life = self.machine, self.world, self._life
+        learning = machine.transfer.learning or machine.core.outside
         out = machine.step(event, self.now)
         machine.validate()
         if out.notes:
@@ -275,8 +294,8 @@ class Replica(Process):
             self._left(entry)
         for entry in out.appended:
             self._entered(entry)
-        if out.history:
-            self._apply(out)
+        if out.history or out.cleared:
+            self._apply(out, learning)
         if self._life != life:
             return
         if inline:
@@ -304,7 +323,38 @@ class Replica(Process):
         self._was_outside = outside
 
     def _entered(self, entry: Entry) -> None:
-        self._pending[entry[:3]] = frozenset(r.key for r in unpack_batch(entry.payload))
+        requests = unpack_batch(entry.payload)
+        self._pending[entry[:3]] = frozenset(r.key for r in requests)
+        if self._keeping is not None and self.running:
+            self._recall([(*entry[:3], k) for k in range(len(requests))])
+
+    # -- what clients keep
+
+    def _recall(self, parts: list[Part]) -> None:
+        """Messages are in the log: what of them contradicts a client here is held, and that is said before they are
+        acknowledged."""
+        assert self._keeping is not None
+        world = self.world
+        found = self._keeping.recall(parts, self.now, self.machine.read_until())
+        for part, lets_go, until in found:
+            after = self.clock.until(lets_go, world.clock.now)
+            end = world.clock.now + self.clock.until(until, world.clock.now)
+            world.checkers.holds(self.me, part, world.clock.now + after, end)
+            world.clock.after(after, self.take, "let go", self._life, part)
+        if found:
+            self._events.append(ev.Holding(frozenset(self._keeping.held)))
+
+    def _call_back(self) -> None:
+        """It is to leave: before it says so its clients have let go of everything."""
+        if self._keeping is not None:
+            self._keeping.stop()
+            self.world.checkers.let_go(self.me, self.world.clock.now)
+            self.step(ev.Holding(frozenset()))
+
+    def _let_go(self, life: int, part: Part) -> None:
+        if life == self._life and self._keeping is not None:
+            self._keeping.held.discard(part)
+            self.step(ev.Holding(frozenset(self._keeping.held)))
 
     def _left(self, entry: Entry) -> None:
         """Dropped from the log undelivered: it never happened, so ours are sent again if somebody still waits."""
@@ -314,34 +364,68 @@ class Replica(Process):
                 if (request.client, request.number) in self._waiting:
                     self._queue.append(request)
 
-    def _apply(self, out: Effects) -> None:
+    def _apply(self, out: Effects, learning: bool) -> None:
+        """*learning*: it is fed, so what it does is seen by nobody before it is in a later view."""
         checkers = self.world.checkers
         checkers.delivered(self, out.history)
         for item in out.history:
             assert item.index == self.index, f"item {item.index} for a state at {self.index}"
             self.index += 1
             if not isinstance(item, Delivered):
+                checkers.begins(self.me, item.view.epoch, self.world.clock.now)
+                self._late.clear_all()
+                self._execute_late(learning)
+                assert not self._late, "nothing waits for what comes after a view event"
                 self._uncommitted += 1
                 continue
-            self._pending.pop(item.entry[:3], None)
-            roster = self.state.roster
-            outcomes = self.state.apply(unpack_batch(item.entry.payload))
-            checkers.applied(self.me, item.index, outcomes)
-            for o in outcomes:
-                connection = self._waiting.pop((o.client, o.number), None)
-                if connection is not None:
-                    checkers.answering(o.client, o.number, item.index)
-                    self.world.answer(self.me, o.client, connection, o.number, o.reply)
-            if self.state.roster != roster:
-                self._roster_changed()
+            key = item.entry[:3]
+            requests = unpack_batch(item.entry.payload)
+            if not item.held and not self._late:
+                for k, request in enumerate(requests):
+                    self._execute((item.index, k), (*key, k), request, learning)
+                self._pending.pop(key, None)
+                continue
+            for k, request in enumerate(requests):
+                self.state.waiting[item.index, k] = request
+                self._late.deliver((item.index, k), (*key, k), request, k in item.held)
+            self._execute_late(learning)
+            if not any(part[:3] == key for part in self._late.parts.values()):
+                self._pending.pop(key, None)
+        for part in out.cleared:
+            self._late.clear(part)
+            self._execute_late(learning)
         assert self.index == self.machine.position().index
         checkers.same_hash(self.machine.position())
         if self._uncommitted >= limits.VIEWS_UNCOMMITTED:
             self.commit()
 
-    def _roster_changed(self) -> None:
+    def _execute_late(self, learning: bool) -> None:
+        """Execute what waits and need not, in any order."""
+        while (at := self._late.next(self._keeping_rng)) is not None:
+            self.world.checkers.late += 1
+            part = self._late.parts[at]
+            self._execute(at, part, self.state.waiting.pop(at), learning)
+            self._late.executed(at)
+            if not any(other[:3] == part[:3] for other in self._late.parts.values()):
+                self._pending.pop(part[:3], None)
+
+    def _execute(self, at: At, part: Part, request: Request, learning: bool) -> None:
+        checkers = self.world.checkers
+        if not learning:
+            checkers.executes(self.me, part, self.world.clock.now)
+        roster = self.state.roster
+        o = self.state.execute(request)
+        checkers.applied(self.me, at, o)
+        connection = self._waiting.pop((o.client, o.number), None) if o is not None else None
+        if o is not None and connection is not None:
+            checkers.answering(o.client, o.number, at[0])
+            self.world.answer(self.me, o.client, connection, o.number, o.reply)
+        if self.state.roster != roster:
+            self._roster_changed(at[0] + 1)
+
+    def _roster_changed(self, index: int) -> None:
         self._events.append(ev.Roster(*self.state.roster))
-        self.world.roster_changed(self.index, self.state.roster)
+        self.world.roster_changed(index, self.state.roster)
 
     # -- time
 
@@ -382,6 +466,7 @@ class Replica(Process):
 
     def crash(self) -> None:
         self._life += 1
+        self.world.checkers.holder_died(self.me, self.world.clock.now)
         super().crash()
 
     # -- state
@@ -416,7 +501,11 @@ class Replica(Process):
         self._turn_away()
         self.index = position.index
         roster = self.state.roster
+        for part in self._late.parts.values():
+            self._pending.pop(part[:3], None)
+        self._late = Waiting()
         self.state = state.copy()
+        self._take_up()
         # The state on disk is replaced before the journal knows of it, or after: both must do.
         if self.rng.random() < 0.5:
             self.committed = (position, state)
@@ -426,7 +515,7 @@ class Replica(Process):
         self.world.checkers.same_hash(self.machine.position())
         self.world.checkers.snapshot(self)
         if self.state.roster != roster:
-            self._roster_changed()
+            self._roster_changed(self.index)
             self._run()
 
     # -- bounds
@@ -446,7 +535,11 @@ class Replica(Process):
         assert len(core.leases.promises(self.now)) <= 16 * peers, "promises"
         assert len(core.flushed) <= 2 * limits.VIEWS_KEPT + 64, f"{len(core.flushed)} flushed epochs"
         undelivered = history.undelivered()
-        assert {e[:3] for e in undelivered} == set(self._pending), "what queries wait for is what is in the log"
+        late = {part[:3] for part in self._late.parts.values()}
+        assert {e[:3] for e in undelivered} | late == set(self._pending), "what queries wait for is there"
+        assert set(self._late.parts) == set(self.state.waiting)
+        if self._keeping is not None:
+            assert len(self._keeping.held) <= BATCH * limits.IN_FLIGHT * peers * 2, f"{len(self._keeping.held)} held"
         if machine.active_view is not None:  # one that has just started has all that was not committed
             assert len(undelivered) <= 2 * limits.IN_FLIGHT * peers, f"{len(undelivered)} undelivered"
         assert len(self._queue) <= QUEUE_MAX * 2 and len(self._waiting) <= QUEUE_MAX * 4

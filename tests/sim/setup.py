@@ -45,6 +45,9 @@ class Setup:
     client_pace: int
     reader_pace: int
     commit_pace: int
+    holding: float
+    """Share of the parts of messages that contradict what a client of some replica keeps, at each replica; 0: clients
+    keep nothing."""
     inline: bool
     """Journals write to a fast disk at once, as the real one does; else in the background always."""
     safety: int
@@ -53,7 +56,8 @@ class Setup:
     def __str__(self) -> str:
         lines = [
             f"seed {self.seed}, profile {self.profile}: replicas {list(self.replicas)}, witnesses "
-            f"{list(self.witnesses)}, {self.clients} clients, {self.keys} keys, {self.safety / SECOND:g} s"
+            f"{list(self.witnesses)}, {self.clients} clients that keep {self.holding:g}, {self.keys} keys, "
+            f"{self.safety / SECOND:g} s"
         ]
         lines += [f"  {fault}" for fault in self.schedule]
         return "\n".join(lines)
@@ -84,6 +88,7 @@ def setup_of(seed: int) -> Setup:
         client_pace=rng.choice((6, 15) if profile.busy else (4, 15, 60)) * MS,
         reader_pace=rng.choice((6, 12) if profile.busy else (20, 60)) * MS,
         commit_pace=rng.choice((20, 200, 2000)) * MS,
+        holding=Random(f"{seed} holding").choice((0.0, 0.0, 0.0, 0.1, 0.5)),
         inline=rng.random() < 0.4,
         safety=safety,
         schedule=tuple(draw(Random(f"{seed} schedule"), profile, replicas, witnesses, safety)),

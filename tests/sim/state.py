@@ -53,32 +53,38 @@ class State:
         self.replies: dict[int, tuple[int, int | Roster | None]] = {}
         """Client -> (number, reply) of its last request."""
         self.roster = roster
+        self.waiting: dict[tuple[int, int], Request] = {}
+        """(index of the message, number in it) -> what is delivered and not executed, in the order of delivery."""
 
     def copy(self) -> State:
         """What a snapshot or a commit holds."""
         other = State(self.roster)
         other.values = dict(self.values)
         other.replies = dict(self.replies)
+        other.waiting = dict(self.waiting)
         return other
 
-    def apply(self, requests: list[Request]) -> list[Outcome]:
-        """Execute a message: each request once, whatever happens."""
-        out = []
-        for request in requests:
-            number, reply = self.replies.get(request.client, (0, None))
-            if request.number == number:
-                out.append(Outcome(request.client, number, reply, False))
-            elif request.number > number:
-                answer: int | Roster | None
-                if request.key == ROSTER_KEY:
-                    answer = self.roster
-                    assert isinstance(request.value, tuple)
-                    self.roster = request.value
-                else:
-                    answer = self.values.get(request.key)
-                    assert isinstance(request.value, int)
-                    self.values[request.key] = request.value
-                self.replies[request.client] = (request.number, answer)
-                out.append(Outcome(request.client, request.number, answer, True))
-            # An older number is of a request whose client has its answer already: nobody waits for it.
-        return out
+    def execute(self, request: Request) -> Outcome | None:
+        """Execute a request, once, whatever happens. None: its number is an older one. Its client has its answer, and
+        nobody waits for it."""
+        number, reply = self.replies.get(request.client, (0, None))
+        if request.number < number:
+            return None
+        if request.number == number:
+            return Outcome(request.client, number, reply, False)
+        answer: int | Roster | None
+        if request.key == ROSTER_KEY:
+            answer = self.roster
+            assert isinstance(request.value, tuple)
+            self.roster = request.value
+        else:
+            answer = self.values.get(request.key)
+            assert isinstance(request.value, int)
+            self.values[request.key] = request.value
+        self.replies[request.client] = (request.number, answer)
+        return Outcome(request.client, request.number, answer, True)
+
+    def take_up(self) -> list[tuple[tuple[int, int], Outcome | None]]:
+        """A process begins with this state: execute what waited when it was written, in the order of delivery."""
+        waiting, self.waiting = self.waiting, {}
+        return [(at, self.execute(request)) for at, request in waiting.items()]

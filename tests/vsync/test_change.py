@@ -118,13 +118,24 @@ def test_a_view_carries_every_promise_to_one_left_out(
 
 def test_who_answers_the_seal_reads_nothing_any_more() -> None:
     """2 leaves, or is not heard by 1: 1 promised it something, but it is sealed. Only what 2 lent to its clients, by
-    its own word, is waited for; what 3 lent it calls back itself, as a member."""
+    its own word, is waited for; what 3 lent it calls back itself, as a member, unless the next view leaves it out."""
     reports = {
         1: report(1, promises=((2, 4, 280), (3, 5, 280))),
         2: report(1, promises=((1, 9, 290),), lent_ms=40, leaving=True),
         3: report(1, promises=((2, 4, 200),), lent_ms=70),
     }
-    assert plan(1, 1, reports, away={2}) == view(1, (1, 3), 0, hold_ms=40)
+    assert plan(1, 1, reports, away={2}) == view(1, (1, 3), 0, hold_ms=40, owed=((3, UNKNOWN, 70),))
+
+
+def test_what_a_member_lent_is_waited_for_by_a_later_view_that_leaves_it_out() -> None:
+    """3 was alone, so nobody has promised it anything. It is in view 1 with 2, which a cut keeps from becoming active;
+    clients of 3 read on when 2 goes on alone in view 2."""
+    alone = view(0, (3,), -1)
+    first = plan_view(1, 3, {2: report(1), 3: report(1, lent_ms=220)}, {0: alone}, 2)
+    assert first == view(1, (2, 3), 0, owed=((3, UNKNOWN, 220),))
+    left = (3, UNKNOWN, 150)
+    second = plan_view(2, 2, {2: report(2, flushed=(0, 1), promises=(left,))}, {0: alone, 1: first}, 0)
+    assert second == view(2, (2,), 1, owed=(left,))
 
 
 def test_the_hold_of_an_earlier_view_is_inherited() -> None:

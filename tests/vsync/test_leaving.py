@@ -10,7 +10,7 @@ from vsync.effects import Died, DurableUpTo, Leave, Received, Tick
 from vsync.leases import UNKNOWN, Leases
 from vsync.records import Durable, Sealed
 from vsync.view import Position
-from wire.group import Grant, Obituary, Prepare, Seal, SealReport
+from wire.group import Grant, Heartbeat, Obituary, Prepare, Seal, SealReport
 
 T_MS = limits.LEASE // MS
 LENT = 250 * MS
@@ -181,6 +181,20 @@ def test_a_restarted_replica_waits_for_what_its_earlier_life_lent() -> None:
     one = Driven(1, durable=Durable(2, 0, {0: FIRST, 1: SECOND}, {1}), lent=LENT)
     out = one.step(Received(2, Seal(2, "test", ())))
     assert (out.after[0][1].hold_ms, out.after[0][1].lent_ms) == (250, 250)
+
+
+def test_a_restarted_member_has_flushed_nothing_before_what_its_earlier_life_lent_has_run_out() -> None:
+    """With "flushed" it would say that it holds nothing, of what it knows nothing any more. A view that leaves nobody
+    out waits for that word alone."""
+    one = Driven(1, durable=Durable(2, 0, {0: FIRST, 1: SECOND}, {1}), linked=(2,), lent=LENT)
+    said = [m.flushed for _, m in messages(one.step(Tick()), Heartbeat)]
+    out = one.step(told(2, view(2, (1, 2), 1)))
+    said += [m.flushed for _, m in messages(one.step(DurableUpTo(out.ticket), 60), Heartbeat)]
+    assert one.machine.core.flushed_durable == 2
+    said += [m.flushed for _, m in messages(one.step(Tick(), 189), Heartbeat)]
+    assert said == [-1] * 6
+    assert one.machine.next_deadline() <= one.now + limits.HEARTBEAT
+    assert {m.flushed for _, m in messages(one.step(Tick(), 50), Heartbeat)} == {2}
 
 
 def test_who_is_about_to_leave_lends_nothing() -> None:

@@ -170,6 +170,19 @@ def test_queries_wait_from_the_seal_on() -> None:
     assert not one.machine.may_read(one.now)
 
 
+def test_a_shell_that_does_not_trust_its_state_reads_and_submits_nothing() -> None:
+    """All else goes on: what was submitted before is delivered, and promises to others are kept."""
+    one = active()
+    one.step(Submit(b"x"))
+    one.step(Received(2, Grant(1, one.now)))
+    one.machine.withhold(True)
+    assert not one.machine.may_submit and not one.machine.may_read(one.now) and one.machine.read_until() == 0
+    beat = heartbeat(1, 1, 1, 1, received=(1, 0), durable=(1, 0), delivered=(0, 0))
+    assert messages(one.step(Received(2, beat)), Grant) == [(2, Grant(1, beat.stamp))]
+    one.machine.withhold(False)
+    assert one.machine.may_submit and one.machine.may_read(one.now) and one.machine.read_until() > one.now
+
+
 def test_a_promise_of_another_view_is_none() -> None:
     one = active()
     one.step(Received(2, Grant(0, one.now)))

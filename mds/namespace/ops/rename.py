@@ -8,14 +8,16 @@ What a rename replaces goes as by unlink or rmdir. EXDEV between quotas: see :mo
 from __future__ import annotations
 
 import errno
-from typing import Any
+from typing import Any, Final
 
 from mds.namespace import entries, quota
-from mds.namespace.inode import Inode
+from mds.namespace.inode import S_IFDIR, Inode
 from mds.namespace.perm import W, X, need, need_removal
 from mds.namespace.scope import Scope
 from wire.errors import FileSystemError
 from wire.ops import RENAME_EXCHANGE, RENAME_NOREPLACE, Rename
+
+_DIRECTORY: Final = S_IFDIR >> 12
 
 
 def apply(scope: Scope, op: Rename) -> Any:
@@ -36,7 +38,7 @@ def apply(scope: Scope, op: Rename) -> Any:
         raise FileSystemError(errno.EEXIST)
     if target is None and exchange:
         raise FileSystemError(errno.ENOENT)
-    if not same:
+    if not same and _DIRECTORY in (source[1], target[1] if target is not None else 0):
         _refuse_loops(scope, op, source[0], target[0] if target is not None else 0, exchange)
     if target is not None and source[0] == target[0]:
         return source[0], 0  # POSIX: two names of one file, nothing is done and both stay
