@@ -2,7 +2,7 @@
 
 LMDB follows whatever a damaged page says, outside its map if need be, and the process is gone without a word. A child
 that reads everything first takes that upon itself; what it finds, or that it died, is told as StoreDamaged. That costs
-a second of CPU per million records, shared by a process per CPU; a file has three. So a large state is read only where
+0.7 s of CPU per million records, shared by a process per CPU; a file has three. So a large state is read only where
 there is a reason to (:mod:`mds.trust`), and otherwise in the background (:mod:`mds.audit`).
 """
 
