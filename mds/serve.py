@@ -411,7 +411,7 @@ class Process:
             if conn is None:
                 return
             started = time.monotonic()
-            size = await self._send_state(conn)
+            size = await self._send_state(conn, learner=True)
             log.info("sent a snapshot of %d bytes to learner %d in %.2f s", size, peer, time.monotonic() - started)
         except (ConnectionLost, trio.TooSlowError) as exc:
             log.warning("the snapshot for learner %d broke off: %s", peer, exc or "it takes nothing")
@@ -420,13 +420,14 @@ class Process:
         finally:
             self.replica.group_event(ev.SnapshotSent(peer))
 
-    async def _send_state(self, conn: Connection) -> int:
+    async def _send_state(self, conn: Connection, learner: bool = False) -> int:
         """What is applied by now, as a snapshot; its size. Raises as :meth:`mds.snapshot.Outgoing.send`."""
         async with contextlib.AsyncExitStack() as held:
             await held.enter_async_context(self._state_lock)
             await self.commit()
-            views = self.replica.group.transfer.views_for_snapshot()
-            return await self._outgoing.send(self.replica.state.store, views, conn, held.aclose)
+            core, views = self.replica.group.core, self.replica.group.transfer.views_for_snapshot()
+            store, void = self.replica.state.store, lambda: learner and core.withheld
+            return await self._outgoing.send(store, views, conn, held.aclose, void)
 
     def _snapshot_part(self, m: SnapshotPart, bulk: Buffer) -> None:
         self.replica.group.transfer.receiving(now_us())
