@@ -161,7 +161,7 @@ class Process:
 
     async def _give_up(self, end: ending.GivenUp) -> None:
         await self.leave()
-        self._die(end)
+        self._die(end.if_left(self.replica.group.core.outside))
 
     # -- the journal's thread
 
