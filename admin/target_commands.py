@@ -68,9 +68,10 @@ def list_(spec: Path, as_json: bool) -> None:
             table.add_row(str(one.id), one.address, one.state, chains, free, *rest)
         Console(width=None if sys.stdout.isatty() else 140).print(table)
         for s in under_way:
+            left = "time left not known yet" if s.seconds_left is None else f"about {s.seconds_left} s left"
             print(
                 f"chain {s.chain}: target {s.target} is being synced: {s.percent} %, {s.objects} objects, "
-                f"{s.bytes >> 20} MiB so far, about {s.seconds_left} s left"
+                f"{s.bytes >> 20} MiB so far, {left}"
             )
 
 
@@ -81,7 +82,8 @@ def list_(spec: Path, as_json: bool) -> None:
 def add(spec: Path, number: int, timeout_s: float) -> None:
     """Take target ID, which the configuration DIR|CONFIG names and which runs, into the cluster.
 
-    New files use it at once; of the others' data as much is moved to it, in the background, as makes the places equal.
+    New files use it at once. Of the copies on the others as many chains are moved to it, in the background, as makes
+    their places equal; files with one copy stay where they are.
     """
     with reported():
         trio.run(targets.add, find_config(spec), number, timeout_s)
@@ -107,7 +109,10 @@ def drain(spec: Path, number: int, undo: bool, timeout_s: float) -> None:
 @click.option("--lost", is_flag=True, help="Its disk will never come back: give up what it alone had.")
 @_TIMEOUT
 def remove(spec: Path, number: int, lost: bool, timeout_s: float) -> None:
-    """Take target ID out of the cluster. Refused (busy) while it has data that belongs there: drain it first."""
+    """Take target ID out of the cluster. Refused (busy) while it has data that belongs there: drain it first.
+
+    With --lost the copies that were on it are made anew on other targets, in the background.
+    """
     with reported():
         trio.run(targets.remove, find_config(spec), number, lost, timeout_s)
 
@@ -170,7 +175,7 @@ def scrub(spec: Path, verify: bool, rate: int, as_json: bool) -> None:
 
         found = trio.run(targets.scrub, find_config(spec), rate << 20, verify, progress)
         if as_json:
-            print(json.dumps(found.to_json()))
+            print(json.dumps(targets.scrubbed_json(found)))
         else:
             if sys.stdout.isatty():
                 print("\r", end="")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import trio
@@ -18,7 +18,7 @@ from wire.chains import OFFLINE, StorageMap, map_untrusted
 from wire.codec import encode
 from wire.errors import FileSystemError
 from wire.messages import QueryCall
-from wire.storage import LIST_DIRECTORIES, TargetScrub
+from wire.storage import LIST_DIRECTORIES, Scrubbed, TargetScrub
 
 SCRUB_ANSWER_S: Final = 24 * 3600.0
 """A part of a scrub takes as long as its rate wants."""
@@ -66,7 +66,8 @@ class Syncing:
     objects: int
     bytes: int
     percent: int
-    seconds_left: int
+    seconds_left: int | None
+    """An estimate; None: there is nothing yet that would tell."""
 
 
 async def listing(config: Config) -> tuple[list[TargetState], list[Syncing]]:
@@ -84,8 +85,9 @@ async def listing(config: Config) -> tuple[list[TargetState], list[Syncing]]:
         reply = said[address]
         body: dict[str, Any] = dict(reply.body) if isinstance(reply, Reply) else {}
         states.append(TargetState(target, address, state, counts, body))
-        for chain, other, directories, objects, size, left in body.get("syncing", ()):
-            under_way.append(Syncing(chain, other, objects, size, 100 * directories // FANOUT, left))
+        for chain, other, percent, objects, size, left in body.get("syncing", ()):
+            seconds = None if left is None else round(left)
+            under_way.append(Syncing(chain, other, objects, size, percent, seconds))
     return states, under_way
 
 
@@ -121,22 +123,12 @@ async def rotate_keys(config: Config, forget: bool, timeout_s: float) -> int:
     return count
 
 
-@dataclass(slots=True)
-class Scrubbed:
-    """What a scrub has found."""
-
-    objects: int = 0
-    bytes: int = 0
-    bad: int = 0
-    mended: int = 0
-    wrong: list[str] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, with the keys that `lockstep scrub --json` promises."""
-        return {
-            "objects": self.objects, "bytes": self.bytes, "blocks_bad": self.bad, "blocks_mended": self.mended,
-            "wrong": self.wrong,
-        }  # fmt: skip
+def scrubbed_json(found: Scrubbed) -> dict[str, Any]:
+    """Plain values, with the keys that `lockstep scrub --json` promises."""
+    return {
+        "objects": found.objects, "bytes": found.bytes, "blocks_bad": found.bad, "blocks_mended": found.mended,
+        "wrong": found.wrong,
+    }  # fmt: skip
 
 
 async def scrub(config: Config, rate: int, verify: bool, progress: Callable[[int, int], None]) -> Scrubbed:

@@ -208,9 +208,10 @@ def run(options: Options) -> dict[str, Any]:
     for repetition in range(options.repetitions):
         for name, rate in measure(options, 1 + repetition * 1000).items():
             rates.setdefault(name, []).append(rate)
-    if not options.keep:
-        for rank in range(options.processes if options.file_per_process else 1):
-            os.unlink(path_of(options, rank))
+        # Each repetition writes new files: to overwrite old ones is another question.
+        if not options.keep and (options.write or repetition == options.repetitions - 1):
+            for rank in range(options.processes if options.file_per_process else 1):
+                os.unlink(path_of(options, rank))
     return {
         "benchmark": "ior",
         "options": asdict(options),
@@ -246,7 +247,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("the block size is not a multiple of the transfer size")
     options = Options(
         args.directory, args.transfer, args.block, args.segments, args.processes, args.file_per_process, args.shuffled,
-        args.fsync, args.verify, args.neighbour and args.file_per_process, not args.only_read, not args.only_write,
+        args.fsync, args.verify, args.neighbour, not args.only_read, not args.only_write,
         args.direct, args.repetitions, args.keep or args.only_write,
     )  # fmt: skip
     try:

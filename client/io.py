@@ -47,6 +47,11 @@ class _Flight:
     done: trio.Event = field(default_factory=trio.Event)
 
 
+def _columns(attr: Attr) -> set[int]:
+    """Those in which *attr*'s file may have objects."""
+    return set(range(len(attr.layout[1]))) if attr.layout is not None and attr.size and not attr.inline else set()
+
+
 class FileData:
     """See the module. ``attr`` is the latest known of the service; :meth:`overlay` adds what is not committed."""
 
@@ -75,8 +80,11 @@ class FileData:
         self._uncommitted_since = 0.0
         self._attr_moves = 0
         """Counts commits and truncations that were answered: attributes asked for before are older than those."""
-        self._unsynced: set[int] = set()
-        """Columns written to since their last ObjectSync."""
+        self._unsynced = _columns(attr)
+        """Columns written to since their last ObjectSync. Of a file that has just been opened: all. It may have been
+        written and closed before, and whoever syncs it now, by another handle, means that, too."""
+        self._syncing = trio.Lock()
+        """Held while columns are synced: who comes meanwhile waits, because those of its bytes may be among them."""
         self._changing = trio.Lock()
         """Held while size changes are on their way to the service: a commit overtaken by a truncation would undo it."""
         self._truncating: trio.Event | None = None
@@ -268,7 +276,6 @@ class FileData:
         key = ObjectKey(self.attr.objects, extent.column)
         chain = chains[extent.column]
         trims = object_truncations(self.attr.truncations, extent.column, stripe_size, len(chains))
-        self._unsynced.add(extent.column)
         try:
             await self._pool.access.call(
                 self.held,
@@ -282,6 +289,10 @@ class FileData:
             self._failed(errno_of(exc), f"{extent.length} bytes at {extent.offset} are lost: {exc}")
         else:
             self._written_end = max(self._written_end, extent.offset + extent.length)
+        finally:
+            # 1. Bytes are on their way. 2. Another process syncs what it has written before. 3. They arrive after
+            # that. Noted when they set out, their column would count as synced.
+            self._unsynced.add(extent.column)
 
     async def settle(self) -> None:
         """Everything written so far is at its targets (or its loss is noted as an error)."""
@@ -378,23 +389,34 @@ class FileData:
     async def fsync(self) -> None:
         """fsync(2): and it is on disk."""
         await self.settle()
+        async with self._syncing:
+            await self._sync_columns()
+        await self.commit()
+
+    async def _sync_columns(self) -> None:
         columns, self._unsynced = self._unsynced, set()
-        if columns:
-            _, chains = self._layout()
+        if not columns:
+            return
+        _, chains = self._layout()
+        done: set[int] = set()
+        right = WRITE if self.held.latest(WRITE) else READ  # either will do for a target
 
-            async def sync(column: int) -> None:
-                key, chain = ObjectKey(self.attr.objects, column), chains[column]
-                try:
-                    await self._pool.access.call(
-                        self.held, WRITE, chain, lambda call, ver, token: ObjectSync(call, key, chain, ver, token)
-                    )
-                except FileSystemError as exc:
-                    self._failed(errno_of(exc), f"sync of column {column}: {exc}")
+        async def sync(column: int) -> None:
+            key, chain = ObjectKey(self.attr.objects, column), chains[column]
+            try:
+                await self._pool.access.call(
+                    self.held, right, chain, lambda call, ver, token: ObjectSync(call, key, chain, ver, token)
+                )
+            except FileSystemError as exc:
+                self._failed(errno_of(exc), f"sync of column {column}: {exc}")
+            done.add(column)
 
+        try:
             async with trio.open_nursery() as nursery:
                 for column in sorted(columns):
                     nursery.start_soon(sync, column)
-        await self.commit()
+        finally:
+            self._unsynced |= columns - done  # whoever waited was cancelled; the next one does it
 
     # -- reading
 

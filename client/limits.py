@@ -10,6 +10,8 @@ SLOTS: Final = 64
 """Requests of one session that may be outstanding at once; more callers wait for a free slot."""
 WAITING_MAX: Final = 4096
 """Requests that may wait for a slot. More is a runaway caller: it is told OVERLOADED (EAGAIN)."""
+EXPIRING_SLACK: Final = 1024
+"""Calls that are over and still in the row of those that expire, beyond as many as there are under way."""
 
 CONNECT_TIMEOUT_S: Final = 1.0
 """A replica that has not finished the handshake by then is passed over (its host may be gone without a word)."""

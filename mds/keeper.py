@@ -170,7 +170,8 @@ class Keeper:
         yield from self._moves(found, states, now)
 
     def _moves(self, found: StorageMap, states: dict[int, str], now: int) -> Iterator[targetops.ChainMove]:
-        """One move at a time per chain: away from targets that drain, and from those with many places to others.
+        """One move at a time per chain: to where a member was lost for good, away from targets that drain, and from
+        those with many places to others.
 
         A chain's first member stays where it is for the sake of balance: each target heads as many chains.
         """
@@ -190,6 +191,10 @@ class Keeper:
             if not free:
                 continue
             best = min(free, key=lambda t: (there[t], -self._of(t).space[1], t))
+            if len(members) < copies_of(number):
+                there[best] += 1
+                yield targetops.ChainMove(number, version, best, 0)
+                continue
             drained = next((t for t in inside if states.get(t) == DRAINING), None)
             if drained is None:
                 others = [t for t, state in members[1:] if state in HOLDS]

@@ -44,11 +44,13 @@ class Lending:
 
     def grant(self, client: Client, inodes: frozenset[int]) -> bool:
         """Let the client keep what it is told of *inodes*, which is true now and not about to change."""
-        granted = not self._stopped and self.caches.grant(client, inodes, self._shell.now())
-        if not granted:
-            number = self.caches.empty(client)
-            if number:
-                client.send(msg.Recall(number, (), ()))
+        if self._stopped:
+            return False
+        now = self._shell.now()
+        granted = self.caches.grant(client, inodes, now)
+        if not granted and (asked := self.caches.too_full(client, now)) is not None:
+            who, number = asked
+            who.send(msg.Recall(number, (), ()))
         return granted
 
     def grant_made(

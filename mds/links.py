@@ -19,11 +19,13 @@ from wire.codec import encode
 from wire.errors import WireError
 from wire.group import CHANNEL_OF, CHANNELS
 from wire.ids import PROTOCOL_VERSION, REPLICA_ID_MAX, number_untrusted
-from wire.messages import Hello, Role
+from wire.messages import Hello, Ping, Pong, Role
 from wire.peer import Buffer, Connection, ConnectionLost, dial
 
 log = logging.getLogger(__name__)
 
+WITNESS_CHANNELS: Final = ("control",)
+"""Of :data:`wire.group.CHANNELS`, what there is with a witness."""
 REDIAL_MIN_S: Final = 0.02
 REDIAL_MAX_S: Final = 0.25
 """A replica that comes back is linked within a quarter of a second."""
@@ -31,6 +33,8 @@ CONNECT_S: Final = 0.5
 """A connection is made within this time or tried anew: the kernel's own second attempt comes after a second."""
 LOOK_S: Final = 0.25
 """How often the one who dialled looks whether both hear each other; twice in a row not, and it dials anew."""
+WITNESS_LOOK_S: Final = 0.5
+"""As LOOK_S, for a witness. It is needed when a view changes, which takes as long as that at least."""
 
 
 class Links:
@@ -65,6 +69,8 @@ class Links:
         """Peer -> set, and replaced, when one of its channels is dialled with success: the others need not wait."""
         self._conns: dict[tuple[int, str], Connection] = {}
         self._last: tuple[Any, bytes] = (None, b"")
+        self._ponged: set[int] = set()
+        """Witnesses that have answered since they were looked at last."""
 
     # -- sending
 
@@ -149,7 +155,9 @@ class Links:
             self._met.introduce(peer, welcome.uuid, welcome.incarnation)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(conn.run_writer)
-                if channel == "control":
+                if channels == WITNESS_CHANNELS:
+                    nursery.start_soon(self._watch_witness, peer, conn)
+                elif channel == "control":
                     nursery.start_soon(self._watch, peer)
                 await self._serve(conn, peer, channel, channels)
                 nursery.cancel_scope.cancel()
@@ -165,6 +173,20 @@ class Links:
         while missed < 2:
             await trio.sleep(LOOK_S)
             missed = 0 if self._works(peer) else missed + 1
+        self.drop(peer, "silent: dialled anew")
+
+    async def _watch_witness(self, peer: int, conn: Connection) -> None:
+        """As :meth:`_watch`. A witness says nothing unless it is asked, so it is pinged."""
+        missed = number = 0
+        while missed < 2:
+            number += 1
+            self._ponged.discard(peer)
+            try:
+                conn.send(Ping(number))
+            except ConnectionLost:
+                return  # whoever serves it has found out, too
+            await trio.sleep(WITNESS_LOOK_S)
+            missed = 0 if peer in self._ponged else missed + 1
         self.drop(peer, "silent: dialled anew")
 
     async def _serve(self, conn: Connection, peer: int, channel: str, needed: tuple[str, ...]) -> None:
@@ -183,6 +205,9 @@ class Links:
                 message, bulk = await conn.receive()
                 if self._conns.get((peer, channel)) is not conn:
                     return  # superseded: what it still brings is void
+                if type(message) is Pong:
+                    self._ponged.add(peer)
+                    continue
                 self._received(peer, message, bulk)
         except ConnectionLost as exc:
             log.debug("%s: %s", conn.where, exc)

@@ -337,13 +337,16 @@ class StateMachine:
     def is_orphan(self, ino: int) -> bool:
         return self.store.get(schema.ORPHANS, schema.u64(ino)) is not None
 
-    def reclaimable(self, limit: int) -> list[tuple[int, Layout]]:
-        """Objects to be deleted, of at most *limit* numbers: (number, layout). Most are those of removed inodes."""
+    def reclaimable(self, limit: int, now_ns: int | None = None) -> list[tuple[int, Layout]]:
+        """Objects to be deleted, of at most *limit* numbers: (number, layout). Most are those of removed inodes. Those
+        that are to wait are left out, unless *now_ns* is None."""
         found: list[tuple[int, Layout]] = []
         for key, value in self.store.scan(schema.RECLAIM, b"", None):
             if len(found) == limit:
                 break
-            found.append((int.from_bytes(key, "big"), unpack_untrusted(value)))
+            stripe_size, chains, *not_before_ns = unpack_untrusted(value)
+            if now_ns is None or not not_before_ns or now_ns >= not_before_ns[0]:
+                found.append((int.from_bytes(key, "big"), (stripe_size, chains)))
         return found
 
     def untrimmed(self, limit: int, before_ns: int) -> list[tuple[int, Layout, Truncations]]:

@@ -37,7 +37,7 @@ class Reclaimer:
         replica = self._replica
         if self._busy or not replica.lowest:
             return
-        files = replica.state.reclaimable(limits.RECLAIM_FILES)
+        files = replica.state.reclaimable(limits.RECLAIM_FILES, replica.shell.stamp_ns())
         if not files:
             return
         _, targets, chains = replica.state.storage_map()

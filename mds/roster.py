@@ -10,7 +10,7 @@ from typing import Any, Final
 import trio
 
 from daemon.guarded import Guard
-from mds.links import Links
+from mds.links import WITNESS_CHANNELS, Links
 from mds.namespace.roster import Roster, from_tuple_untrusted
 from vsync.view import unpack_view_untrusted
 from wire.codec import unpack_untrusted
@@ -153,7 +153,7 @@ class Follower:
             self._guard.tell_peers(replicas)
         wanted: dict[int, tuple[str, tuple[str, ...]]]
         wanted = {n: (a, CHANNELS) for n, a in replicas.items() if n < self._me}
-        wanted |= {n: (a, ("control",)) for n, a in self.roster.witnesses}
+        wanted |= {n: (a, WITNESS_CHANNELS) for n, a in self.roster.witnesses}
         for peer, (address, scope) in list(self._dialled.items()):
             if peer not in wanted or wanted[peer][0] != address:
                 scope.cancel()

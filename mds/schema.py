@@ -16,7 +16,8 @@ SYMLINKS        ino u64                      the target (raw). Exactly for inode
 XATTRS          ino u64, name                the value (raw). ``Inode.xattrs`` counts them
 ORPHANS         ino u64                      ``((replica, pinned), ...)`` ascending by replica, never empty
 OWED            replica u8, ino u64          empty. Derived from ORPHANS: one per replica named there
-RECLAIM         number u64                   ``(stripe_size, (chain, ...))``: objects of that number are to be deleted
+RECLAIM         number u64                   ``(stripe_size, (chain, ...))``: objects of that number are to be deleted;
+                                             a third field says not before when (ns), see mds.namespace.inline.cancel
 SESSIONS        session u64                  ``(key, client, slots, replica, attempt)``
 SESSION_KEYS    key (16 bytes)               session u64. Derived from SESSIONS: one for one
 REPLIES         session u64, slot u16        ``(number, status, opened, body)`` of the slot's last request

@@ -6,7 +6,8 @@ most one change per object and chain is under way, what is answered is everywher
 has happened nowhere before it.
 
 A member that does not have the stamp which a change was made for says OUT_OF_STEP and gets, within the same turn, what
-it lacks (:meth:`Copies.bring_in_step`); the same is done for each object when a target is synced (:mod:`ossd.resync`).
+it lacks (:meth:`Copies.bring_in_step`). Not so one that is being synced (:mod:`ossd.resync`): nobody waits until it has
+been given all of an object. The change is left out there and the object noted, for it to be given later.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from ossd.links import Link, Links, Unreachable
 from ossd.objectfile import Key, ObjectFile
 from ossd.objects import Truncations, pending
 from ossd.store import Buffer
-from wire.chains import HOLDS, OFFLINE, holders
+from wire.chains import HOLDS, OFFLINE, SYNCING, holders, state_in
 from wire.codec import unpack_untrusted
 from wire.errors import OK, Status, WireError, describe
 from wire.messages import Answer, ObjectDelete, ObjectKey
@@ -81,6 +82,10 @@ class Copies:
         """Bytes given to members that lacked them."""
         self.missed: dict[int, float] = {}
         """Targets that take nothing from us -> since when."""
+        self.later: dict[tuple[int, int], set[Key]] = {}
+        """(chain, version) -> objects of which changes were left out at the next member, which is being synced."""
+        self.given: set[tuple[int, int]] = set()
+        """(chain, version) whose next member has been given everything: from then on nothing is left out any more."""
         self._limiter = limiter
         self._at_once = at_once
         self._took = took
@@ -97,6 +102,9 @@ class Copies:
                 # A link that hangs must not keep what is passed on when it is back.
                 self.links.get(target, address).close()
                 self.missed.pop(target, None)
+        # In another version syncing begins anew, by comparing stamps: what was left out is found by that.
+        self.later = {at: keys for at, keys in self.later.items() if self._stands(at)}
+        self.given = {at for at in self.given if self._stands(at)}
         for scope, chain in self._asking.items():
             now = self.table.get(chain.number)
             if now is None or now.version != chain.version:
@@ -104,6 +112,10 @@ class Copies:
         self.moved.set()
         self.moved = trio.Event()
         return True
+
+    def _stands(self, at: tuple[int, int]) -> bool:
+        chain = self.table.get(at[0])
+        return chain is not None and chain.version == at[1]
 
     def stamp(self, chain: Chain) -> Stamp:
         """The stamp of a new change: never given before, because the version is another one in each of our runs."""
@@ -236,12 +248,16 @@ class Copies:
                 return Status.STALE_CHAIN, 0
             if chain.next is None:
                 return OK, chain.version
+            if key is not None and key in self.later.get((chain.number, chain.version), ()):
+                return OK, chain.version
             answer = await self._ask(chain, chain.next, _within(make, chain), bulk)
             if answer is not None and answer[0].status == OK:
                 self.missed.pop(chain.next, None)
                 return OK, chain.version
             status = Status.NOT_SERVING if answer is None else answer[0].status
             if status == Status.OUT_OF_STEP and key is not None:
+                if self._leave_out(chain, key):
+                    return OK, chain.version
                 if await self.bring_in_step(key, chain):
                     self.missed.pop(chain.next, None)
                     continue
@@ -252,6 +268,19 @@ class Copies:
             self.missed.setdefault(chain.next, trio.current_time())
             log.debug("chain %d: target %d: %s", number, chain.next, describe(status))
             await self._wait_moved(limits.STEP_PAUSE_S)
+
+    def _leave_out(self, chain: Chain, key: Key) -> bool:
+        """Whether the next member need not have this change of *key* now, because it is given the object later.
+
+        It lacks what was before the change as well, so its stamp of the object is another one, or void, until then.
+        Where this target is being synced itself, everything after it is synced once that is done.
+        """
+        assert chain.next is not None
+        at = (chain.number, chain.version)
+        if state_in(chain.members, chain.next) != SYNCING or at in self.given:
+            return False
+        self.later.setdefault(at, set()).add(key)
+        return True
 
     async def _ask(
         self, chain: Chain, target: int, make: Callable[[int], Any], bulk: Buffer = b""
@@ -301,6 +330,41 @@ class Copies:
                 self.store.release(file)
         return True
 
+    async def bring_ahead(self, key: Key, chain: Chain, first: int) -> tuple[int, int]:
+        """Give the next member some of the blocks of *key* that it lacks, from block *first* on; the turn is held.
+
+        (Where to go on, of how many blocks in all). Nothing is done about an object that is brought in step in one turn
+        (:meth:`bring_in_step`, which follows in any case). Raises :class:`Unreachable`.
+        """
+        file = await self.in_thread(partial(self.store.fetch, key, create=False))
+        if file is None:
+            return 0, 0
+        try:
+            blocks = (file.size + BLOCK - 1) // BLOCK
+            if blocks <= limits.AHEAD_BLOCKS or file.ledger.chain != chain.number or first >= blocks:
+                return blocks, blocks
+            await self.in_thread(partial(self.store.make_sure, file))
+            return await self._bring_some(file, chain, first, blocks, limits.AHEAD_BLOCKS), blocks
+        finally:
+            self.store.release(file)
+
+    async def _bring_some(self, file: ObjectFile, chain: Chain, first: int, blocks: int, most: int) -> int:
+        """Compare some blocks from *first* on, give those that differ, *most* of them; the block to go on with."""
+        wire = ObjectKey(*file.key)
+        count = max(1, min(limits.SUMS_BLOCKS, blocks - first))
+        answer = await self._told(chain, partial(_sums, wire, first, count))
+        length, _trim, entries, _stamp = sums_untrusted(answer.body)
+        for block in range(first, min(first + count, blocks)):
+            at = (block - first) * ENTRY_SIZE
+            mine = file.ledger.raw_entry(block)
+            theirs = entries[at : at + ENTRY_SIZE].ljust(ENTRY_SIZE, b"\0")
+            if mine != theirs or (length < 0 and any(mine)):
+                if not most:
+                    return block
+                most -= 1
+                await self._send_block(file, block, chain, wire)
+        return first + count
+
     async def _bring(self, file: ObjectFile, chain: Chain) -> None:
         """Raises :class:`Unreachable` when it got in the way of something; then it is done again."""
         await self.in_thread(partial(self.store.make_sure, file))
@@ -308,17 +372,7 @@ class Copies:
         blocks = (file.size + BLOCK - 1) // BLOCK
         first = 0
         while True:
-            count = max(1, min(limits.SUMS_BLOCKS, blocks - first))
-            ask = partial(_sums, wire, first, count)
-            body = (await self._told(chain, ask)).body
-            length, _trim, entries, _stamp = sums_untrusted(body)
-            for block in range(first, min(first + count, blocks)):
-                at = (block - first) * ENTRY_SIZE
-                mine = file.ledger.raw_entry(block)
-                theirs = entries[at : at + ENTRY_SIZE].ljust(ENTRY_SIZE, b"\0")
-                if mine != theirs or (length < 0 and any(mine)):
-                    await self._send_block(file, block, chain, wire)
-            first += count
+            first = await self._bring_some(file, chain, first, blocks, blocks)
             if first >= blocks:
                 break
         size, trim, stamp = file.size, file.last, file.ledger.stamp

@@ -167,7 +167,14 @@ class Members:
                 return OK, b"", pack(self._store.belongings(msg.first, msg.count))
             return OK, b"", pack(self._store.listing(msg.chain, msg.first, msg.count))
 
-        self._in_thread(peer, msg, 0, work, None)
+        async def run() -> Result:
+            if msg.chain:
+                async with self._target.clearing.turn:
+                    if not self._target.clearing.is_member(msg.chain):
+                        return Status.NOT_SERVING, b"", b""  # our map is older: what is here may be about to go
+            return await self._copies.in_thread(work)
+
+        self._target.work(peer, msg.call, [], 0, run)
 
     def _sums(self, peer: Peer, msg: ObjectSums, _: Buffer) -> None:
         def work() -> Result:

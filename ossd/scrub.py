@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
 import trio
 
+from ossd import limits
 from ossd.chains import Chain
 from ossd.copies import Copies, sums_untrusted
 from ossd.ledger import BLOCK, ENTRY_SIZE, BadBlock
@@ -19,28 +19,12 @@ from wire.chains import holders
 from wire.codec import pack
 from wire.errors import OK, describe
 from wire.messages import ObjectKey
-from wire.storage import BlockFetch, ObjectSums, TargetScrub
+from wire.storage import BlockFetch, ObjectSums, Scrubbed, TargetScrub
 
 log = logging.getLogger(__name__)
 
 WRONG_MAX: Final = 100
 """Sentences about what is wrong in one answer; the rest is only counted by whoever reads the log."""
-
-
-@dataclass(slots=True)
-class Found:
-    """What one part of a scrub has found."""
-
-    objects: int = 0
-    bytes: int = 0
-    bad: int = 0
-    mended: int = 0
-    wrong: list[str] = field(default_factory=list)
-
-    def say(self, what: str) -> None:
-        log.error("scrub: %s", what)
-        if len(self.wrong) < WRONG_MAX:
-            self.wrong.append(what)
 
 
 class Scrub:
@@ -53,34 +37,54 @@ class Scrub:
     async def step(self, msg: TargetScrub) -> bytes:
         """The body of the answer to *msg*."""
         copies = self._copies
-        found = Found()
+        found = Scrubbed()
         keys = await copies.in_thread(partial(copies.store.every, msg.first, msg.count))
         for key in keys:
-            before = found.bytes
-            await self._turn(key, partial(self._object, key, msg.verify, found))
-            await trio.sleep((found.bytes - before) / msg.rate)  # the rate, not something waited for
-        return pack((found.objects, found.bytes, found.bad, found.mended, tuple(found.wrong)))
+            differ: set[int] = set()
+            first: int | None = 0
+            while first is not None:
+                before = found.bytes
+                first = await self._some(key, first, msg.verify, found, differ)
+                await trio.sleep((found.bytes - before) / msg.rate)  # the rate, not something waited for
+        return pack(found.packed())
 
-    async def _object(self, key: Key, verify: bool, found: Found) -> bool:
+    async def _some(self, key: Key, first: int, verify: bool, found: Scrubbed, differ: set[int]) -> int | None:
+        """Look at some blocks of *key* from *first* on, in one turn: who uses a large object goes on in between.
+
+        The block to go on with, or None. *differ*: targets whose copy is known to be another one.
+        """
+        following: int | None = None
+
+        async def look() -> bool:
+            nonlocal following
+            following = await self._object(key, first, verify, found, differ)
+            return True
+
+        await self._turn(key, look)
+        return following
+
+    async def _object(self, key: Key, first: int, verify: bool, found: Scrubbed, differ: set[int]) -> int | None:
         copies = self._copies
         file = await copies.in_thread(partial(copies.store.fetch, key, create=False))
         if file is None:
-            return True  # deleted meanwhile
+            return None  # deleted meanwhile
         try:
-            found.objects += 1
-            bad = {b for b in range(file.ledger.blocks) if not await self._block(file, b, found)}
+            found.objects += not first
+            blocks = range(first, min(first + limits.AHEAD_BLOCKS, file.ledger.blocks))
+            bad = {b for b in blocks if not await self._block(file, b, found)}
             chain = copies.table.get(file.ledger.chain)
-            if chain is None or chain.mine is None:
-                found.say(f"object {key[0]:x}.{key[1]} of chain {file.ledger.chain} has no business here")
+            if chain is None:
+                if not first:
+                    _say(found, f"object {_name(key)} of chain {file.ledger.chain} has no business here")
             elif verify and not bad and chain.before is None and copies.table.me in holders(chain.members):
                 for target in holders(chain.members):
-                    if target != copies.table.me:
-                        await self._compare(file, chain, target, found)
+                    if target != copies.table.me and target not in differ:
+                        await self._compare(file, chain, target, blocks, found, differ)
+            return first + limits.AHEAD_BLOCKS if first + limits.AHEAD_BLOCKS < file.ledger.blocks else None
         finally:
             copies.store.release(file)
-        return True
 
-    async def _block(self, file: ObjectFile, block: int, found: Found) -> bool:
+    async def _block(self, file: ObjectFile, block: int, found: Scrubbed) -> bool:
         """Whether one block is good, or could be mended."""
         copies = self._copies
         found.bytes += file.ledger.entry(block)[0]
@@ -91,39 +95,56 @@ class Scrub:
             if await copies.mend(file, block, file.ledger.chain):
                 found.mended += 1
                 return True
-            found.say(f"object {file.key[0]:x}.{file.key[1]}: block {block} is bad, and there is no other good copy")
+            _say(found, f"object {_name(file.key)}: block {block} is bad, and there is no other good copy")
             return False
         return True
 
-    async def _compare(self, file: ObjectFile, chain: Chain, target: int, found: Found) -> None:
-        """Compare our copy with that of *target*: equal stamps, lengths and contents."""
+    async def _compare(
+        self, file: ObjectFile, chain: Chain, target: int, blocks: range, found: Scrubbed, differ: set[int]
+    ) -> None:
+        """Compare *blocks* of our copy with that of *target*: equal stamps, lengths and contents."""
         copies = self._copies
         wire = ObjectKey(*file.key)
-        what = f"object {file.key[0]:x}.{file.key[1]} of chain {chain.number}: target {target}"
+        what = f"object {_name(file.key)} of chain {chain.number}: target {target}"
         link = copies.link(target)
         if link is None:
             return
+
+        def wrong(text: str) -> None:
+            _say(found, text)
+            differ.add(target)
+
         try:
-            answer, _ = await link.call(lambda call: ObjectSums(call, wire, 0, max(1, file.ledger.blocks)))
+            answer, _ = await link.call(lambda call: ObjectSums(call, wire, blocks.start, max(1, len(blocks))))
             if answer.status != OK:
-                found.say(f"{what} answers {describe(answer.status)}")
+                wrong(f"{what} answers {describe(answer.status)}")
                 return
             length, trim, entries, stamp = sums_untrusted(answer.body)
             if length < 0 or stamp != file.ledger.stamp:
-                found.say(f"{what} has {'no copy' if length < 0 else f'stamp {stamp}'}, ours is {file.ledger.stamp}")
+                wrong(f"{what} has {'no copy' if length < 0 else f'stamp {stamp}'}, ours is {file.ledger.stamp}")
                 return
             if length != file.size or trim != file.last:
-                found.say(f"{what}: {length} bytes, truncation {trim}; ours {file.size}, {file.last}")
-            for block in range(file.ledger.blocks):
-                theirs = entries[block * ENTRY_SIZE : (block + 1) * ENTRY_SIZE].ljust(ENTRY_SIZE, b"\0")
-                if theirs != file.ledger.raw_entry(block):
+                wrong(f"{what}: {length} bytes, truncation {trim}; ours {file.size}, {file.last}")
+            for block in blocks:
+                at = (block - blocks.start) * ENTRY_SIZE
+                if entries[at : at + ENTRY_SIZE].ljust(ENTRY_SIZE, b"\0") != file.ledger.raw_entry(block):
                     # Zeros may have been written there and be a hole here.
                     mine = await copies.in_thread(partial(copies.store.read_block, file, block))
                     answer, data = await link.call(partial(_fetch, wire, block, file.ledger.stamp))
                     if answer.status != OK or bytes(data).ljust(BLOCK, b"\0") != mine.ljust(BLOCK, b"\0"):
-                        found.say(f"{what}: block {block} differs")
+                        _say(found, f"{what}: block {block} differs")
         except Unreachable as exc:
-            found.say(f"{what} cannot be compared: {exc}")
+            wrong(f"{what} cannot be compared: {exc}")
+
+
+def _name(key: Key) -> str:
+    return f"{key[0]:x}.{key[1]}"
+
+
+def _say(found: Scrubbed, what: str) -> None:
+    log.error("scrub: %s", what)
+    if len(found.wrong) < WRONG_MAX:
+        found.wrong.append(what)
 
 
 def _fetch(key: ObjectKey, block: int, stamp: tuple[int, int], call: int) -> BlockFetch:

@@ -101,6 +101,7 @@ async def _run(config: Config, target: Target, listener: Listener, task_status: 
             target.nursery = target.links.nursery = nursery
             nursery.start_soon(_count, target)
             nursery.start_soon(target.resync.run)
+            nursery.start_soon(target.clearing.run)
             if witness is not None:
                 witness.start()
                 nursery.start_soon(witness.watch)

@@ -13,13 +13,14 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import trio
 
 from ossd import limits, work
 from ossd.capabilities import ANY_DATA, Keys, Shown
 from ossd.chains import ChainTable
+from ossd.clearing import Clearing
 from ossd.copies import Change, Copies
 from ossd.copystore import CopyStore
 from ossd.ledger import BadBlock
@@ -51,9 +52,6 @@ from wire.messages import (
 )
 from wire.peer import OUTBOUND_HIGH, OUTBOUND_MAX, Connection, ConnectionLost
 from wire.storage import Beat, ObjectChange, ObjectFlush, ObjectList, ObjectPatch, TargetScrub
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 
@@ -148,6 +146,7 @@ class Target:
         self.copies = Copies(store, self.chains, self.links, self._threads, self._at_once, self._watch_for_slowness)
         self.resync = Resync(self.copies, self.in_turn)
         self.scrub = Scrub(self.copies, self.in_turn)
+        self.clearing = Clearing(self.copies, self._in_turns)
         members = Members(self, self.copies, self.resync)
         everyone: dict[type, Act] = {
             StatusCall: self._status,
@@ -263,6 +262,17 @@ class Target:
             return await run()
         finally:
             _leave(self.order, turn)
+
+    async def _in_turns(self, keys: list[Key], run: Callable[[], Awaitable[None]]) -> None:
+        """*run* it in the exclusive turns of all *keys*."""
+        turns = [self.order.enter(key, shared=False) for key in keys]
+        try:
+            for turn in turns:
+                await _come(turn)
+            await run()
+        finally:
+            for turn in turns:
+                _leave(self.order, turn)
 
     def long_ago(self, since: float) -> bool:
         return trio.current_time() - since > limits.MISSED_AFTER_S
@@ -542,7 +552,7 @@ class Target:
             "map": self.chains.version,
             "refused": self.keys.refused,
             "syncing": [
-                [p.chain, p.target, p.directories, p.objects, p.bytes, round(p.seconds_left(now) or 0)]
+                [p.chain, p.target, int(100 * p.share), p.objects, p.bytes, p.seconds_left(now)]
                 for p in self.resync.progress.values()
             ],
             "connections": self.connections,

@@ -16,7 +16,7 @@ from vsync.records import Decided, Flushed, Record
 from vsync.view import genesis
 from vsync.voter import Witness
 from wire.ids import PROTOCOL_VERSION, REPLICA_ID_MAX, number_untrusted
-from wire.messages import Hello, Role, Welcome
+from wire.messages import Hello, Ping, Pong, Role, Welcome
 from wire.peer import Connection, ConnectionLost
 
 if TYPE_CHECKING:
@@ -104,7 +104,10 @@ class WitnessHost:
         try:
             while True:
                 message, _ = await conn.receive()
-                self._step(peer, message)
+                if type(message) is Ping:
+                    conn.send(Pong(message.number, True))  # the connection works: no more is said by it
+                else:
+                    self._step(peer, message)
         finally:
             if self._conns.get(peer) is conn:
                 del self._conns[peer]

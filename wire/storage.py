@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Final
 
 from wire.capability import bad_keys
@@ -216,8 +217,7 @@ class TargetScrub:
     *rate* bytes per second at most. Bad blocks are mended from other copies. With *verify*, a target that heads a chain
     compares its copies with those of the other members.
 
-    Answer body: ``(objects, bytes, bad blocks, mended blocks, (text, ...))``; the texts say what is wrong and was not
-    mended.
+    Answer body: see :class:`Scrubbed`.
     """
 
     call: int
@@ -229,3 +229,20 @@ class TargetScrub:
     def invalid(self) -> str | None:
         good = 0 <= self.first < 65536 and 0 < self.count <= LIST_DIRECTORIES and 0 < self.rate < 2**50
         return None if good else "directories or rate"
+
+
+@dataclass(slots=True)
+class Scrubbed:
+    """What a scrub, or a part of one, has found. In the answer to TargetScrub: a tuple of the fields in this order."""
+
+    objects: int = 0
+    bytes: int = 0
+    bad: int = 0
+    """Blocks that do not match their checksum..."""
+    mended: int = 0
+    """... and how many of them were replaced from another copy."""
+    wrong: list[str] = field(default_factory=list)
+    """Sentences about what is wrong and was not mended."""
+
+    def packed(self) -> tuple[int, int, int, int, tuple[str, ...]]:
+        return self.objects, self.bytes, self.bad, self.mended, tuple(self.wrong)

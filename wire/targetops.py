@@ -57,7 +57,8 @@ class ChainSynced:
 @message(55)
 class ChainMove:
     """By the keeper: *target* is to take the place of *instead_of* in chain *chain*, which leaves when the new one is
-    synced. Void unless the chain's version is *version*. Result: storage map version.
+    synced. With 0 it takes nobody's: the chain has fewer members than copies. Void unless the chain's version is
+    *version*. Result: storage map version.
     """
 
     chain: int
@@ -66,7 +67,8 @@ class ChainMove:
     instead_of: int
 
     def invalid(self) -> str | None:
-        return _bad_target(self.target) or _bad_target(self.instead_of) or _bad_chain(self.chain, self.version)
+        place = _bad_target(self.instead_of) if self.instead_of else None
+        return _bad_target(self.target) or place or _bad_chain(self.chain, self.version)
 
 
 @message(56)

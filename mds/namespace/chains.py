@@ -40,10 +40,15 @@ def leaving(chain: int, members: Members) -> int | None:
     return next((t for t, s in members if s == DRAINING), None) if len(holders(members)) > copies_of(chain) else None
 
 
-def move(members: Members, target: int, instead_of: int) -> Members:
-    """*target* comes in to be synced; *instead_of* leaves when it is. One change at a time per chain."""
+def move(chain: int, members: Members, target: int, instead_of: int) -> Members:
+    """*target* comes in to be synced; *instead_of* leaves when it is. One change at a time per chain. Instead of 0: of
+    nobody, where a member was lost for good."""
     states = dict(members)
-    if target in states or states.get(instead_of) not in HOLDS | {OFFLINE}:
+    if target in states:
+        return members
+    if not instead_of:
+        return (*members, (target, SYNCING)) if len(members) < copies_of(chain) else members
+    if states.get(instead_of) not in HOLDS | {OFFLINE}:
         return members
     made = tuple((t, s) for t, s in members if t != instead_of or s != OFFLINE)  # who is offline has nothing to give
     if states[instead_of] in HOLDS:

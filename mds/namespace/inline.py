@@ -6,13 +6,17 @@ the file grows out to objects, and then stays 0. See :mod:`wire.inline` for the 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from mds import schema
 from mds.namespace.inode import Inode, decode
 from mds.namespace.scope import Scope
 from mds.store import Store
+from wire.capability import DRIFT_US, LIFETIME_US
 from wire.codec import pack, unpack_untrusted
+
+VOID_US: Final = LIFETIME_US + 3 * DRIFT_US
+"""After so long a capability has expired by any target's clock, whichever replica's clock dated it."""
 
 
 class Contents(NamedTuple):
@@ -57,9 +61,15 @@ def remove(scope: Scope, ino: int) -> None:
 
 
 def cancel(scope: Scope, inode: Inode, old: Contents) -> None:
-    """The objects that *old*'s bytes were being written to will not be the file's: they are to be deleted."""
+    """The objects that *old*'s bytes were being written to will not be the file's: they are to be deleted.
+
+    1. Whoever writes them has not heard of this. 2. They are deleted. 3. What he still sends makes one of them anew,
+    and nobody would delete that. So it is done when no target accepts his capability any more (it cannot be renewed).
+    """
     if old.growing:
-        scope.store.put(schema.RECLAIM, schema.u64(old.growing), pack(inode.layout))
+        assert inode.layout is not None, "a number is given only to a file that has one"
+        record = (*inode.layout, scope.now + 1000 * VOID_US)
+        scope.store.put(schema.RECLAIM, schema.u64(old.growing), pack(record))
 
 
 def write(scope: Scope, ino: int, inode: Inode, pieces: tuple[tuple[int, bytes], ...]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ def test_every_byte_belongs_to_one_transfer(separate: bool, shuffled: bool) -> N
     assert {at for _, at in ranges} == set(range(0, 120 if separate else 360, 10))
 
 
-@pytest.mark.parametrize("flags", [[], ["-F"], ["-z"], ["-F", "-C", "-e"], ["-s", "3"]])
+@pytest.mark.parametrize("flags", [[], ["-F"], ["-z"], ["-F", "-C", "-e"], ["-C"], ["-s", "3"], ["-i", "2"]])
 def test_modes(tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str]) -> None:
     code = ior.main(["-d", str(tmp_path), "-N", "2", "-t", "4k", "-b", "16k", "-R", "--json", *flags])
     found = json.loads(capsys.readouterr().out)
@@ -53,3 +54,18 @@ def test_other_bytes_are_found(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert ior.main([*base, "-r"]) == 1
     assert "other bytes at 4096" in capsys.readouterr().err
     assert ior.main(["-d", str(tmp_path), "-t", "4k", "-b", "64k", "-r"]) == 1, "the file is shorter"
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_the_neighbours_bytes_are_read(tmp_path: Path, separate: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = Options(str(tmp_path), 10, 30, 1, 3, separate, verify=True, neighbour=True)
+    for rank in range(3):
+        ior._write(options, rank, 1)
+    read = []
+    real = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda fd, buffers, at: read.append(at) or real(fd, buffers, at))
+    assert ior._read(options, 2, 1) == 30
+    assert read == [0, 10, 20], "those of process 0"
+    read.clear()
+    assert ior._read(options, 0, 1) == 30
+    assert read == ([0, 10, 20] if separate else [30, 40, 50])

@@ -4,7 +4,8 @@ check every byte, on two mounts. Cut off: as root only, in network namespaces; e
     python -m tests.faults.data --faults 100 --seed 1
 
 Ends with "N passed, 0 failed": a fault is passed when no application met an error or a wrong byte during it and all
-chains served again afterwards; the last ones are that everything is read back, and that all copies are equal.
+chains served again afterwards; the last ones are that everything is read back, that `lockstep scrub --verify` finds all
+copies equal and no bad block, that `lockstep fsck` reports nothing, and that no writer waited for long.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import trio
 
 from admin import mounts, network, runs, targets
 from admin.ask import AskError
+from admin.fsck import fsck
 from admin.local import LocalCluster, child_environment, python_module, witnesses_for
 from admin.network import HUB, Network
 from tests.faults.data_load import Floors
@@ -286,13 +288,20 @@ def main(argv: list[str] | None = None) -> int:
                 outcome.judge(f"d{k} read back through {where.name}", wrong)
         outcome.judge("whole at the end", work.until_whole())
         scrubbed = trio.run(targets.scrub, cluster.config, 1 << 40, True, lambda done, total: None)
-        print(f"scrub --verify: {json.dumps(scrubbed.to_json())}")
-        outcome.judge("all copies equal", scrubbed.wrong)
+        print(f"scrub --verify: {json.dumps(targets.scrubbed_json(scrubbed))}")
+        bad = [f"{scrubbed.bad} bad blocks, which nobody has made"] if scrubbed.bad else []
+        outcome.judge("all copies equal", scrubbed.wrong + bad)
+        checked = fsck(cluster.config, None, True, False, None, lambda text: None)
+        print(f"fsck: {json.dumps(checked.to_json())}")
+        hollow = [f"{checked.hollow} files have lost all their objects"] if checked.hollow else []
+        outcome.judge("the file system check reports nothing", checked.problems + hollow)
         kills = [s for kind in ("kill", "wipe") for s in outcome.stalls.get(kind, [])]
         p99 = percentile(kills, 0.99)
         if args.stall_ms:
             wrong = [] if p99 <= args.stall_ms else ["too long"]
-            outcome.judge(f"stall of a writer, target killed: p99 {p99} ms", wrong)
+            what = f"a writer's longest stall, target killed: p99 {p99} ms of at most {args.stall_ms}"
+            outcome.judge(what, wrong)
+            print(f"{what}, {len(kills)} kills")
         for kind, stalls in sorted(outcome.stalls.items()):
             middle, high = percentile(stalls, 0.5), percentile(stalls, 0.99)
             print(f"longest stall of a writer, {kind}: median {middle} ms, p99 {high} ms, {len(stalls)} faults")

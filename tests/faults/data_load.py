@@ -6,6 +6,7 @@
 
 Files are made of pages that say which they are and in which version. After an fsync the writer notes, in FLOORS (shared
 memory, beside the file system), how new each page has to be; whoever opens a file after that must find it so new.
+Beside them each writer has a file of its own that is made, cut off, extended and removed again and again (Scratch).
 A line of JSON every 50 ms tells how many operations were done, the longest since the line before, and what was wrong.
 """
 
@@ -91,8 +92,68 @@ def _asked_to_end() -> bool:
     return bool(select.select([sys.stdin], [], [], 0)[0])
 
 
+class Scratch:
+    """A file whose size goes up and down, compared with what it should hold: what was cut off never comes back. It
+    begins small, in the metadata, and grows out of them; the objects of those removed have to go."""
+
+    SIZE_MAX: Final = 2_500_000
+
+    def __init__(self, path: Path, rng: random.Random) -> None:
+        self._path = path
+        self._rng = rng
+        self._fd = -1
+        self._model = bytearray()
+
+    def step(self) -> str | None:
+        """One operation; what was wrong, or None. Raises OSError."""
+        rng, model = self._rng, self._model
+        if self._fd < 0:
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+            model.clear()
+        at = rng.choice((rng.randrange(4000), rng.randrange(self.SIZE_MAX)))
+        kind = rng.choice(("write", "write", "append", "cut", "cut", "read", "read", "sync", "remove"))
+        if kind == "cut":
+            os.ftruncate(self._fd, at)
+            model[:] = model[:at].ljust(at, b"\0")
+        elif kind in ("write", "append"):
+            at = len(model) if kind == "append" else at
+            data = rng.randbytes(min(rng.choice((100, 5000, 200_000)), max(1, self.SIZE_MAX - at)))
+            os.pwrite(self._fd, data, at)
+            model.extend(bytes(max(0, at - len(model))))
+            model[at : at + len(data)] = data
+        elif kind == "sync":
+            os.fsync(self._fd)
+        elif kind == "read":
+            return self._compare(self._fd)
+        elif rng.random() < 0.3:
+            os.close(self._fd)
+            self._fd = -1
+            os.unlink(self._path)
+        return None
+
+    def _compare(self, fd: int) -> str | None:
+        size, data = os.fstat(fd).st_size, os.pread(fd, len(self._model) + 1, 0)
+        if size != len(self._model) or len(data) != size:
+            return f"{self._path.name}: {len(data)} bytes, size {size}, where {len(self._model)} should be"
+        if data == self._model:
+            return None
+        at = next(k for k, (one, two) in enumerate(zip(data, self._model, strict=True)) if one != two)
+        return f"{self._path.name}: byte {at} of {size} is {data[at]}, not {self._model[at]}"
+
+    def end(self) -> str | None:
+        if self._fd < 0:
+            return None
+        os.pwrite(self._fd, b"end", 0)  # to fsck a file that is one hole looks like one that has lost everything
+        self._model[:3] = b"end"
+        os.fsync(self._fd)
+        found = self._compare(self._fd)
+        os.close(self._fd)
+        return found
+
+
 def write(directory: Path, floors: Floors, seed: int) -> int:
     rng = random.Random(seed)
+    scratch = Scratch(directory / "scratch", random.Random(seed + 1_000_000))
     teller = Teller()
     version = 0
     handles = [os.open(directory / f"f{k}", os.O_RDWR | os.O_CREAT, 0o644) for k in range(FILES)]
@@ -104,6 +165,8 @@ def write(directory: Path, floors: Floors, seed: int) -> int:
         version += 1
         began = time.monotonic()
         try:
+            if rng.random() < 0.05 and (wrong := scratch.step()) is not None:
+                teller.wrong.append(wrong)
             if rng.random() < 0.85:
                 data = b"".join(page(file, first + k, version) for k in range(count))
                 done = os.pwrite(handles[file], data, first * PAGE)
@@ -129,6 +192,8 @@ def write(directory: Path, floors: Floors, seed: int) -> int:
         os.close(handle)
     for at, written in dirty.items():
         floors.put(*at, written)
+    if (wrong := scratch.end()) is not None:
+        teller.wrong.append(wrong)
     teller.say()
     return 1 if teller.wrong else 0
 

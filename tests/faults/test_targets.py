@@ -7,13 +7,16 @@ import os
 import random
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 
 from admin import targets
-from admin.local import child_environment, python_module
+from admin.local import LocalCluster, child_environment, python_module
+from daemon.config import TargetConfig
+from daemon.config import write as write_config
 from tests.faults import data
 from tests.live import Live, guarded, live, unavailable
 
@@ -66,12 +69,65 @@ def test_a_target_is_drained_and_taken_out(cluster: Live) -> None:
     cluster.cluster.wait(lambda status: moved(), "everything is moved from target 2", 60.0)
     listed = json.loads(lockstep("target", "list", "--json", spec).stdout)
     assert [t["state"] for t in listed["targets"]] == ["serving", "draining", "serving"]
-    # Chains of three copies need all three targets; nothing was ever written to them.
-    assert lockstep("target", "remove", "--lost", spec, "2").returncode == 0
+    # Chains of three copies need all three targets: they have two of them now.
+    assert lockstep("target", "remove", spec, "2").returncode == 0
     cluster.cluster.kill("ossd-2")
     for name, content in files.items():
         assert (where / name).read_bytes() == content, name
     assert [t["id"] for t in json.loads(lockstep("target", "list", "--json", spec).stdout)["targets"]] == [1, 3]
+
+
+def test_a_target_is_added_and_takes_its_part(cluster: Live) -> None:
+    """What was there before is spread over four; then one is lost for good, and its copies are made anew."""
+    local = cluster.cluster
+    spec = str(local.directory)
+    where = cluster.mount("add", 1)
+    assert lockstep("layout", "set", "--copies", "2", "--stripe-size", "65536", str(where)).returncode == 0
+    rng = random.Random(2)
+    files = {f"f{k}": rng.randbytes(rng.randrange(100_000, 400_000)) for k in range(12)}
+    for name, content in files.items():
+        (where / name).write_bytes(content)
+    new = TargetConfig(4, local.free_address(), local.directory / "data" / "ossd-4")
+    write_config(replace(local.config, targets=(*local.config.targets, new)))
+    grown = LocalCluster.open(local.directory)
+    grown.start("ossd-4")
+    try:
+        grown.wait(lambda status: all(t.said is not None for t in status.targets), "the new target is not up", 30.0)
+        assert lockstep("target", "add", spec, "4").returncode == 0
+
+        def pairs() -> dict[int, int]:
+            """In how many chains of two copies each target serves; 0 where anything is moved yet."""
+            _, known, chains = trio.run(targets.storage_map, grown.config)
+            counts = dict.fromkeys((t for t, *_ in known), 0)
+            for number, _, members in chains:
+                for target, state in members:
+                    if state != "serving":
+                        return {}
+                    counts[target] += number >> 16 == 1
+            return counts
+
+        grown.wait(lambda status: pairs() == dict.fromkeys((1, 2, 3, 4), 2), "the places are not equal", 60.0)
+
+        def held() -> list[set[str]]:
+            """The objects at each target, by their files' names."""
+            data = local.directory / "data"
+            return [{p.name for p in (data / f"ossd-{k}" / "objects").glob("*/*")} for k in (1, 2, 3, 4)]
+
+        def twice() -> bool:
+            there = held()
+            return bool(there[3]) and sum(map(len, there)) == 2 * len(set().union(*there))
+
+        grown.wait(lambda status: twice(), "not two copies of each: what was moved away is still there", 60.0)
+        grown.kill("ossd-1")
+        assert lockstep("target", "remove", "--lost", spec, "1").returncode == 0
+        grown.wait(lambda status: sum(pairs().values()) == 8, "the copies are not made anew", 60.0)
+        for name, content in files.items():
+            assert (where / name).read_bytes() == content, name
+        for command in (("scrub", "--verify", spec), ("fsck", spec)):
+            done = lockstep(*command)
+            assert done.returncode == 0, done.stdout + done.stderr
+    finally:
+        grown.kill("ossd-4")
 
 
 def test_scrub_finds_and_mends_a_bad_block(cluster: Live) -> None:

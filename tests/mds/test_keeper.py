@@ -10,6 +10,7 @@ from mds.keeper import BEAT_US, GONE_US, ORDER_AGAIN_US, SHUNNED_US, SILENCE_US,
 from tests.mds.harness import World
 from wire import ops, targetops
 from wire.chains import DRAINING, OFFLINE, SERVING, SYNCING, chain_of, copies_of
+from wire.errors import OK
 from wire.storage import LEASE_US
 
 PAIR = chain_of(2, 1)
@@ -156,6 +157,26 @@ def test_a_new_target_takes_its_share_and_a_drained_one_gives_its_up(world: Worl
     left = {number for number, _, members in chains if 2 in dict(members)}
     assert left == {number for number, _, _ in chains if copies_of(number) == 3}, "for these nobody else is left"
     assert watched.step(ORDER_AGAIN_US) == []
+    assert world.entry(0, 1, 1, targetops.TargetRemove(2, False)).status == OK, "others have all of it"
+    assert all(2 not in dict(members) for _, _, members in world.machine.storage_map()[2])
+
+
+def test_copies_that_were_lost_for_good_are_made_anew(world: World) -> None:
+    """1. A disk dies and is removed. 2. What it had a copy of has one less. 3. Another target is given them."""
+    watched = Watched(world)
+    watched.step()
+    assert world.entry(0, 1, 1, targetops.TargetRemove(2, True)).status == OK
+    watched.there.discard(2)
+    pair = chain_of(2, 2)
+    assert watched.members(pair) == {1: SERVING} and watched.step() == [], "there is nobody yet"
+    world.internal(ops.TargetSet(3, "h:3", b"3" * 16))
+    watched.there.add(3)
+    watched.keeper.connected(3, watched.now)
+    orders = watched.step()
+    assert targetops.ChainMove(pair, 2, 3, 0) in orders
+    assert watched.members(pair) == {1: SERVING, 3: SYNCING}
+    world.internal(targetops.ChainMove(pair, 3, 4, 0))
+    assert watched.members(pair) == {1: SERVING, 3: SYNCING}, "it has as many as it should"
 
 
 def test_space_of_those_that_answer(world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,13 @@ import trio
 
 from daemon.acquaintances import Acquaintances
 from daemon.journal import Journal
-from mds.links import Links
+from mds.links import WITNESS_CHANNELS, Links
 from vsync.records import Decided
 from vsync.view import genesis
 from wire.group import CHANNELS, Fetch, Seal
 from wire.ids import PROTOCOL_VERSION
-from wire.messages import Hello, Role, Welcome
-from wire.peer import Listener
+from wire.messages import Hello, Pong, Role, Welcome
+from wire.peer import Connection, ConnectionLost, Listener
 
 CLUSTER = b"sixteen bytes id"
 
@@ -110,6 +111,44 @@ async def test_a_silent_link_is_dialled_anew_on_all_channels(
     nursery.cancel_scope.cancel()
     one.journal.close()
     two.journal.close()
+
+
+async def test_a_silent_witness_is_dialled_anew(
+    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cut comes and goes, and the connection from before it would stay silent for as long again."""
+    monkeypatch.setattr("mds.links.WITNESS_LOOK_S", 0.01)
+    end, witness = End(tmp_path, 1), End(tmp_path, 2)
+    pings: list[list[int]] = []
+    silent = False
+
+    async def converse(conn: Connection, _hello: Hello) -> None:
+        mine: list[int] = []
+        pings.append(mine)
+        with contextlib.suppress(ConnectionLost):
+            while True:
+                message, _ = await conn.receive()
+                mine.append(message.number)
+                if not silent:
+                    conn.send(Pong(message.number, True))
+                end._note()
+
+    listener = Listener("127.0.0.1:0")
+    nursery.start_soon(listener.serve, nursery, CLUSTER, lambda _: None, witness.welcome, converse)
+    nursery.start_soon(end.links.keep, 2, f"127.0.0.1:{listener.port}", "control", WITNESS_CHANNELS)
+    with trio.fail_after(60):
+        while not pings or len(pings[0]) < 5:
+            await end.changed.wait()
+        assert end.happened == ["up"] and len(pings) == 1
+        silent = True
+        while len(pings) < 2:
+            await end.changed.wait()
+        silent = False
+        await end.until(["up", "down", "up"], 1)
+        assert end.came == [], "pongs are the link's own business"
+    nursery.cancel_scope.cancel()
+    end.journal.close()
+    witness.journal.close()
 
 
 @pytest.mark.parametrize("name", ODD)

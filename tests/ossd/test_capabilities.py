@@ -12,7 +12,7 @@ import pytest
 
 from ossd.capabilities import KNOWN_MAX, TOLD_EVERY_US, Keys, Shown
 from ossd.store import Store
-from tests.ossd.test_serve import CLIENT, CLUSTER, KEYS, Caller, calling, target, token_for
+from tests.ossd.serving import CLIENT, CLUSTER, KEYS, Caller, calling, target, token_for
 from wire.capability import ALL_FILES, DELETE, DRIFT_US, READ, TRUNCATE, WRITE, sign
 from wire.errors import OK, Status, to_errno
 from wire.messages import ObjectDelete, ObjectKey, ObjectRead, ObjectSync, ObjectTruncate, ObjectWrite, Role, StatusCall
@@ -49,12 +49,6 @@ BAD = {
     "expired": lambda: sign(KEYS[1], CLIENT, READ | WRITE | TRUNCATE, 5, 1, now_us() - DRIFT_US - US, (1,)),
 }
 """What is wrong -> what is shown."""
-
-
-@pytest.fixture
-async def port(tmp_path: Path) -> AsyncIterator[int]:
-    async with target(tmp_path) as number:
-        yield number
 
 
 @pytest.fixture

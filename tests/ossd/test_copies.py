@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import subprocess
+import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,15 +17,17 @@ import pytest
 import trio
 
 from daemon.config import ClusterConfig, Config, ReplicaConfig, TargetConfig
+from ossd import limits
+from ossd.copystore import CopyStore
 from ossd.ledger import BLOCK, NO_STAMP
 from ossd.serve import serve
 from ossd.store import Store, file_name
-from tests.ossd.test_serve import CLUSTER, KEYS, Caller, calling
+from tests.ossd.serving import CLUSTER, KEYS, Caller, calling
 from wire.chains import OFFLINE, SERVING, SYNCING
 from wire.codec import pack
 from wire.errors import OK, Status
 from wire.messages import ObjectDelete, ObjectKey, ObjectRead, ObjectSync, ObjectTruncate, ObjectWrite, Role, StatusCall
-from wire.storage import Beat, TargetScrub
+from wire.storage import Beat, ObjectList, ObjectPatch, TargetScrub
 
 CHAIN = 9
 KEY = ObjectKey(5, 0)
@@ -111,6 +114,12 @@ class Some:
 
     def file(self, target: int, key: tuple[int, int] = (5, 0)) -> Path | None:
         return next((self.base / f"t{target}" / "objects").glob(f"*/{file_name(key)}"), None)
+
+    async def without(self, target: int) -> None:
+        """Wait until *target* has no copy of KEY."""
+        with trio.fail_after(30):
+            while self.file(target) is not None:
+                await trio.testing.wait_all_tasks_blocked(0.005)
 
     async def scrubbed(self, target: int) -> list[str]:
         """What a scrub of *target* finds wrong."""
@@ -218,13 +227,104 @@ async def test_a_member_that_returns_gets_what_it_missed_and_nothing_else(tmp_pa
         assert await targets.write(9 * BLOCK, b"meanwhile") == OK
         await targets.synced(1, 2)
         (progress,) = (await targets.status(1))["syncing"]
-        chain, target, directories, objects, size, _ = progress
-        assert (chain, target, directories, objects) == (CHAIN, 2, 1024, 4)
+        chain, target, percent, objects, size, left = progress
+        assert (chain, target, percent, objects, left) == (CHAIN, 2, 100, 4, 0.0)
         assert size == BLOCK + len(b"new") + 10, "one block changed, one is new, and of the one cut what is left"
         await targets.tell((1, SERVING), (2, SERVING))
         for key in (KEY, big, cut, new):
             assert await targets.read(2, key=key) == await targets.read(1, key=key)
         assert targets.file(2, (7, 0)) is None
+        assert await targets.scrubbed(1) == []
+
+
+async def test_nobody_waits_until_a_large_object_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two pieces of it a write is answered; it reaches the newcomer later."""
+    monkeypatch.setattr(limits, "AHEAD_BLOCKS", 2)
+    async with some(tmp_path, 1) as targets:
+        content = os.urandom(20 * BLOCK)
+        assert await targets.write(0, content) == OK
+        rate = limits.RESYNC_BYTES_PER_S
+        monkeypatch.setattr(limits, "RESYNC_BYTES_PER_S", 1)  # the second piece comes in a day
+        await targets.start(2)
+        await targets.tell((1, SERVING), (2, SYNCING))
+        with trio.fail_after(20):
+            while not (syncing := (await targets.status(1))["syncing"]) or not syncing[0][4]:
+                await trio.testing.wait_all_tasks_blocked(0.001)
+        (_, _, percent, _, size, left) = syncing[0]
+        assert size == 2 * BLOCK and 0 < percent < 100 and left > 0
+        for at in (0, 19 * BLOCK, 30 * BLOCK):
+            assert await targets.write(at, b"meanwhile") == OK
+            content = content.ljust(at, b"\0")
+            content = content[:at] + b"meanwhile" + content[at + 9 :]
+        there = targets.file(2)
+        assert there is not None and there.stat().st_size == 2 * BLOCK, "no writer has waited for more"
+        assert await targets.read(1) == content
+        monkeypatch.setattr(limits, "RESYNC_BYTES_PER_S", rate)
+        await targets.tell((1, SERVING), (2, SYNCING))
+        await targets.synced(1, 2)
+        await targets.tell((1, SERVING), (2, SERVING))
+        assert await targets.read(2) == content
+        assert await targets.scrubbed(1) == []
+
+
+async def test_what_is_written_while_a_large_object_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writers overwrite, extend and cut objects that are being given, all the time: copies are equal afterwards."""
+    monkeypatch.setattr(limits, "AHEAD_BLOCKS", 1)
+    keys = [ObjectKey(200 + k, 0) for k in range(3)]
+    async with some(tmp_path, 1) as targets:
+        for key in keys:
+            assert await targets.write(0, os.urandom(30 * BLOCK), key=key) == OK
+        await targets.start(2)
+        await targets.tell((1, SERVING), (2, SYNCING))
+        done = False
+
+        async def write(seed: int) -> None:
+            rng = random.Random(seed)
+            key = keys[seed]
+            while not done:
+                trims = ((rng.randrange(1, 4), 25 * BLOCK + 77),) if rng.random() < 0.1 else ()
+                data = rng.randbytes(rng.choice((10, BLOCK, 3 * BLOCK)))
+                status = await targets.write(rng.randrange(40 * BLOCK), data, key=key, known=trims)
+                assert status in (OK, Status.STALE_CHAIN, Status.NOT_SERVING)  # the map moves while we write
+
+        async with trio.open_nursery() as nursery:
+            for seed in range(3):
+                nursery.start_soon(write, seed)
+            await targets.synced(1, 2)
+            await targets.tell((1, SERVING), (2, SERVING))
+            done = True
+        for key in keys:
+            assert await targets.read(2, key=key) == await targets.read(1, key=key)
+        assert await targets.scrubbed(1) == []
+
+
+async def test_what_is_left_out_at_the_last_moment_is_given_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1. All directories are gone through, the target has its disk synced. 2. Its copy of an object turns out to be
+    another one than was thought. 3. A change of it is left out. 4. It is not synced before it has been given that."""
+    gate, began = threading.Event(), threading.Event()
+    real = CopyStore.sync_all
+
+    def sync_all(self: CopyStore) -> None:
+        began.set()
+        assert gate.wait(20)
+        real(self)
+
+    async with some(tmp_path, 1) as targets:
+        assert await targets.write(0, b"a" * 100) == OK
+        await targets.start(2)
+        monkeypatch.setattr(CopyStore, "sync_all", sync_all)
+        await targets.tell((1, SERVING), (2, SYNCING))
+        assert await trio.to_thread.run_sync(began.wait, 20)
+        async with calling(targets.ports[2], Role.TARGET, "1") as member:
+            patch = await member.call(ObjectPatch, KEY, CHAIN, targets.chain_version, 0, bulk=b"other")
+            assert patch[0] == OK
+        assert await targets.write(10, b"left out") == OK
+        gate.set()
+        await targets.synced(1, 2)
+        await targets.tell((1, SERVING), (2, SERVING))
+        assert await targets.read(2) == await targets.read(1) == b"a" * 10 + b"left out" + b"a" * 82
         assert await targets.scrubbed(1) == []
 
 
@@ -241,6 +341,33 @@ async def test_a_wiped_member_gets_everything(tmp_path: Path) -> None:
             key = ObjectKey(100 + k, k % 3)
             assert await targets.read(3, key=key) == await targets.read(1, key=key)
         assert await targets.scrubbed(1) == []
+
+
+async def test_what_a_target_holds_of_a_chain_that_it_has_left_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not before it is told, not what it holds as a member; and when it comes back it gets everything."""
+    monkeypatch.setattr(limits, "CLEAR_AFTER_S", 0.01)
+    async with some(tmp_path, 1, 2) as targets:
+        assert await targets.write(0, b"here and there") == OK
+        await targets.tell((1, SERVING), (2, OFFLINE))
+        async with calling(targets.ports[2], Role.TARGET, "1") as member:
+            assert (await member.call(ObjectList, CHAIN, 0, 64))[0] == OK
+            assert targets.file(2) is not None
+            await targets.tell((1, SERVING))
+            await targets.without(2)
+            assert (await member.call(ObjectList, CHAIN, 0, 64))[0] == Status.NOT_SERVING
+        assert targets.file(1) is not None
+        await targets.tell((1, SERVING), (2, SYNCING))
+        await targets.synced(1, 2)
+        await targets.tell((1, SERVING), (2, SERVING))
+        assert await targets.read(2) == b"here and there"
+        await targets.stop(2)
+        await targets.tell((1, SERVING), only=(1,))
+        await targets.start(2)
+        await targets.tell((1, SERVING))
+        await targets.without(2)
+        assert await targets.read(1) == b"here and there"
 
 
 async def test_a_full_member_refuses_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,6 +406,39 @@ async def test_a_bad_block_is_mended_from_the_other_copy(tmp_path: Path, at: int
         assert (status["blocks_bad"] >= 1, status["blocks_mended"]) == (True, 1)
         assert where.read_bytes() == data
         assert await targets.write(BLOCK + 3, b"!") == OK
+
+
+async def test_a_scrub_gives_way_between_two_pieces_of_a_large_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "AHEAD_BLOCKS", 2)
+    seen = []
+    real = CopyStore.read_block
+
+    def read_block(self: CopyStore, file: Any, block: int) -> bytes:
+        seen.append(block)
+        return real(self, file, block)
+
+    monkeypatch.setattr(CopyStore, "read_block", read_block)
+    async with some(tmp_path, 1, 2) as targets:
+        assert await targets.write(0, os.urandom(6 * BLOCK)) == OK
+        async with calling(targets.ports[1], Role.ADMIN) as admin:
+            for first in range(0, 1024, 64):
+                admin.send(TargetScrub, first, 64, 1, True)  # the next piece is due in a day
+            with trio.fail_after(20):
+                while len(seen) < 2:
+                    await trio.testing.wait_all_tasks_blocked(0.001)
+            assert await targets.write(5, b"meanwhile") == OK
+            assert seen == [0, 1]
+        bad = targets.file(2)
+        assert bad is not None
+        with bad.open("r+b") as file:
+            file.seek(5 * BLOCK + 3)
+            byte = file.read(1)
+            file.seek(-1, os.SEEK_CUR)
+            file.write(bytes([byte[0] ^ 1]))
+        assert await targets.scrubbed(2) == []
+        assert (await targets.status(2))["blocks_mended"] == 1, "in the last piece"
 
 
 async def test_a_bad_block_without_another_copy_is_an_error(tmp_path: Path) -> None:

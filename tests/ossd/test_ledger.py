@@ -14,7 +14,7 @@ from ossd import ledger as ledger_module
 from ossd.ledger import BLOCK, NO_STAMP, BadBlock, header_of
 from ossd.store import Key, Store, file_name
 from tests.ossd.disks import CLUSTER, FaultyDisk
-from tests.ossd.test_store import read, truncate, write
+from tests.ossd.storing import read, truncate, write
 
 A: Key = (1, 0)
 

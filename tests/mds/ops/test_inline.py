@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mds.check import check
+from mds.namespace.inline import VOID_US
 from mds.namespace.inode import decode
 from mds.schema import INLINE, INODES, u64
 from tests.mds.harness import ALICE, ROOT, TOP, Attr, World
@@ -153,6 +154,10 @@ def test_a_change_meanwhile_makes_the_number_void(world: World, change: str) -> 
         assert grow(world, ino)[0] not in (0, number)
     assert world.status(GrownOut(ino, number)) == Status.STALE_LAYOUT
     assert queued(world) == [number]
+    # 1. The objects are deleted. 2. What was on its way to them arrives. So they wait until nothing can.
+    void = world.time + 1000 * VOID_US
+    assert world.machine.reclaimable(9, void - 1_000_000_000) == []
+    assert [n for n, _ in world.machine.reclaimable(9, void)] == [number]
     again, _ = grow(world, ino)
     assert world.attr(GrownOut(ino, again)).objects == again
 
