@@ -148,7 +148,7 @@ CAPABILITY_CACHE_S: Final = 1.0
 """The kernel asks for ``security.capability`` before every write; that there is none is remembered so long."""
 
 CACHE_KEEP_S: Final = 0.08
-"""How often the cache lease is extended: three times within the lease a replica gives (250 ms)."""
+"""How often the cache lease is extended: twice, at least, within the lease a replica gives (up to 220 ms)."""
 CACHE_ASK_S: Final = 0.02
 """A lapsed lease is asked for at most this often by operations that find it so (no view may be active)."""
 CACHE_IDLE_S: Final = 1.0

@@ -16,6 +16,9 @@ from typing import Any, Final, Generic, TypeVar
 LEASE_US: Final = 250_000
 """Longest lease of a client. What a client that does not answer a recall can delay those by, once, who touch what it
 keeps."""
+CLIENTS_MARGIN_US: Final = 30_000
+"""A client is told a lease shorter by this than what is waited for here and, by the group, after our end: its clock may
+be slower than those (a clock that is being set right may be off by several percent for that while)."""
 INODES_MAX: Final = 65_536
 """Inodes one client may hold leases on; beyond it answers come without, until it has let go of everything."""
 LEASES_MAX: Final = 262_144

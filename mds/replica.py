@@ -345,7 +345,7 @@ class Replica:
         assert self.schedule.empty, "nothing waits for what comes after a view event"
         self.state.view_event(item.index, generation_of(view.epoch), view.epoch, view.members)
         self.owed.new_view()
-        self.borrowers.forget(self.state.sessions())
+        self.borrowers.forget(self.state.sessions(), self.shell.now())
         told = view_changed(view, self.state.roster)
         for client in self.clients:
             client.send(told)
