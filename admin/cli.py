@@ -360,11 +360,8 @@ Exit codes:
     "the others.",
 )
 @click.option("--no-watchdog", is_flag=True, help="Run the replica itself in the foreground, for a debugger.")
-@click.option("--guarded", "guard_fd", type=int, hidden=True, help="The pipe to the watchdog.")
 @_LOG_LEVEL
-def mds(
-    config_path: Path, number: int, join: str | None, no_watchdog: bool, guard_fd: int | None, log_level: str
-) -> None:
+def mds(config_path: Path, number: int, join: str | None, no_watchdog: bool, log_level: str) -> None:
     """Run a metadata replica in the foreground; it logs to standard error.
 
     The replica runs under a small watchdog process, which is the one that this command becomes. The watchdog starts
@@ -378,13 +375,12 @@ def mds(
     with _reported():
         config = find_config(config_path)
         config.replica(number)
-    if guard_fd is None and not no_watchdog:
+    if not no_watchdog:
         become_watchdog(config, number, join, log_level)
     logs.setup(f"mds-{number}", log_level)
-    from daemon.guarded import Guard
     from mds.serve import main as serve
 
-    sys.exit(serve(config, number, Guard(guard_fd) if guard_fd is not None else None, join))
+    sys.exit(serve(config, number, None, join))
 
 
 @main.command(short_help="Run a storage target.", epilog=_DAEMON_EPILOG)

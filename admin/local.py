@@ -90,11 +90,9 @@ def daemon_command(kind: Kind, number: int, config: Path, log_level: str) -> lis
 
 def become_watchdog(config: Config, number: int, join: str | None, log_level: str) -> NoReturn:
     """Replace this process by the watchdog of replica *number*, which starts the replica."""
-    guarded = [*daemon_command("mds", number, config.path, log_level), *(["--join", join] if join else [])]
-    argv = python_module(
-        "daemon.watchdog", "--config", str(config.path), "--id", str(number), "--cluster", config.cluster.id.hex(),
-        "--log-level", log_level, "--", *guarded,
-    )  # fmt: skip
+    which = ("--config", str(config.path), "--id", str(number), "--log-level", log_level)
+    guarded = python_module("mds", *which, *(("--join", join) if join else ()))
+    argv = python_module("daemon.watchdog", *which, "--cluster", config.cluster.id.hex(), "--", *guarded)
     os.execve(argv[0], argv, child_environment())
 
 

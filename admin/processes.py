@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
-OUR_MODULES: Final = ("admin", "bench", "daemon", "tests")
+OUR_MODULES: Final = ("admin", "bench", "daemon", "mds", "tests")
 """Top packages that are run with ``python -m``: how our processes are recognised."""
 
 

@@ -6,10 +6,12 @@ One cluster on this host grows to each of the sizes, filled by clients of the li
 with as many requests outstanding as its session has slots. With that many files there, each of these is measured:
 
     create, lookup   requests per second, the median of some rounds of 5,000; lookups of names at random
-    memory           of each replica's process, idle: RssAnon is its own; RssFile is mostly LMDB's map: page cache,
-                     given back when anybody needs it
+    memory           of each replica's process, after a second of rest: RssAnon is its own; RssFile is mostly LMDB's
+                     map: page cache, given back when anybody needs it
     restart          a replica is stopped, and started: seconds until it is a member that may answer; and killed:
                      seconds until its watchdog has started it again and it is one
+    whole            it is stopped, what lets its state be trusted is removed, as a power cut does, and it is started:
+                     seconds, in which it reads all of it
     join             a new replica is added while one client makes files one by one and another eight at a time: the
                      longest time that either waited between two answers, and the seconds until it is a member. Removed
                      again at the end
@@ -37,6 +39,7 @@ from admin import ask, runs
 from admin.local import ClusterError, LocalCluster, child_environment, python_module
 from admin.processes import ProcessError
 from bench import mdtest
+from mds import trust
 
 SIZES: Final = (10_000, 100_000, 1_000_000)
 SAMPLE: Final = 5_000
@@ -47,6 +50,7 @@ WAIT_S: Final = 120.0
 POLL_S: Final = 0.02
 WRITTEN_BYTES: Final = 1 << 20
 """A replica with no more unwritten than this has written what it applied."""
+REST_S: Final = 1.0
 LOAD_WIDTH: Final = 8
 LOAD_S: Final = 2.0
 """The load goes on for so long before and after the new replica has joined."""
@@ -149,6 +153,7 @@ class Subject:
     def memory(self) -> dict[str, dict[str, float]]:
         """MiB of each replica's process."""
         self.settled()
+        time.sleep(REST_S)
         found: dict[str, dict[str, float]] = {}
         for replica in self.cluster.config.replicas:
             who = self.cluster.guarded(f"mds-{replica.id}")
@@ -176,16 +181,25 @@ class Subject:
         began = time.monotonic()
         self.cluster.stop(name, WAIT_S)
         found["stop_s"] = round(time.monotonic() - began, 2)
-        began = time.monotonic()
-        self.cluster.start(name)
-        self.wait(lambda: self._serves(replica, before), f"{name} does not serve again")
-        found["start_s"] = round(time.monotonic() - began, 2)
-        before = self._incarnation(replica)
-        began = time.monotonic()
-        self.cluster.crash(name)
-        self.wait(lambda: self._serves(replica, before), f"{name} does not serve again")
-        found["killed_s"] = round(time.monotonic() - began, 2)
+        found["start_s"] = self._seconds(replica, before, lambda: self.cluster.start(name))
+        found["killed_s"] = self._seconds(replica, self._incarnation(replica), lambda: self.cluster.crash(name))
         return found
+
+    def read_whole(self, replica: int) -> float:
+        """Seconds from a start to serving, if it is as after a power cut."""
+        name = f"mds-{replica}"
+        before = self._incarnation(replica)
+        self.cluster.stop(name, WAIT_S)
+        for word in (trust.NOTE, trust.IMPRINT):
+            (self.cluster.config.replica(replica).data / "state" / word).unlink(missing_ok=True)
+        return self._seconds(replica, before, lambda: self.cluster.start(name))
+
+    def _seconds(self, replica: int, before: int, do: Callable[[], object]) -> float:
+        """From *do* until the replica serves in a life after *before*."""
+        began = time.monotonic()
+        do()
+        self.wait(lambda: self._serves(replica, before), f"replica {replica} does not serve again")
+        return round(time.monotonic() - began, 2)
 
     def join(self) -> dict[str, Any]:
         """A new replica, and its removal, under load."""
@@ -242,10 +256,14 @@ class Subject:
         self.settled()
         state = self.cluster.config.replicas[0].data / "state" / "data.mdb"
         found["state_mib"] = round(state.stat().st_size / (1 << 20), 1)
-        found["restart"] = self.restart(self.cluster.config.replicas[-1].id)
+        last = self.cluster.config.replicas[-1].id
+        found["restart"] = self.restart(last)
         say(f"restart: {found['restart']}")
         found["join"] = self.join()
         say(f"join: {found['join']}")
+        # By now it has been a member for so long that it is taken in again at once (vsync.limits.STAY_GOOD).
+        found["read_whole_s"] = self.read_whole(last)
+        say(f"read whole: {found['read_whole_s']}")
         return found
 
 
@@ -261,6 +279,7 @@ def summary(sizes: list[dict[str, Any]]) -> dict[str, Any]:
         "lookup_ratio": round(large["lookup_per_s"] / small["lookup_per_s"], 3),
         "memory_growth_mib": round(anonymous(large) - anonymous(small), 1),
         "restart_s": max(large["restart"]["start_s"], large["restart"]["killed_s"]),
+        "read_whole_s": large["read_whole_s"],
         "join_stall_ms": large["join"]["stall_ms"],
     }
 
@@ -295,8 +314,8 @@ def run(sizes: tuple[int, ...], replicas: int, clients: int, rounds: int, say: C
 def table(found: dict[str, Any]) -> str:
     """One line per size."""
     head = (
-        "files", "creates/s", "lookups/s", "state MiB", "RssAnon", "RSS MiB", "start s", "killed s", "join s",
-        "stall ms",
+        "files", "creates/s", "lookups/s", "state MiB", "RssAnon", "RSS MiB", "start s", "killed s", "whole s",
+        "join s", "stall ms",
     )  # fmt: skip
     lines = ["".join(f"{name:>11}" for name in head)]
     for one in found["sizes"]:
@@ -304,7 +323,8 @@ def table(found: dict[str, Any]) -> str:
         cells = (
             one["files"], one["create_per_s"], one["lookup_per_s"], one["state_mib"],
             max(m["RssAnon"] for m in memory), max(m["VmRSS"] for m in memory),
-            one["restart"]["start_s"], one["restart"]["killed_s"], one["join"]["seconds"], one["join"]["stall_ms"],
+            one["restart"]["start_s"], one["restart"]["killed_s"], one["read_whole_s"],
+            one["join"]["seconds"], one["join"]["stall_ms"],
         )  # fmt: skip
         lines.append("".join(f"{cell:>11}" for cell in cells))
     return "\n".join([*lines, "", ", ".join(f"{name} {value}" for name, value in found["summary"].items())])

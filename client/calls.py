@@ -97,6 +97,9 @@ class Calls:
         self._calls[call.token] = call
         if call.expires != NEVER:
             self._expiring.append(call)
+            # The first hangs until it expires, while any number of others come and go behind it.
+            if len(self._expiring) > 2 * len(self._calls) + limits.EXPIRING_SLACK:
+                self._expiring = deque(c for c in self._expiring if self._calls.get(c.token) is c)
         return True
 
     def _occupy(self, call: Call) -> None:

@@ -42,6 +42,8 @@ class Credentials:
             gid = ctx.gid
             cred = self._root.get(gid)
             if cred is None:
+                if len(self._root) >= limits.GROUPS_CACHE_MAX:
+                    self._root.clear()
                 cred = self._root[gid] = Cred(0, gid, ())
             return cred
         who = (ctx.pid, uid, ctx.gid)

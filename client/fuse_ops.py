@@ -213,15 +213,20 @@ class LockstepOperations(pyfuse3.Operations):
     @_at_once(_getattr_known)
     @_operation
     async def getattr(self, inode: int, ctx: Any) -> pyfuse3.EntryAttributes:
-        return self._entry(await self._volume.getattr(self._ino(inode)))
+        ino = self._ino(inode)
+        try:
+            return self._entry(await self._volume.getattr(ino))
+        except FileSystemError as exc:
+            removed = self._volume.removed_directory(ino) if exc.status == errno.ESTALE else None
+            if removed is None:
+                raise
+            return self._entry(removed)
 
     @_operation
     async def setattr(self, inode: int, attr: Any, fields: Any, fh: int | None, ctx: Any) -> pyfuse3.EntryAttributes:
         valid, soon = _valid_bits(attr, fields)
         cred = self._credentials.of(ctx)
         ino = self._ino(inode)
-        if not valid:  # ctime alone: nothing a client may set
-            return self._entry(await self._volume.getattr(ino))
 
         def op(bits: int) -> ops.SetAttr:
             size = attr.st_size if bits & ops.SET_SIZE else 0
@@ -382,8 +387,9 @@ class LockstepOperations(pyfuse3.Operations):
                 return await volume.getattr(ino)
             if exc.status not in (errno.ESTALE, errno.ENOENT):
                 raise
-            # Removed while it was open: rmdir(2) leaves a directory without entries.
-            return Attr(ino, stat.S_IFDIR | 0o700, 0, 0, 0, 0, 0, 0, 0, 0, None, (), 0, ino)
+            removed = volume.removed_directory(ino)
+            assert removed is not None, "it is open, or nobody would list it"
+            return removed
 
     @_operation
     async def fsyncdir(self, fh: int, datasync: bool) -> None:

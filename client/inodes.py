@@ -54,6 +54,8 @@ class DirectoryHandle:
     ino: int
     cred: Cred
     pid: int
+    attr: Attr | None = None
+    """As it was when it was opened, where that was known."""
     buffer: deque[tuple[bytes, int, Attr]] = field(default_factory=deque)
     position: int = 0
     """Cookie after which ``buffer`` goes on."""

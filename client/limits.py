@@ -10,6 +10,8 @@ SLOTS: Final = 64
 """Requests of one session that may be outstanding at once; more callers wait for a free slot."""
 WAITING_MAX: Final = 4096
 """Requests that may wait for a slot. More is a runaway caller: it is told OVERLOADED (EAGAIN)."""
+EXPIRING_SLACK: Final = 1024
+"""Calls that are over and still in the row of those that expire, beyond as many as there are under way."""
 
 CONNECT_TIMEOUT_S: Final = 1.0
 """A replica that has not finished the handshake by then is passed over (its host may be gone without a word)."""
@@ -146,7 +148,7 @@ CAPABILITY_CACHE_S: Final = 1.0
 """The kernel asks for ``security.capability`` before every write; that there is none is remembered so long."""
 
 CACHE_KEEP_S: Final = 0.08
-"""How often the cache lease is extended: three times within the lease a replica gives (250 ms)."""
+"""How often the cache lease is extended: twice, at least, within the lease a replica gives (up to 220 ms)."""
 CACHE_ASK_S: Final = 0.02
 """A lapsed lease is asked for at most this often by operations that find it so (no view may be active)."""
 CACHE_IDLE_S: Final = 1.0

@@ -16,8 +16,10 @@ from wire import ids, ops
 
 INODES_MAX: Final = 50_000
 """Inodes kept; a mount that meets more begins anew (a replica grants leases on some more than that)."""
-NAMES_MAX: Final = 200_000
-"""Names learned, absent ones too, before the cache begins anew: absent names come with no inode to count."""
+NAMES_MAX: Final = 100_000
+"""Names learned, absent ones too, before the cache begins anew: absent names come with no inode to count. Some 40 MB if
+each is in a directory of its own; one of more than LONG bytes counts as several."""
+LONG: Final = 64
 KERNEL_S: Final = 0.1
 """How long the kernel may take a directory's name for granted without asking us. What a rename or removal of that
 directory by another mount is delayed by, at most."""
@@ -199,7 +201,7 @@ class NameCache:
         if self._learned >= NAMES_MAX:
             self.clear()
             return
-        self._learned += 1
+        self._learned += 1 + len(name) // LONG
         self._names.setdefault(parent, {})[name] = attr.ino if attr is not None else ABSENT
         if attr is not None:
             self.learn_attr(attr, stamp)

@@ -502,9 +502,19 @@ class Volume:
     async def opendir(self, cred: ops.Cred, ino: int, pid: int = 0) -> DirectoryHandle:
         if cred.uid != 0:
             await self.service.query(ops.Access(cred, ino, os.R_OK))
-        handle = DirectoryHandle(self.directories.next_number(), ino, cred, pid)
+        handle = DirectoryHandle(self.directories.next_number(), ino, cred, pid, self.getattr_cached(ino))
         self.directories.add(handle.number, handle)
         return handle
+
+    def removed_directory(self, ino: int) -> Attr | None:
+        """Of a directory that the service does not know any more: what whoever has it open sees. None: nobody has."""
+        held = [handle.attr for handle in self.directories.values() if handle.ino == ino]
+        if not held:
+            return None
+        known = next((attr for attr in held if attr is not None), None)
+        if known is None:
+            return Attr(ino, stat.S_IFDIR | 0o700, 0, 0, 0, 0, 0, 0, 0, 0, None, (), 0, ino)
+        return known._replace(nlink=0)
 
     async def entries(self, handle: DirectoryHandle, cookie: int) -> None:
         """See to it that ``handle.buffer`` goes on after *cookie* and is empty only at the end."""

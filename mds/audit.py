@@ -49,7 +49,7 @@ async def audit(store: Callable[[], Store], read: bool, die: Callable[[Exception
         if store() is looked_at:  # else a snapshot took its place, and what was read is gone
             looked_at.forget_dead_readers()
             try:
-                verify.judge(path, done.stdout.decode(), done.returncode)
+                verify.judge(path, [(done.stdout.decode(), done.returncode)])
                 log.info("the state was read whole in %.1f s: it is well", trio.current_time() - began)
             except StoreFailed as exc:
                 log.warning("%s; tried again later", exc)
@@ -90,7 +90,7 @@ def main(argv: list[str]) -> int:
         time.sleep(REST * (time.monotonic() - last))
         last = time.monotonic()
 
-    os.write(1, verify.found(path, pace).encode())
+    os.write(1, verify.found(path, pace=pace).encode())
     return 0
 
 

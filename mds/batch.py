@@ -44,11 +44,14 @@ def entries_untrusted(batch: bytes) -> tuple[Any, ...]:
 def well_formed(entry: Any) -> bool:
     """(time_ns, session, slot, number, op), and after it perhaps what the origin saw (mds.locksets), each in its
     bounds."""
-    if type(entry) is not tuple or not 5 <= len(entry) <= 6:
+    if type(entry) is not tuple:
+        return False
+    if len(entry) == 6:
+        if type(entry[5]) is not tuple or {*map(type, entry[5])} - {int}:
+            return False
+    elif len(entry) != 5:
         return False
     time_ns, session, slot, number, op = entry[:5]
-    if len(entry) == 6 and (type(entry[5]) is not tuple or {*map(type, entry[5])} - {int}):
-        return False
     return (
         type(time_ns) is int
         and type(session) is int

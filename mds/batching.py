@@ -26,28 +26,29 @@ class Batching:
     def __init__(self, state: StateMachine) -> None:
         self.state = state
         """Replaced by the replica, when a snapshot replaces its own."""
-        self._queue: deque[Item] = deque()
+        self.queue: deque[Item] = deque()
+        """What waits, in the order of its coming; others only look whether there is something."""
         self._fresh: dict[bytes, Any] = {}
         """Operations of queued requests, decoded when they came in, so that it is not done again when they go out."""
         self._stale: dict[tuple[int, int, int], int] = {}
         """(session, slot, number) of requests whose plan was stale -> how often."""
 
     def __len__(self) -> int:
-        return len(self._queue)
+        return len(self.queue)
 
     def add(self, item: Item, op: Any) -> None:
         """A request came in, or is this replica's own; *op* is what is encoded in it."""
         self._fresh[item[4]] = op
-        self._queue.append(item)
+        self.queue.append(item)
 
     def back(self, items: Iterable[Item]) -> None:
         """These have been multicast and are in no history: they go out again."""
-        self._queue.extend(items)
+        self.queue.extend(items)
 
     def again(self, item: Item) -> None:
         """Its plan was stale."""
         self._stale[item[1:4]] = self._stale.get(item[1:4], 0) + 1
-        self._queue.append(item)
+        self.queue.append(item)
 
     def answered(self, request: tuple[int, int, int]) -> None:
         """It has come to something."""
@@ -56,7 +57,7 @@ class Batching:
 
     def clear(self) -> None:
         """Whoever waits for what is here has been told to ask elsewhere."""
-        self._queue.clear()
+        self.queue.clear()
         self._fresh.clear()
         self._stale.clear()
 
@@ -64,11 +65,11 @@ class Batching:
         """The entries of the next message: as many as go into one."""
         batch: list[tuple[Any, ...]] = []
         size = 0
-        while self._queue and len(batch) < limits.BATCH_ENTRIES:
-            size += len(self._queue[0][4]) + 64
+        while self.queue and len(batch) < limits.BATCH_ENTRIES:
+            size += len(self.queue[0][4]) + 64
             if batch and size > limits.BATCH_BYTES:
                 break
-            item = self._queue.popleft()
+            item = self.queue.popleft()
             op = self._fresh.get(item[4])
             seen = look(self.state.store, op if op is not None else decode_entry(item))
             if seen is None or (self._stale and self._stale.get(item[1:4], 0) >= limits.PLANS):

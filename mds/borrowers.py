@@ -50,7 +50,15 @@ class Borrowers:
                 attached[op.session] = max(op.attempt, attached.get(op.session, 0))
         return all(self._let_go.get(number, (0, 0))[0] > attempt for number, attempt in attached.items())
 
-    def forget(self, sessions: Iterable[tuple[int, Session]]) -> None:
-        """A view is active: what was said by attempts that are ordered is of no more use."""
+    def forget(self, sessions: Iterable[tuple[int, Session]], now: int) -> None:
+        """A view is active: what was said by attempts that are ordered is of no more use, once it holds.
+
+        Not before: 1. A client leaves a replica that lives, and its kernel goes on for a moment. 2. Its attachment
+        elsewhere is ordered, and a view becomes active that has to do with neither. 3. The replica it has left dies.
+        """
         attempts = {number: session.attempt for number, session in sessions}
-        self._let_go = {n: said for n, said in self._let_go.items() if said[0] > attempts.get(n, said[0])}
+        self._let_go = {
+            n: (attempt, since)
+            for n, (attempt, since) in self._let_go.items()
+            if now < since or attempt > attempts.get(n, attempt)
+        }

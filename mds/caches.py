@@ -9,14 +9,22 @@ never outlasts the replica's own read lease, so the hold of a view change covers
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 LEASE_US: Final = 250_000
 """Longest lease of a client. What a client that does not answer a recall can delay those by, once, who touch what it
 keeps."""
+CLIENTS_MARGIN_US: Final = 30_000
+"""A client is told a lease shorter by this than what is waited for here and, by the group, after our end: its clock may
+be slower than those (a clock that is being set right may be off by several percent for that while)."""
 INODES_MAX: Final = 65_536
-"""Inodes one client may hold leases on; beyond it answers come without."""
+"""Inodes one client may hold leases on; beyond it answers come without, until it has let go of everything."""
+LEASES_MAX: Final = 262_144
+"""Leases of all clients together, some 20 MB. Then the client that holds the most is asked to let go of everything."""
+NEARLY: Final = 4096
+"""A client, or all of them, with so few leases to spare hold too much: more than one answer asks for."""
 LINGERING_MAX: Final = 4096
 """Inodes called back of which it is remembered that a kernel may still use their names, before the old are dropped."""
 
@@ -25,16 +33,28 @@ _NOTHING: Final[frozenset[Hashable]] = frozenset()
 C = TypeVar("C", bound=Hashable)
 
 
-class Holder:
-    """One client's leases."""
+class Lent(Generic[C]):
+    """The leases of one client since it last let go of everything. That takes no walk through them: they are void."""
 
-    __slots__ = ("emptying", "epoch", "inodes", "recalls", "until")
+    __slots__ = ("client", "count", "void")
 
-    def __init__(self) -> None:
+    def __init__(self, client: C) -> None:
+        self.client = client
+        self.count = 0
+        """Inodes."""
+        self.void = False
+
+
+class Holder(Generic[C]):
+    """One client."""
+
+    __slots__ = ("emptying", "epoch", "lent", "recalls", "until")
+
+    def __init__(self, client: C) -> None:
         self.epoch = 1
         """Changes when leases were taken away without the client's word: it must drop all it keeps."""
         self.until = 0
-        self.inodes: set[int] = set()
+        self.lent = Lent(client)
         self.recalls = 0
         """Number of the last recall sent."""
         self.emptying = 0
@@ -61,9 +81,14 @@ class Caches(Generic[C]):
     """The leases of all clients attached here."""
 
     def __init__(self) -> None:
-        self._clients: dict[C, Holder] = {}
-        self._holders: dict[int, tuple[C, ...]] = {}
-        """Mostly one client each; a tuple takes a fifth of what a dictionary does."""
+        self._clients: dict[C, Holder[C]] = {}
+        self._leases: dict[int, Lent[C] | tuple[Lent[C], ...]] = {}
+        """By inode: mostly one client's, and without a tuple then. Void ones are in it until the next sweep."""
+        self._live = 0
+        self._void = 0
+        """So many of each are in it."""
+        self._asked_until = 0
+        """Somebody was asked to let go of everything for the others' sake, and has until then to do so."""
         self._recalls: list[Recall[C]] = []
         self._lingering: dict[int, dict[C, int]] = {}
         """Inodes called back while their names stayed -> clients whose kernel may use these names until then."""
@@ -75,34 +100,61 @@ class Caches(Generic[C]):
         """*client*'s lease as a whole runs until then (our clock). Returns the lease's epoch."""
         holder = self._clients.get(client)
         if holder is None:
-            holder = self._clients[client] = Holder()
+            holder = self._clients[client] = Holder(client)
         holder.until = max(holder.until, until)
         return holder.epoch
 
     def grant(self, client: C, inodes: frozenset[int], now: int) -> bool:
-        """Let *client* keep what it is told of *inodes*. False: it may not (no lease, or too many)."""
+        """Let *client* keep what it is told of *inodes*, or not: it has no lease, or too much is lent."""
         holder = self._clients.get(client)
-        if holder is None or holder.until <= now or holder.emptying or len(holder.inodes) + len(inodes) > INODES_MAX:
+        if holder is None or holder.until <= now or holder.emptying:
+            return False
+        lent = holder.lent
+        if lent.count + len(inodes) > INODES_MAX or self._live + len(inodes) > LEASES_MAX:
             return False
         for ino in inodes:
-            if ino not in holder.inodes:
-                holder.inodes.add(ino)
-                self._holders[ino] = (*self._holders.get(ino, ()), client)
+            there = self._leases.get(ino)
+            if there is lent or (isinstance(there, tuple) and lent in there):
+                continue
+            others = self._only_live(there)
+            self._leases[ino] = (*others, lent) if others else lent
+            lent.count += 1
+            self._live += 1
         return True
+
+    def _only_live(self, there: Lent[C] | tuple[Lent[C], ...] | None) -> tuple[Lent[C], ...]:
+        """What counts of an entry that is about to be replaced."""
+        if there is None:
+            return ()
+        found = there if isinstance(there, tuple) else (there,)
+        live = tuple(lent for lent in found if not lent.void)
+        self._void -= len(found) - len(live)
+        return live
 
     def has(self, client: C) -> bool:
         """Whether *client* asked for a lease at all."""
         return client in self._clients
 
-    def empty(self, client: C) -> int:
-        """After :meth:`grant` said no: the number of a recall of everything to send, if it was because the client
-        holds too much; else 0. Until it is done its leases stand."""
+    def too_full(self, client: C, now: int) -> tuple[C, int] | None:
+        """After :meth:`grant` said no to *client*: if that was because too much is lent, whom to send a recall of
+        everything, and its number. Until it is done its leases stand."""
         holder = self._clients.get(client)
-        if holder is None or holder.emptying or len(holder.inodes) < INODES_MAX - 4096:
-            return 0
+        if holder is None:
+            return None
+        if holder.lent.count < INODES_MAX - NEARLY:
+            if self._live < LEASES_MAX - NEARLY or now < self._asked_until:
+                return None
+            # Who was asked and has not done so will, or is not heard any more and its lease runs out.
+            holder = max((h for h in self._clients.values() if not h.emptying), key=_lent_to, default=holder)
+            self._asked_until = now + LEASE_US
+        if holder.emptying:
+            return None
+        if holder.until <= now:
+            self._take_all(holder.lent.client)
+            return None
         holder.recalls += 1
         holder.emptying = holder.recalls
-        return holder.emptying
+        return holder.lent.client, holder.emptying
 
     # -- recalling
 
@@ -131,10 +183,10 @@ class Caches(Generic[C]):
         hit: dict[C, list[int]] = {}
         if touched is None:
             lingering = {client for clients in self._lingering.values() for client in clients}
-            hit = {c: [] for c, holder in self._clients.items() if holder.inodes or c in lingering}
+            hit = {c: [] for c, holder in self._clients.items() if holder.lent.count or c in lingering}
         else:
             for ino in sorted(touched):
-                clients = self._holders.get(ino, ())
+                clients = self._holders(ino)
                 if ino in named and ino in self._lingering:
                     clients = tuple(dict.fromkeys((*clients, *(c for c in self._lingering[ino] if c in self._clients))))
                 for client in clients:
@@ -147,9 +199,11 @@ class Caches(Generic[C]):
             if holder.until <= now:
                 self._take_all(client)  # it lets go by time; should it come back, it is told so by the epoch
                 continue
-            for ino in inodes or list(holder.inodes):
-                self._release(client, holder, ino)
-                if inodes and ino not in named:
+            if not inodes:
+                self._void_all(holder)
+            for ino in inodes:
+                self._release(holder.lent, ino)
+                if ino not in named:
                     self._lingering.setdefault(ino, {})[client] = holder.until
             holder.recalls += 1
             self._recalls.append(Recall(client, holder.recalls, tuple(inodes), what, holder.until))
@@ -173,8 +227,7 @@ class Caches(Generic[C]):
         holder = self._clients.get(client)
         if holder is not None and holder.emptying and number >= holder.emptying:
             holder.emptying = 0
-            for ino in list(holder.inodes):
-                self._release(client, holder, ino)
+            self._void_all(holder)
 
     def held(self, now: int) -> frozenset[Hashable]:
         """What must not be executed yet. Recalls end by time as well."""
@@ -190,19 +243,53 @@ class Caches(Generic[C]):
         self._recalls = [r for r in self._recalls if r.until > now]
         return frozenset().union(*(r.what for r in self._recalls))
 
-    def _release(self, client: C, holder: Holder, ino: int) -> None:
-        holder.inodes.discard(ino)
-        holders = self._holders.get(ino)
-        if holders is not None:
-            if left := tuple(other for other in holders if other != client):
-                self._holders[ino] = left
+    def _holders(self, ino: int) -> tuple[C, ...]:
+        """Who may keep what it was told of *ino*."""
+        there = self._leases.get(ino)
+        if there is None:
+            return ()
+        found = there if isinstance(there, tuple) else (there,)
+        return tuple(lent.client for lent in found if not lent.void)
+
+    def _release(self, lent: Lent[C], ino: int) -> None:
+        there = self._leases.get(ino)
+        if there is None:
+            return
+        live = self._only_live(there)
+        left = tuple(other for other in live if other is not lent)
+        if len(left) < len(live):
+            lent.count -= 1
+            self._live -= 1
+        if left:
+            self._leases[ino] = left if len(left) > 1 else left[0]
+        else:
+            del self._leases[ino]
+
+    def _void_all(self, holder: Holder[C]) -> None:
+        """The client has let go of everything."""
+        lent = holder.lent
+        lent.void = True
+        self._live -= lent.count
+        self._void += lent.count
+        holder.lent = Lent(lent.client)
+        if self._void > NEARLY + self._live // 4:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Drop what is void. Done when that is a good part of all, so that it costs little each time."""
+        if not self._live:
+            self._leases = {}
+        for ino in [ino for ino, there in self._leases.items() if isinstance(there, tuple) or there.void]:
+            left = self._only_live(self._leases[ino])
+            if left:
+                self._leases[ino] = left if len(left) > 1 else left[0]
             else:
-                del self._holders[ino]
+                del self._leases[ino]
+        self._void = 0
 
     def _take_all(self, client: C) -> None:
         holder = self._clients[client]
-        for ino in list(holder.inodes):
-            self._release(client, holder, ino)
+        self._void_all(holder)
         holder.epoch += 1
         holder.emptying = 0
 
@@ -230,18 +317,26 @@ class Caches(Generic[C]):
     def any_held(self) -> bool:
         """Whether any client may have to be asked before something changes."""
         # What is being called back is not listed any more, but in use: it may be all there was.
-        return bool(self._holders or self._lingering or self._recalls)
+        return bool(self._live or self._lingering or self._recalls)
 
     def __len__(self) -> int:
-        return len(self._holders)
+        """Leases of all clients."""
+        return self._live
 
     def validate(self) -> None:
-        """Assert that both directions agree."""
-        for ino, holders in self._holders.items():
-            assert holders
-            for client in holders:
-                assert ino in self._clients[client].inodes
-        for client, holder in self._clients.items():
-            for ino in holder.inodes:
-                assert client in self._holders[ino]
+        """Assert that the counts are those of the leases."""
+        live: Counter[Lent[C]] = Counter()
+        void = 0
+        for there in self._leases.values():
+            entries = there if isinstance(there, tuple) else (there,)
+            assert entries and len(set(entries)) == len(entries), "a client holds one lease on an inode"
+            live.update(lent for lent in entries if not lent.void)
+            void += sum(lent.void for lent in entries)
+        assert {lent: lent.count for holder in self._clients.values() if (lent := holder.lent).count} == live
+        assert (self._live, self._void) == (live.total(), void)
+        assert self._live <= LEASES_MAX and self._void <= NEARLY + LEASES_MAX // 4
         assert all(recall.client in self._clients for recall in self._recalls)
+
+
+def _lent_to(holder: Holder[Any]) -> int:
+    return holder.lent.count

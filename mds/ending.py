@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+from daemon.exits import EXIT_RESTART
+
 log = logging.getLogger(__name__)
 
 
@@ -22,6 +24,17 @@ class GivenUp(Exception):
         """*asked*: by an administrator."""
         super().__init__(f"the state is given up: {why}")
         self.asked = asked
+
+    def if_left(self, outside: bool) -> Exception:
+        """How it ends after all; *outside*: the others have gone on without this replica.
+
+        Where they have not, nobody may be left to take a state from: they died, or give up theirs at the same time
+        (somebody has asked two replicas that differ).
+        """
+        if outside:
+            return self
+        log.error("%s: not done, the others have not gone on without this replica, which keeps its state", self)
+        return Asked(EXIT_RESTART)
 
 
 def said(group: BaseExceptionGroup[Exception], code: int) -> int:

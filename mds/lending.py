@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Any
 
-from mds.caches import LEASE_US, Caches
+from mds.caches import CLIENTS_MARGIN_US, LEASE_US, Caches
 from mds.locksets import Seen, renamed, touched
 from mds.namespace.acl import ACCESS
 from mds.pending import Pending
@@ -40,15 +40,17 @@ class Lending:
         now = self._shell.now()
         until = min(self._group.read_until(), now + LEASE_US) if client.session and not self._stopped else 0
         epoch = self.caches.renew(client, until)
-        client.send(msg.CacheLease(number, epoch, max(0, until - now)))
+        client.send(msg.CacheLease(number, epoch, max(0, until - now - CLIENTS_MARGIN_US)))
 
     def grant(self, client: Client, inodes: frozenset[int]) -> bool:
         """Let the client keep what it is told of *inodes*, which is true now and not about to change."""
-        granted = not self._stopped and self.caches.grant(client, inodes, self._shell.now())
-        if not granted:
-            number = self.caches.empty(client)
-            if number:
-                client.send(msg.Recall(number, (), ()))
+        if self._stopped:
+            return False
+        now = self._shell.now()
+        granted = self.caches.grant(client, inodes, now)
+        if not granted and (asked := self.caches.too_full(client, now)) is not None:
+            who, number = asked
+            who.send(msg.Recall(number, (), ()))
         return granted
 
     def grant_made(

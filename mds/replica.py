@@ -113,7 +113,8 @@ class Replica:
         if self._running:
             return
         self._running = True
-        self._acknowledge()  # recalls end by time as well
+        if self._holding:  # recalls end by time as well
+            self._acknowledge()
         # Not in a finally clause: what was delivered is half applied then, and nothing after it may be, or be answered.
         while self._events or self._logged or self._history or self._submit_batch():
             # What others wait for, acknowledgements, goes out before we look into messages and execute them.
@@ -252,9 +253,8 @@ class Replica:
         self.schedule.straight += len(outcomes)
         self._executed(key)
         items, decoded = known
-        uncertain: tuple[int, dict[int, int]] | None = None
-        if len(decoded) > 1:
-            uncertain = changed_later([touched_of(item, op) for item, op in zip(items, decoded, strict=True)])
+        each = zip(items, decoded, strict=True)
+        uncertain = changed_later([touched_of(*one) for one in each]) if len(decoded) > 1 else None
         for op, outcome in zip(decoded, outcomes, strict=True):
             if isinstance(op, ops.SessionAttach | ops.SessionOpen) and outcome.status == OK:
                 self._attached(op, outcome)
@@ -345,7 +345,7 @@ class Replica:
         assert self.schedule.empty, "nothing waits for what comes after a view event"
         self.state.view_event(item.index, generation_of(view.epoch), view.epoch, view.members)
         self.owed.new_view()
-        self.borrowers.forget(self.state.sessions())
+        self.borrowers.forget(self.state.sessions(), self.shell.now())
         told = view_changed(view, self.state.roster)
         for client in self.clients:
             client.send(told)
@@ -537,9 +537,9 @@ class Replica:
     # -- requests into the group
 
     def _submit_batch(self) -> bool:
-        """Multicast what waits, as one message, if the group takes one now."""
-        room = self.state.store.pending_bytes < limits.UNWRITTEN_BYTES
-        if not len(self._batching) or not self.group.may_submit or not room:
+        """Multicast what waits, as one message, if the group takes one now. Asked after each step."""
+        room = self._batching.queue and self.state.store.pending_bytes < limits.UNWRITTEN_BYTES
+        if not room or not self.group.may_submit:
             return False
         self._carry_out(self.group.step(ev.Submit(pack(self._batching.batch())), self.shell.now()))
         return True

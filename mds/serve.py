@@ -14,6 +14,7 @@ from typing import Any
 
 import trio
 
+from daemon import memory
 from daemon.acquaintances import Acquaintances
 from daemon.config import Config
 from daemon.exits import EXIT_FAILED, EXIT_OK, EXIT_REMOVED, EXIT_RESTART, EXIT_UNUSABLE
@@ -48,7 +49,6 @@ from wire.ids import PROTOCOL_VERSION
 from wire.peer import Buffer, Connection, ConnectionLost, Listener
 
 log = logging.getLogger(__name__)
-
 
 
 def now_us() -> int:
@@ -95,6 +95,7 @@ class Process:
             works=lambda peer: self.replica.group.hear_each_other(peer),
         )
         self._commit_soon = trio.Event()
+        self._rest = memory.Rest()
         self._views_uncommitted = 0
         """View events (and changes of the roster) since what was last written."""
         self.guard = guard
@@ -160,7 +161,7 @@ class Process:
 
     async def _give_up(self, end: ending.GivenUp) -> None:
         await self.leave()
-        self._die(end)
+        self._die(end.if_left(self.replica.group.core.outside))
 
     # -- the journal's thread
 
@@ -169,9 +170,6 @@ class Process:
         self._wake_timer()
         while self._journal_waiters and self._journal_waiters[0][0] <= ticket:
             self._journal_waiters.pop(0)[1].set()
-
-    def _journal_failed(self, error: JournalFailed) -> None:
-        self._die(error)
 
     def _die(self, error: Exception) -> None:
         """Stop the process: nothing that is not durable may be told to anyone any more."""
@@ -186,7 +184,7 @@ class Process:
             token.run_sync_soon(self._durable, ticket)
 
         def failed(error: JournalFailed) -> None:
-            token.run_sync_soon(self._journal_failed, error)
+            token.run_sync_soon(self._die, error)
 
         self.journal.start(done, failed)
 
@@ -383,19 +381,21 @@ class Process:
                 await self._commit_soon.wait()
             self._commit_soon = trio.Event()
             async with self._state_lock:
-                await self.commit()
+                wrote = await self.commit()
+            if self._rest.begins(idle=not wrote):
+                await trio.to_thread.run_sync(memory.give_back)
 
-    async def commit(self) -> None:
-        """Write what was applied to LMDB, in a thread; then the journal may let go of it."""
+    async def commit(self) -> bool:
+        """Write what was applied to LMDB, in a thread; then the journal may let go of it. False: it was nothing."""
         position, state = self.replica.group.position(), self.replica.state
         stands = position, state.low
         if stands == self._written or not self.replica.at_rest:
-            return  # nothing new; or something failed half-way, and what is delivered is not what is applied
+            return False  # nothing new; or something failed half-way, and what is delivered is not what is applied
         self._views_uncommitted = 0
         state.set_position(position.pack())
         layer = state.store.freeze()
         if layer is None:
-            return
+            return False
         settled = state.low == position.index - 1
         total = await trio.to_thread.run_sync(state.store.write, layer)
         state.store.release(layer)
@@ -403,6 +403,7 @@ class Process:
             self.replica.comparing.written(position.index - 1, total)
         self._written = stands
         self.journal.trim(position)
+        return True
 
     async def _send_snapshot(self, peer: int) -> None:
         conn = self.links.bulk(peer)
@@ -410,7 +411,7 @@ class Process:
             if conn is None:
                 return
             started = time.monotonic()
-            size = await self._send_state(conn)
+            size = await self._send_state(conn, learner=True)
             log.info("sent a snapshot of %d bytes to learner %d in %.2f s", size, peer, time.monotonic() - started)
         except (ConnectionLost, trio.TooSlowError) as exc:
             log.warning("the snapshot for learner %d broke off: %s", peer, exc or "it takes nothing")
@@ -419,13 +420,14 @@ class Process:
         finally:
             self.replica.group_event(ev.SnapshotSent(peer))
 
-    async def _send_state(self, conn: Connection) -> int:
+    async def _send_state(self, conn: Connection, learner: bool = False) -> int:
         """What is applied by now, as a snapshot; its size. Raises as :meth:`mds.snapshot.Outgoing.send`."""
         async with contextlib.AsyncExitStack() as held:
             await held.enter_async_context(self._state_lock)
             await self.commit()
-            views = self.replica.group.transfer.views_for_snapshot()
-            return await self._outgoing.send(self.replica.state.store, views, conn, held.aclose)
+            core, views = self.replica.group.core, self.replica.group.transfer.views_for_snapshot()
+            store, void = self.replica.state.store, lambda: learner and core.withheld
+            return await self._outgoing.send(store, views, conn, held.aclose, void)
 
     def _snapshot_part(self, m: SnapshotPart, bulk: Buffer) -> None:
         self.replica.group.transfer.receiving(now_us())

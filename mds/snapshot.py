@@ -43,18 +43,24 @@ class Outgoing:
         self._under_way: dict[trio.CancelScope, trio.Event] = {}
 
     async def send(
-        self, store: Store, views: tuple[Any, ...], conn: Connection, begun: Callable[[], Awaitable[None]]
+        self,
+        store: Store,
+        views: tuple[Any, ...],
+        conn: Connection,
+        begun: Callable[[], Awaitable[None]],
+        void: Callable[[], bool],
     ) -> int:
         """Send a consistent copy of what *store* has written over *conn*. Returns its size in bytes.
 
         The position it belongs to is stored in it; *begun* is called when it is settled which that is. LMDB writes the
         copy into a pipe, in a thread, as fast as it is taken: requests go on, and nothing of it is kept here. Raises
-        ConnectionLost, StoreFailed, or trio.TooSlowError when whoever takes it takes nothing for long.
+        ConnectionLost, also when *void* says that the copy is not to be used after all; StoreFailed; or
+        trio.TooSlowError when whoever takes it takes nothing for long.
         """
         with trio.CancelScope() as scope:
             over = self._under_way[scope] = trio.Event()
             try:
-                return await _send(store, views, conn, begun)
+                return await _send(store, views, conn, begun, void)
             finally:
                 del self._under_way[scope]
                 over.set()
@@ -69,7 +75,13 @@ class Outgoing:
             await over.wait()
 
 
-async def _send(store: Store, views: tuple[Any, ...], conn: Connection, begun: Callable[[], Awaitable[None]]) -> int:
+async def _send(
+    store: Store,
+    views: tuple[Any, ...],
+    conn: Connection,
+    begun: Callable[[], Awaitable[None]],
+    void: Callable[[], bool],
+) -> int:
     read_end, write_end = os.pipe()
     fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, limits.SNAPSHOT_PIPE)
     failed: list[StoreFailed] = []
@@ -82,13 +94,17 @@ async def _send(store: Store, views: tuple[Any, ...], conn: Connection, begun: C
         finally:
             os.close(write_end)
 
+    broken: ConnectionLost | StoreFailed | trio.TooSlowError
     with os.fdopen(read_end, "rb") as pipe:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.to_thread.run_sync, copy)
             try:
-                return await _send_parts(pipe, failed, views, conn, begun)
+                return await _send_parts(pipe, failed, views, conn, begun, void)
+            except (ConnectionLost, StoreFailed, trio.TooSlowError) as exc:
+                broken = exc  # raised out of the nursery, which would wrap it: nobody would know it for what it is
             finally:
                 pipe.close()  # a copy under way fails, and its thread ends
+    raise broken
 
 
 async def _send_parts(
@@ -97,6 +113,7 @@ async def _send_parts(
     views: tuple[Any, ...],
     conn: Connection,
     begun: Callable[[], Awaitable[None]],
+    void: Callable[[], bool],
 ) -> int:
     size = 0
     number = 0
@@ -109,6 +126,11 @@ async def _send_parts(
         await begun()
         if last and failed:
             raise failed[0]
+        if void():
+            # 1. A learner is being sent a copy. 2. The sender's state is found to differ from another one's, and nobody
+            # can tell which is right. 3. The copy arrives, is a member, agrees with what it was copied from, and the
+            # other one, perhaps the only good one, is given up.
+            raise ConnectionLost("it is in doubt whether the state that is copied is right")
         conn.send(SnapshotPart(number, last, digest.digest() if last else b"", b"", views), part)
         with trio.fail_after(limits.SNAPSHOT_STALL_S):
             await conn.drain()

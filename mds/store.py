@@ -18,7 +18,9 @@ import contextlib
 import os
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +30,7 @@ from mds import trust
 from mds.layer import MISSING, Effects, Layer
 from mds.loan import SLICE, Loan
 from mds.schema import META, META_SCHEMA, SCHEMA_VERSION, TABLES, Table
-from mds.seal import SUM_MASK, opened, part_of_sum, sealed
+from mds.seal import SUM_MASK, opened, part_of_sum, sealed, sum_of_seals
 from wire.codec import pack, unpack_untrusted
 from wire.errors import WireError
 
@@ -41,8 +43,13 @@ SCAN_CHUNK: Final = 512
 """A scan fetches so many records from LMDB at a time: first few, for a caller that wants one, then more."""
 SORT_RUN: Final = 16384
 """Keys sorted in one go when a layer is written: sorting holds the interpreter lock, a few milliseconds at most."""
-PACE: Final = 1024
-"""Records read between two pauses of a slow verification."""
+READ_CHUNK: Final = 512
+"""Records read at a time where all are: between two pauses, if it is to be slow."""
+RANGES: Final = 12
+"""A table is read in so many ranges of keys, by any number of processes."""
+RANGE_MIN: Final = 512
+"""Records: a smaller table is read in one go."""
+RANGES_MAX: Final = RANGES * len(TABLES)
 KEY_MAX: Final = 8 + 255
 """Our longest key, an inode number and a name; LMDB takes 511 bytes."""
 
@@ -92,6 +99,17 @@ class StoreFailed(Exception):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.what}"
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """What was read of a state that is to be read whole, and what it must come to."""
+
+    records: int = 0
+    total: int = 0
+    """The sum of their seals."""
+    all_records: int = 0
+    all_total: int = 0
 
 
 class Store:
@@ -161,22 +179,26 @@ class Store:
         return dbs
 
     @classmethod
-    def verify(cls, path: Path, pace: Callable[[], None] | None = None) -> None:
-        """Read everything in *path*. Raises :class:`StoreCorrupt` when it is not what was written there.
+    def read_whole(
+        cls, path: Path, turns: Iterable[int] = range(RANGES_MAX), pace: Callable[[], None] | None = None
+    ) -> Whole:
+        """Read everything in *path*, or what other processes leave: *turns* gives numbers of ranges of keys, from 0 on,
+        beyond the last, too. Raises :class:`StoreCorrupt` where something is not what was written there.
 
         Damage may as well kill the process; :mod:`mds.verify` is for that. With *pace*, which is called after each few
         records, the state may be in use by another process.
         """
         data = path / "data.mdb"
         if not data.exists() or not data.stat().st_size:
-            return
+            return Whole()
         env = None
         try:
             env = lmdb.open(str(path), max_dbs=len(TABLES) + 1, readonly=True, lock=pace is not None)
             _look_at_length(path, env, data.stat().st_size)
-            if env.stat()["entries"]:
-                with env.begin() as txn:
-                    _verify_tables(path, env, txn, pace or _at_once)
+            if not env.stat()["entries"]:
+                return Whole()
+            with env.begin() as txn:
+                return _read_ranges(path, env, txn, turns, pace or _at_once)
         except (lmdb.Error, OSError) as exc:
             raise _explained(path, "cannot be read", exc) from exc
         finally:
@@ -478,26 +500,55 @@ def _at_once() -> None:
     """No pause."""
 
 
-def _verify_tables(path: Path, env: Any, txn: Any, pace: Callable[[], None]) -> None:
+def _read_ranges(path: Path, env: Any, txn: Any, turns: Iterable[int], pace: Callable[[], None]) -> Whole:
     """Raises :class:`StoreDamaged`."""
-    total = 0
-    for n, table in enumerate(TABLES):
-        db = env.open_db(table.name.encode(), txn=txn, create=False)
-        left = txn.stat(db)["entries"]
+    dbs = [env.open_db(table.name.encode(), txn=txn, create=False) for table in TABLES]
+    counts = [txn.stat(db)["entries"] for db in dbs]
+    ranges = [(n, *ends) for n, db in enumerate(dbs) if counts[n] for ends in _ranges(txn, db, counts[n])]
+    records = total = 0
+    for turn in turns:
+        if turn < len(ranges):
+            n, start, stop = ranges[turn]
+            found = _read_range(path, txn, n, dbs[n], start, stop, counts[n], pace)
+            records, total = records + found[0], total + found[1]
+    stored = txn.get(SUM_KEY, db=env.open_db(SUMS, txn=txn, create=False)) or b""
+    return Whole(records, total & SUM_MASK, sum(counts), int.from_bytes(stored, "big"))
+
+
+def _ranges(txn: Any, db: Any, count: int) -> Iterator[tuple[bytes, bytes | None]]:
+    """Ranges (from, to; None: to the end) that cover the table, of about as many records each. Keys begin with a number
+    in eight bytes; where all begin with the same there is but one range."""
+    bounds = [b""]
+    if count >= RANGES * RANGE_MIN:
         with txn.cursor(db) as cursor:
-            for key, stored in cursor:
-                if left == 0 or opened(n, key, stored) is None:
-                    raise StoreDamaged(path, f"the checksum of a record of {table.name} is wrong")
-                # A damaged branch of the tree leads a search astray to which the records in their row look well.
-                if txn.get(key, db=db) != stored:
-                    raise StoreDamaged(path, f"a record of {table.name} is there and is not found")
-                total += part_of_sum(stored)
-                left -= 1  # a damaged tree may lead in a circle
-                if not left % PACE:
-                    pace()
-    found = txn.get(SUM_KEY, db=env.open_db(SUMS, txn=txn, create=False))
-    if found != (total & SUM_MASK).to_bytes(8, "big"):
-        raise StoreDamaged(path, "its records are not all those that were written")
+            ends = [int.from_bytes(cursor.key()[:8], "big") for there in (cursor.first, cursor.last) if there()]
+        cuts = {min(ends) + (max(ends) - min(ends)) * k // RANGES for k in range(1, RANGES)}
+        bounds += [cut.to_bytes(8, "big") for cut in sorted(cuts)]
+    return zip(bounds, [*bounds[1:], None], strict=True)
+
+
+def _read_range(
+    path: Path, txn: Any, n: int, db: Any, start: bytes, stop: bytes | None, left: int, pace: Callable[[], None]
+) -> tuple[int, int]:
+    """(records, sum of their seals). *left*: records of the whole table; a damaged tree may lead in a circle."""
+    records = total = 0
+    with txn.cursor(db) as cursor, txn.cursor(db) as search:
+        there = cursor.set_range(start) if start else cursor.first()
+        found = cursor.iternext() if there else iter(())
+        while part := list(islice(found, READ_CHUNK)):
+            if stop is not None and part[-1][0] >= stop:
+                part = part[: bisect_left(part, stop, key=_key_of)]
+                found = iter(())
+            records += len(part)
+            sum_ = sum_of_seals(n, part)
+            if records > left or sum_ is None:
+                raise StoreDamaged(path, f"the checksum of a record of {TABLES[n].name} is wrong")
+            # A damaged branch of the tree leads a search astray to which the records in their row look well.
+            if search.getmulti([key for key, _ in part]) != part:
+                raise StoreDamaged(path, f"a record of {TABLES[n].name} is there and is not found")
+            total += sum_
+            pace()
+    return records, total
 
 
 def _key_of(item: tuple[bytes, bytes]) -> bytes:

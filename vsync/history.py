@@ -7,8 +7,9 @@ delivered, and a bounded tail of what was delivered, for those who come after us
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 from vsync import limits
 from vsync.effects import Delivered, Effects, ViewEvent
@@ -17,6 +18,8 @@ from vsync.view import NOWHERE, START, Position, chain_message, chain_view, desc
 from wire.group import View
 
 Item = Entry | View
+VIEW_BYTES: Final = 512
+"""What a view counts among items kept and sent."""
 _NOTHING: frozenset[int] = frozenset()
 
 
@@ -39,6 +42,12 @@ def needed(views: Mapping[int, View], count: int, epoch: int, tips: Iterable[int
     return kept
 
 
+def _numbered(entries: deque[Entry], seq: int) -> Entry | None:
+    """The one with that number among *entries*, which are numbered without a gap."""
+    k = seq - entries[0].seq if entries else -1
+    return entries[k] if 0 <= k < len(entries) else None
+
+
 class History:
     """Log, decided views, position. All changes to the log go through here."""
 
@@ -52,7 +61,8 @@ class History:
         self.hash = position.hash
         self._queues: dict[int, dict[int, deque[Entry]]] = {}
         self._tops: dict[int, dict[int, int]] = {}
-        self._recent: OrderedDict[tuple[int, int, int], Entry] = OrderedDict()
+        self._recent: dict[tuple[int, int], deque[Entry]] = {}
+        """Those of ``_items`` by epoch and sender: numbers without a gap."""
         self._items: deque[tuple[bytes, Item]] = deque()
         self._items_bytes = 0
         self._items_first = self.index
@@ -118,11 +128,9 @@ class History:
         """Entries first..last of a sender as far as they are in memory without a gap, at most *budget* bytes."""
         found: list[Entry] = []
         queue = self._queues.get(epoch, {}).get(sender, deque())
-        start = queue[0].seq if queue else 0
+        recent = self._recent.get((epoch, sender), deque())
         for seq in range(first, last + 1):
-            entry = self._recent.get((epoch, sender, seq))
-            if entry is None and queue and start <= seq < start + len(queue):
-                entry = queue[seq - start]
+            entry = _numbered(recent, seq) or _numbered(queue, seq)
             if entry is None or budget < 0:
                 break
             budget -= len(entry.payload) + 32
@@ -260,8 +268,8 @@ class History:
         self.delivered[entry.sender] = entry.seq
         self.hash = chain_message(before, *entry)
         out.history.append(Delivered(self.index, entry, held))
-        self._recent[entry[:3]] = entry
-        self._keep(before, entry, len(entry.payload) + 128)
+        self._recent.setdefault(entry[:2], deque()).append(entry)
+        self._keep(before, entry, len(entry.payload))
 
     def deliver_view(self, view: View, out: Effects) -> None:
         """The view event is next in history; its base's messages up to the cut were delivered before it."""
@@ -277,7 +285,7 @@ class History:
         self.hash = chain_view(before, view)
         out.history.append(ViewEvent(self.index, view))
         self._grown = True
-        self._keep(before, view, 512)
+        self._keep(before, view, VIEW_BYTES)
 
     def finish(self, view: View, out: Effects) -> None:
         """Deliver history up to and with the event of *view*: the rest of each base up to its cut, in order
@@ -293,17 +301,22 @@ class History:
 
     def _keep(self, before: bytes, item: Item, size: int) -> None:
         self._items.append((before, item))
-        self._items_bytes += size
+        self._items_bytes += size + limits.ITEM_BYTES
         self.index += 1
         times = limits.PINNED if self.pinned else 1
         while len(self._items) > times * limits.RECENT_ITEMS or self._items_bytes > times * limits.RECENT_BYTES:
             _, old = self._items.popleft()
             self._items_first += 1
+            self._items_bytes -= limits.ITEM_BYTES
             if isinstance(old, Entry):
-                self._items_bytes -= len(old.payload) + 128
-                self._recent.pop(old[:3], None)
+                self._items_bytes -= len(old.payload)
+                of_sender = self._recent[old[:2]]
+                gone = of_sender.popleft()
+                assert gone is old, "both are in the order of delivery"
+                if not of_sender:
+                    del self._recent[old[:2]]
             else:
-                self._items_bytes -= 512
+                self._items_bytes -= VIEW_BYTES
 
     # -- for those who come after
 
@@ -326,7 +339,7 @@ class History:
         found: list[Item] = []
         for k in range(start, min(start + count, len(self._items))):
             item = self._items[k][1]
-            budget -= len(item.payload) if isinstance(item, Entry) else 512
+            budget -= len(item.payload) if isinstance(item, Entry) else VIEW_BYTES
             if found and budget < 0:
                 break
             found.append(item)
@@ -359,6 +372,8 @@ class History:
         # such a replica is told the view again, perhaps after a newer one.
         assert self.epoch in self.views or self.epoch in (START.epoch, self._began) or self.epoch > self.newest.epoch
         assert self._items_first + len(self._items) == self.index, "items kept end at the index"
+        kept = sum(isinstance(item, Entry) for _, item in self._items)
+        assert sum(map(len, self._recent.values())) == kept, "entries kept are found by their numbers"
         for epoch, queues in self._queues.items():
             assert epoch >= self.epoch or not any(queues.values()), "nothing undelivered in an epoch gone by"
             for sender, queue in queues.items():

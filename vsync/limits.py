@@ -52,7 +52,7 @@ JOIN_CLOSE: Final = 64
 """History items a learner may lag when it is taken in: what the flush fetches while requests wait."""
 FEED_WINDOW: Final = 512
 """History items sent to a learner and not acknowledged by it."""
-FEED_WINDOW_BYTES: Final = 16 << 20
+FEED_WINDOW_BYTES: Final = 8 << 20
 """Of the same in bytes: what waits in a slow learner's connection."""
 SNAPSHOTS: Final = 2
 """Snapshots sent at a time by one member; each reads the whole state."""
@@ -64,9 +64,12 @@ FEED_BYTES: Final = 1 << 20
 
 RECENT_ITEMS: Final = 65_536
 """History items kept in memory for learners and flushes; beyond it a learner gets a snapshot."""
-RECENT_BYTES: Final = 24 << 20
-"""As above. All of it is resident, in one that has been at work for a while: some 200,000 creates."""
-PINNED: Final = 4
+RECENT_BYTES: Final = 12 << 20
+"""As above, in memory, all of which is taken in one that has been at work for a while: some 170,000 creates of several
+clients, 30,000 of one that waits for each."""
+ITEM_BYTES: Final = 336
+"""What an item takes beside its payload: an entry, its numbers, the hash before it (CPython 3.11)."""
+PINNED: Final = 8
 """So many times as much is kept while a snapshot is on its way, and SNAPSHOT_TAKEN after it: what happens meanwhile has
 to be fed to the learner, or it needs another snapshot, and never comes to an end while the others are busy."""
 SNAPSHOT_TAKEN: Final = 10_000 * MS

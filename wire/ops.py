@@ -206,7 +206,7 @@ class Rename:
 
 @message(40)
 class SetAttr:
-    """Change what *valid* (SET_ bits) names; times with SET_xTIME_NOW are the message's stamp. Result: attr.
+    """Change what *valid* (SET_ bits) names, and ctime; times with SET_xTIME_NOW are the message's stamp. Result: attr.
 
     ``handle`` is true for a change through an open descriptor (ftruncate): write permission was checked
     when it was opened.

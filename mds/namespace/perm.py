@@ -75,9 +75,12 @@ def need_removal(directory: Inode, inode: Inode, cred: Cred) -> None:
         raise FileSystemError(errno.EPERM)
 
 
-def without_set_id(mode: int) -> int:
-    """*mode* after someone wrote to the file or changed its owner: S_ISUID goes, S_ISGID where it means set-id."""
+def without_set_id(mode: int, member: bool = True) -> int:
+    """*mode* after someone wrote to the file or changed its owner: S_ISUID goes, S_ISGID where it means set-id.
+
+    *member*: whoever did may set it, as a member of the file's group; for others it goes in any case (Linux 6.2).
+    """
     mode &= ~stat.S_ISUID
-    if mode & stat.S_IXGRP:
+    if mode & stat.S_IXGRP or not member:
         mode &= ~stat.S_ISGID
     return mode

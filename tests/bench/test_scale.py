@@ -18,13 +18,15 @@ def size(files: int, create: float, lookup: float, anonymous: float) -> dict[str
     return {
         "files": files, "create_per_s": create, "lookup_per_s": lookup, "memory_mib": memory, "state_mib": 1.0,
         "restart": {"stop_s": 9.0, "start_s": 1.5, "killed_s": 2.5}, "join": {"seconds": 3.0, "stall_ms": 70.0},
+        "read_whole_s": 2.75,
     }  # fmt: skip
 
 
 def test_the_summary_compares_the_largest_with_the_smallest() -> None:
     found = [size(10, 1000.0, 5000.0, 30.0), size(100, 1.0, 1.0, 1.0), size(1000, 900.0, 4000.0, 70.5)]
     assert scale.summary(found) == {
-        "create_ratio": 0.9, "lookup_ratio": 0.8, "memory_growth_mib": 40.5, "restart_s": 2.5, "join_stall_ms": 70.0,
+        "create_ratio": 0.9, "lookup_ratio": 0.8, "memory_growth_mib": 40.5, "restart_s": 2.5, "read_whole_s": 2.75,
+        "join_stall_ms": 70.0,
     }  # fmt: skip
     text = scale.table({"sizes": found, "summary": scale.summary(found)})
     assert "create_ratio 0.9" in text and len(text.splitlines()) == 6
@@ -45,4 +47,5 @@ def test_a_small_run(tmp_path: Path) -> None:
     found = json.loads(done.stdout)
     assert [one["files"] for one in found["sizes"]] == [1000, 2000]
     assert all(one["create_per_s"] > 0 and one["join"]["stall_ms"] > 0 for one in found["sizes"])
+    assert all(one["read_whole_s"] > 0 for one in found["sizes"])
     assert set(found["sizes"][0]["memory_mib"]) == {"1", "2"}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
+from client import namecache
 from client.attributes import Attr
 from client.namecache import ABSENT, KERNEL_S, NameCache
-from wire import ops
+from wire import ids, ops
 
 ROOT = ops.Cred(0, 0, ())
 TOP = 1
@@ -79,3 +82,16 @@ def test_the_kernel_gets_no_name_that_was_called_back() -> None:
     cache.learn_attr(attr(TOP, 0o040755), cache.stamp)
     cache.learn(TOP, b"new", directory, cache.stamp)
     assert cache.kernel_s(TOP, b"old", directory, 0.0) == 0.0
+
+
+@pytest.mark.parametrize("size", [10, ids.NAME_MAX])
+def test_absent_names_without_end_are_not_kept_without_end(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`find` for one name in a million directories: no inode comes with what is learned."""
+    monkeypatch.setattr(namecache, "NAMES_MAX", 1000)
+    cache = leased()
+    most = 0
+    for parent in range(3000):
+        cache.learn(parent, b"x" * size, None, cache.stamp)
+        most = max(most, len(cache._names))
+    assert most <= 1000 // (1 + size // namecache.LONG) + 1
+    assert cache.lookup(ROOT, 2999, b"x" * size, 0.0) == ABSENT, "it goes on to learn"

@@ -62,7 +62,8 @@ def test_one_of_three_takes_the_state_of_the_others() -> None:
         small.settled()
         assert (one / "victim").stat().st_size == 0
         log = small.cluster.log_file("mds-2").read_text()
-        assert "differs in its records" in log and "that state is kept in state.diverged" in log
+        # In its records; or first in a digest, if the log had a request about the file that was to be executed again.
+        assert "the state is given up: replica" in log and "that state is kept in state.diverged" in log
         small.unmount("one")
 
 
@@ -76,7 +77,7 @@ def test_two_serve_nothing_until_somebody_decides(tmp_path: Path) -> None:
         small.cluster.wait(lambda s: set(s.ties) == {1, 2}, "it is not found", 30.0)
         said = lockstep("status", where, "--json")
         assert said.returncode == Health.DIVERGED == 3
-        assert "differs in its records" in json.loads(said.stdout)["ties"]["1"]
+        assert "replica 2 differs" in json.loads(said.stdout)["ties"]["1"]
         waits = threading.Thread(target=(one / "waits").touch, daemon=True)
         waits.start()
         assert lockstep("dump", where, str(tmp_path / "dump"), "--replica", "2").returncode == 0

@@ -8,7 +8,7 @@ import pytest
 
 from daemon.exits import EXIT_RESTART, EXIT_UNUSABLE
 from mds import aside
-from mds.ending import GivenUp
+from mds.ending import Asked, GivenUp
 
 
 @pytest.fixture
@@ -54,3 +54,11 @@ def test_an_administrator_may_give_up_one_after_the_other(state: Path) -> None:
     again(state)
     assert aside.give_up(state, [GivenUp("why", asked=True)]) == EXIT_RESTART
     assert (state.with_name(aside.DIVERGED) / "number").exists()
+
+
+def test_a_state_is_given_up_only_when_the_others_go_on_without_it() -> None:
+    """Two replicas that differ, and both are asked: one of them is the last."""
+    end = GivenUp("why", asked=True)
+    assert end.if_left(True) is end
+    kept = end.if_left(False)
+    assert isinstance(kept, Asked) and kept.code == EXIT_RESTART

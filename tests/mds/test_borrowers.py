@@ -81,8 +81,20 @@ def test_what_is_ordered_is_forgotten() -> None:
     borrowers = Borrowers()
     borrowers.let_go(7, 2, 0)
     borrowers.let_go(8, 2, 0)
-    borrowers.forget([(7, session(2, 2)), (8, session(1, 1))])
+    borrowers.forget([(7, session(2, 2)), (8, session(1, 1))], 0)
     assert borrowers._let_go.keys() == {8}
+
+
+def test_a_view_does_not_make_forget_that_a_kernel_goes_on_for_a_moment() -> None:
+    """1. The client left replica 1 while that was alive, and is attached to 2. 2. A view becomes active, because
+    somebody else has come or gone. 3. Replica 1 dies right after."""
+    borrowers = Borrowers()
+    borrowers.let_go(7, 2, 100)
+    borrowers.forget([(7, session(2, 2))], 10)
+    assert not returned(borrowers, (7, session(2, 2)), now=99)
+    assert returned(borrowers, (7, session(2, 2)), now=100)
+    borrowers.forget([(7, session(2, 2))], 100)
+    assert not borrowers._let_go
 
 
 def caching(group: Group, at: int) -> User:

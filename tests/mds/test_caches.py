@@ -189,11 +189,10 @@ def test_who_holds_too_much_is_asked_to_let_go_of_everything(monkeypatch: pytest
     monkeypatch.setattr(module, "INODES_MAX", 4100)
     caches = holding(("a", 1))
     assert not caches.grant("a", frozenset(range(2, 5000)), 0)
-    assert caches.empty("a") == 0, "it holds one"
+    assert caches.too_full("a", 0) is None, "it holds one"
     assert caches.grant("a", frozenset(range(2, 4100)), 0)
     assert not caches.grant("a", frozenset({5000, 5001}), 0)
-    number = caches.empty("a")
-    assert number == 1 and caches.empty("a") == 0, "asked once"
+    assert caches.too_full("a", 0) == ("a", 1) and caches.too_full("a", 0) is None, "asked once"
     assert not caches.grant("a", frozenset({5000}), 0), "not before it has answered"
     assert not caches.held(0), "nobody waits for it"
     assert caches.recall(frozenset({2}), set(), 5, 0) == [("a", 2, (2,))], "until then its leases stand"
@@ -201,6 +200,56 @@ def test_who_holds_too_much_is_asked_to_let_go_of_everything(monkeypatch: pytest
     assert len(caches) == 0 and caches.held(0) == {5}
     assert caches.grant("a", frozenset({5000}), 0)
     caches.validate()
+
+
+@pytest.fixture
+def room_for_eight(monkeypatch: pytest.MonkeyPatch) -> Caches[str]:
+    """a has five leases, b three, and there is no room for more."""
+    monkeypatch.setattr(module, "LEASES_MAX", 8)
+    monkeypatch.setattr(module, "NEARLY", 1)
+    return holding(*(("a", ino) for ino in range(5)), *(("b", ino) for ino in range(2, 5)))
+
+
+def test_when_all_together_hold_too_much_the_largest_is_asked(room_for_eight: Caches[str]) -> None:
+    caches = room_for_eight
+    caches.renew("c", 100 * MS)
+    assert not caches.grant("c", frozenset({9}), 0)
+    assert caches.too_full("c", 0) == ("a", 1)
+    assert caches.too_full("c", 10 * MS) is None, "it is given time"
+    assert not caches.grant("c", frozenset({9}), 10 * MS)
+    caches.done("a", 1)
+    assert caches.grant("c", frozenset({9}), 20 * MS) and len(caches) == 4
+    assert caches.recall(frozenset({2}), set(), 5, 20 * MS) == [("b", 1, (2,))], "what a let go of is not its any more"
+    caches.validate()
+
+
+def test_one_that_does_not_let_go_does_not_keep_the_others_from_keeping_anything(room_for_eight: Caches[str]) -> None:
+    """It goes on to extend its lease without ever answering."""
+    caches = room_for_eight
+    assert caches.too_full("b", 0) == ("a", 1)
+    for client in "abc":
+        caches.renew(client, 1000 * MS)
+    assert caches.too_full("c", module.LEASE_US) == ("b", 1)
+
+
+def test_what_a_client_that_is_silent_holds_is_taken(room_for_eight: Caches[str]) -> None:
+    caches = room_for_eight
+    caches.renew("c", 300 * MS)
+    assert caches.too_full("c", 100 * MS) is None
+    assert caches.grant("c", frozenset({9}), 100 * MS) and len(caches) == 4
+    assert caches.renew("a", 300 * MS) == 2
+    caches.validate()
+
+
+def test_leases_that_were_let_go_of_do_not_pile_up() -> None:
+    """Each time the client asks for other inodes, and lets go of them as a whole, as one that is emptied does."""
+    caches: Caches[str] = Caches()
+    caches.renew("a", 100 * MS)
+    for k in range(50):
+        assert caches.grant("a", frozenset(range(k * 1000, (k + 1) * 1000)), 0)
+        caches.take_all()
+        caches.validate()
+        assert len(caches._leases) <= module.NEARLY + 1000
 
 
 class User:
@@ -258,8 +307,12 @@ class Story:
             case "ask":
                 inodes = self.some()
                 pending = any(touched is None or touched & inodes for touched, _ in self.pending.values())
-                if not pending and self.caches.grant(user, inodes, self.now):  # as mds.replica does
+                if pending:
+                    return
+                if self.caches.grant(user, inodes, self.now):  # as mds.replica does
                     user.inbox.append(("answer", 0, inodes))
+                elif (asked := self.caches.too_full(user, self.now)) is not None:
+                    asked[0].inbox.append(("recall", asked[1], frozenset()))
             case "message":
                 self.message(self.some() if rng.random() < 0.9 else None, {user} if rng.random() < 0.5 else set())
             case "receive":
@@ -293,8 +346,17 @@ class Story:
                     assert not used, f"a client may use {set(used)} although message {ticket} is executed"
 
 
+@pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("seed", range(30))
-def test_no_client_can_use_what_an_executed_message_touches(seed: int) -> None:
+def test_no_client_can_use_what_an_executed_message_touches(
+    seed: int, full: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """*full*: there is room for few leases, so clients are made to let go of everything."""
+    if full:
+        monkeypatch.setattr(module, "LEASES_MAX", 7)
+        monkeypatch.setattr(module, "INODES_MAX", 4)
+        monkeypatch.setattr(module, "NEARLY", 1)
+        monkeypatch.setattr(module, "LEASE_US", 10)
     story = Story(seed)
     for _ in range(1000):
         story.step()

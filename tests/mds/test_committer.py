@@ -8,6 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from daemon.memory import Rest
 from mds import limits
 from mds.serve import Process
 from vsync.limits import VIEWS_UNCOMMITTED
@@ -33,9 +34,10 @@ def test_many_views_are_not_left_for_a_restart_to_deliver(views: int, written_s:
     process._views_uncommitted = 0
     written: list[float] = []
 
-    async def commit() -> None:
+    async def commit() -> bool:
         process._views_uncommitted = 0
         written.append(trio.current_time() - began)
+        return True
 
     process.commit = commit  # type: ignore[method-assign]
     began = 0.0
@@ -45,6 +47,7 @@ def test_many_views_are_not_left_for_a_restart_to_deliver(views: int, written_s:
         began = trio.current_time()
         process._commit_soon = trio.Event()
         process._state_lock = trio.Lock()
+        process._rest = Rest()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(process.committer)
             await wait_all_tasks_blocked()
@@ -55,3 +58,33 @@ def test_many_views_are_not_left_for_a_restart_to_deliver(views: int, written_s:
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
     assert written == pytest.approx(written_s)
+
+
+def test_at_rest_memory_is_given_back_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not while there is something to write each time: who allocates memory waits for it."""
+    process = Process.__new__(Process)
+    wrote = iter([True, True, True, False, False, False, True, False, False])
+    said: list[str] = []
+
+    async def commit() -> bool:
+        done = next(wrote)
+        said.append("wrote" if done else "nothing")
+        return done
+
+    process.commit = commit  # type: ignore[method-assign]
+    monkeypatch.setattr("daemon.memory.give_back", lambda: said.append("given back"))
+
+    async def main() -> None:
+        process._commit_soon = trio.Event()
+        process._state_lock = trio.Lock()
+        process._rest = Rest()
+        with pytest.raises(BaseExceptionGroup) as raised:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(process.committer)
+        assert raised.group_contains(RuntimeError), "there are no more answers"
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+    assert said == [
+        "wrote", "wrote", "wrote", "nothing", "given back", "nothing", "nothing", "wrote", "nothing", "given back",
+        "nothing",
+    ]  # fmt: skip

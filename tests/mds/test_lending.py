@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from mds.caches import CLIENTS_MARGIN_US, LEASE_US
 from mds.lending import Lending
 from mds.namespace.acl import ACCESS
 from mds.pending import Pending
@@ -20,11 +21,15 @@ DIRECTORY = 5
 class Stub:
     """The process around, and the client's connection: time stands still."""
 
-    def __init__(self) -> None:
+    def __init__(self, read_until: int = 0) -> None:
         self.sent: list[Any] = []
+        self._read_until = read_until
 
     def now(self) -> int:
         return 1
+
+    def read_until(self) -> int:
+        return self._read_until
 
     def send(self, message: Any) -> None:
         self.sent.append(message)
@@ -49,3 +54,17 @@ def test_who_may_pass_changes_like_a_name(op: Any, names: bool) -> None:
     lending.caches.grant(client, frozenset({DIRECTORY}), 1)
     lending.recall(op, None, None, "what")
     assert stub.sent == [msg.Recall(1, (DIRECTORY,), (DIRECTORY,) if names else ())]
+
+
+@pytest.mark.parametrize("ours", [LEASE_US, 100_000, CLIENTS_MARGIN_US - 1])
+def test_a_client_stops_before_anyone_goes_on_without_asking_it(ours: int) -> None:
+    """Its clock may be slower than that of its replica, which waits for it, and of those who wait in its place."""
+    stub = Stub(read_until=1 + ours)
+    lending = Lending(stub, Pending(), stub)  # type: ignore[arg-type]
+    client = Client(stub, "client")
+    client.session = 7
+    lending.keep(client, 3)
+    assert stub.sent == [msg.CacheLease(3, 1, max(0, ours - CLIENTS_MARGIN_US))]
+    lending.caches.grant(client, frozenset({DIRECTORY}), 1)
+    lending.recall(ops.Create(ROOT, DIRECTORY, b"x", 0o644), None, None, "what")
+    assert lending.caches.held(ours) and not lending.caches.held(1 + ours)

@@ -266,6 +266,39 @@ def test_many_slots_at_once_through_the_death_of_a_replica(service: Service, see
         assert len({call.body[0] for call in calls[:20]}) == 20
 
 
+@SEEDS
+def test_many_slots_whose_answers_are_lost_twice(service: Service, seed: int) -> None:
+    """1. Replica 1 dies before it has answered. 2. The next one executes, or gives what is kept; its answers are lost.
+    3. All replicas are started again. 4. Everything is sent a third time. Executed twice, each would fail or differ."""
+    with service(seed, witnesses=1) as group:
+        user, other = group.user("user", 1), group.user("other", 2)
+        removed = [group.ask(other, create(b"old %d" % k))[0] for k in range(12)]
+        for k, ino in enumerate(removed):
+            other.close(ino)
+            group.ask(other, mkdir(b"d%d" % k))
+        calls = [user.request(create(b"new %d" % k)) for k in range(12)]
+        calls += [user.request(unlink(b"old %d" % k)) for k in range(12)]
+        calls += [user.request(ops.Rename(ROOT, TOP, b"d%d" % k, TOP, b"moved %d" % k, 0)) for k in range(12)]
+        lose_the_answer(group, user)
+        group.until(lambda: group.rng.random() < 0.02)
+        group.kill(1)
+        group.until(lambda: user.attached and user.at != 1)
+        lose_the_answer(group, user)
+        group.until(lambda: len(entries(group, user.at)) == 24 and b"new 11" in entries(group, user.at))
+        for replica in (2, 3):
+            group.kill(replica)
+        for replica in group.rng.sample(group.replica_ids, 3):
+            group.restart(replica)
+        group.complete(*calls)
+        assert {call.status for call in calls} == {OK}
+        assert [call.body for call in calls[12:24]] == removed
+        assert len({call.body[0] for call in calls[:12]}) == 12
+        expected = [b"new %d" % k for k in range(12)] + [b"moved %d" % k for k in range(12)]
+        group.settle()
+        for replica in group.replica_ids:
+            assert sorted(entries(group, replica)) == sorted(expected)
+
+
 def test_an_old_number_is_dropped_and_an_unknown_session_refused(service: Service) -> None:
     with service() as group:
         user = group.user("user", 1)
@@ -631,6 +664,55 @@ def test_a_session_that_is_not_heard_of_expires_and_its_handles_go(service: Serv
         assert not any(user.session in n.replica.handles.sessions() for n in group.nodes.values())
         group.ask(other, unlink(b"x"))
         group.until(lambda: not there(group, ino), 2 * SESSION_TIMEOUT)
+
+
+@SEEDS
+def test_late_requests_of_an_expired_session_do_nothing(service: Service, seed: int) -> None:
+    """The expiry is ordered while requests are on their way: what comes after it is refused, and what is sent again
+    after it is refused, too, although it was executed: the replies went with the session. The client is told."""
+    with service(seed) as group:
+        user, other = group.user("user", 1), group.user("other", 2)
+        user.follows = False
+        known = group.nodes[2].replica.state.session(user.session)
+        assert known is not None
+        outcomes: list[Any] = []
+        there_then: list[set[bytes]] = []
+
+        def expired(outcome: Any) -> None:
+            outcomes.append(outcome)
+            there_then.append(set(entries(group, 2)))
+
+        expire = ops.SessionExpire(user.session, known.attempt)
+        calls = [user.request(create(b"early %d" % k)) for k in range(8)]
+        node = group.nodes[2]
+        group.clock.after(group.rng.randrange(2 * MS), node.take, lambda: node.replica.internal(expire, expired))
+        for k in range(24):
+            group.run(MS // 4)
+            calls.append(user.request(create(b"late %d" % k)))
+        group.until(lambda: outcomes)
+        group.run(20 * MS)
+        assert outcomes[0].session_gone == user.session
+        executed = {call.op.name for call in calls if call.ok}
+        refused = [call for call in calls if not call.ok]
+        assert {status for call in refused for status in call.refusals} <= {Status.SESSION_UNKNOWN, Status.NOT_ATTACHED}
+        listed = names(group, other)
+        assert there_then == [set(listed)], "nothing is executed after the expiry"
+        assert executed <= set(listed) and refused
+        assert not {call.op.name for call in refused if call.refusals} & set(listed)
+        again = [(call.slot, call.number, encode(call.op)) for call in calls]
+        for replica in group.replica_ids:
+            late = User(group, "late")
+            late.follows = False
+            late.connect(replica)
+            group.until(lambda late=late: late.attached)
+            assert late.line is not None
+            for number, (slot, request, op) in enumerate(again):
+                late.line.ask(msg.RequestCall(900 + number, user.session, slot, request, op))
+            group.run(20 * MS)
+        assert names(group, other) == listed, "nothing is executed again"
+        user.leave()
+        user.connect(3)
+        group.until(lambda: user.expired)
 
 
 def test_a_session_of_a_connected_client_does_not_expire(service: Service) -> None:

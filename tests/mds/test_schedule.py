@@ -21,6 +21,7 @@ from mds.locksets import (
     _PLANNED,
     EVERYTHING,
     QUOTAS,
+    ROSTER,
     STORAGE,
     TREE,
     locks_of,
@@ -30,13 +31,14 @@ from mds.locksets import (
     slot_key,
 )
 from mds.machine import _APPLY_ALL, Outcome, StateMachine
-from mds.namespace import entries, inline, quota
+from mds.namespace import acl, entries, inline, layout, quota
 from mds.schedule import Schedule
+from mds.sessions import Session
 from mds.store import Store
 from tests.mds.group import OWN
 from tests.mds.harness import ALICE, KEY, ROOT, TOP, World, contents
 from tests.mds.test_machine import NAMES, flush, random_internal, random_op
-from wire import ops, quotaops
+from wire import ops, quotaops, roster, targetops
 from wire.codec import encode, pack
 from wire.errors import OK, Status
 from wire.fileops import Reserve
@@ -108,6 +110,8 @@ class Histories:
                 op = ops.OrphanAnswer(replica, tuple(self.serial.orphans_owed(replica)), ())
             if rng.random() < 0.1:
                 op = quotaops.QuotaWork()
+            if rng.random() < 0.25:
+                op = self._of_the_cluster()
             head = time_ns, 0, 1, 1
         else:
             slot = rng.randrange(16)
@@ -123,6 +127,8 @@ class Histories:
                 op = self._of_a_quota()
             elif rng.random() < 0.1:
                 op = self._removal()
+            elif rng.random() < 0.1:
+                op = self._of_special_attributes()
             head = time_ns, SESSION, slot, self.numbers[slot]
             if rng.random() < 0.02:
                 return rng.choice([(*head, b"junk"), (1, 2), "x", (*head, encode(op), "plan")])
@@ -131,6 +137,52 @@ class Histories:
             return (*head, encode(op))
         return (*head, encode(op), seen if rng.random() < 0.75 else (*seen[:-1], 7))
 
+    def _of_special_attributes(self) -> Any:
+        """Attributes that say something of others: who may do what below, and how files are laid out."""
+        rng = self.rng
+        named = ((acl.USER, rng.randrange(8), ALICE.uid), (acl.MASK, rng.randrange(8), acl.NO_ID))
+        rest = ((acl.USER_OBJ, 7, acl.NO_ID), (acl.GROUP_OBJ, 5, acl.NO_ID), (acl.OTHER, 7, acl.NO_ID))
+        list_ = acl.encoded(tuple(sorted((*rest, *(named if rng.random() < 0.7 else ())))))
+        ino, cred = rng.choice(self.inos), rng.choice([ROOT, ROOT, ALICE])
+        name = rng.choice([acl.ACCESS, acl.DEFAULT, acl.DEFAULT, layout.ATTRIBUTE])
+        if rng.random() < 0.25:
+            return ops.RemoveXattr(cred, ino, name)
+        policy = b"stripe_count=%d copies=%d inline=%d" % (
+            rng.randrange(1, 4),
+            rng.randrange(1, 3),
+            64 * rng.randrange(3),
+        )
+        return ops.SetXattr(cred, ino, name, policy if name == layout.ATTRIBUTE else list_, 0)
+
+    def _of_the_cluster(self) -> Any:
+        rng = self.rng
+        target, other, key = rng.randrange(1, 6), rng.randrange(1, 6), bytes([rng.randrange(3)]) * 16
+        chains = self.serial.storage_map()[2] or ((target, 1, ()),)
+        chain, version, members = rng.choice(chains)
+        inside = rng.choice(members)[0] if members else target
+        sessions = [(n, s) for n, s in self.serial.sessions() if n != SESSION] or [(5, Session(KEY, "c", 8, 1, 1))]
+        session, known = rng.choice(sessions)
+        return rng.choice(
+            [
+                targetops.TargetUp(target, rng.randrange(1, 4)),
+                targetops.TargetDown(target, rng.randrange(1, 4)),
+                targetops.ChainSynced(chain, version, inside),
+                targetops.ChainMove(chain, version, target, inside),
+                targetops.ChainLeave(chain, version, inside),
+                targetops.TargetDrain(target, rng.random() < 0.5),
+                targetops.TargetRemove(target, rng.random() < 0.5),
+                targetops.TargetReplace(target, key, rng.random() < 0.5),
+                targetops.TargetSpace(((target, rng.randrange(9)), (other, rng.randrange(9)))),
+                targetops.KeyRotate(self.serial.keys.rotations, key),
+                roster.ReplicaSet(target, f"r:{other}", "somebody"),
+                roster.ReplicaRemove(target, "somebody"),
+                roster.WitnessSet(target + 3, f"w:{other}", "somebody"),
+                roster.WitnessRemove(target + 3, "somebody"),
+                ops.SessionClose(session, known.key),
+                ops.SessionExpire(session, known.attempt),
+                *(ops.TargetSet(n, f"h:{n}", b"u" * 16) for n in range(1, 6)),
+            ]
+        )
 
     def quota_on_all(self) -> Any:
         """An entry that has everything counted from the start."""
@@ -285,15 +337,21 @@ _OWNER = {
     schema.QUOTA_WORK.number: lambda key: QUOTAS,
     schema.TARGETS.number: lambda key: STORAGE,
     schema.CHAINS.number: lambda key: STORAGE,
-    schema.META.number: lambda key: STORAGE,
+    schema.ROSTER.number: lambda key: ROSTER,
+    schema.META.number: {
+        schema.META_STORAGE: STORAGE,
+        schema.META_KEYS: STORAGE,
+        schema.META_ROSTER: ROSTER,
+    }.__getitem__,
 }
 """Table -> the lock that covers a record of it."""
 
 
 class Spy:
-    """Notes what a machine's store is asked for and told."""
+    """Notes what a machine's store is asked for and told, and that it looks at the storage map in memory."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, machine: StateMachine) -> None:
+        store = machine.store
         self.seen: list[tuple[bool, Any]] = []
         get, put, delete, scan = store.get, store.put, store.delete, store.scan
 
@@ -320,6 +378,14 @@ class Spy:
 
         store.get, store.put, store.delete = spied_get, spied_put, spied_delete  # type: ignore[method-assign]
         store.scan = spied_scan  # type: ignore[method-assign]
+        seen, storage = self.seen, machine._scope.storage
+
+        class Watched:
+            def __getattr__(self, name: str) -> Any:
+                seen.append((False, STORAGE))
+                return getattr(storage, name)
+
+        machine._scope.storage = Watched()  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -331,7 +397,7 @@ def test_a_request_touches_nothing_that_it_has_not_locked(tmp_path: Path, seed: 
     made.batch((1, 0, 1, 1, encode(ops.SessionOpen(KEY, "c", 64, 1, 1))))
     if seed % 2:
         made.batch(made.quota_on_all())
-    spy = Spy(machine.store)
+    spy = Spy(machine)
     judged = 0
     for _ in range(300):
         entry = made._entry()
@@ -361,7 +427,8 @@ def test_a_request_touches_nothing_that_it_has_not_locked(tmp_path: Path, seed: 
             if not changes and TREE in locks and isinstance(owner, int):
                 continue  # it walks up the tree
             assert mode >= (UPDATE if changes else READ), f"{op} with {locks} touches {owner}"
-        made.inos = [TOP, *made.inos[1:][-13:], schema.number_at(index, 0)]
+        there = [ino for ino in (*made.inos[1:], schema.number_at(index, 0)) if machine.exists(ino)]
+        made.inos = [TOP, *there[-13:]]
     assert judged > 150
     machine.store.close()
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from random import Random
 
 import lmdb
 import pytest
 
-from mds import seal
+from mds import seal, trust
 from mds.schema import DIRENTS, INODES, META, TABLES
-from mds.store import Store, StoreCorrupt, StoreFailed
-from mds.verify import verify
+from mds.store import RANGES, RANGES_MAX, Store, StoreCorrupt, StoreDamaged, StoreFailed
+from mds.verify import judge, verify
 from tests.faults.damage import DATA, STATE_DAMAGE, deleted, no_data_file
 
 SEEDS = range(6)
@@ -47,6 +47,15 @@ def contents(path: Path) -> dict[tuple[str, bytes], bytes]:
                 if (value := store.get(t, key)) is not None}  # fmt: skip
     finally:
         store.close()
+
+
+@pytest.fixture(params=["one process", "three processes"], autouse=True)
+def readers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large state is read by several processes, which share its ranges of keys."""
+    if request.param == "three processes":
+        monkeypatch.setattr(trust, "READ_WHOLE_MAX", 0)
+        monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2})
+        monkeypatch.setattr("mds.store.RANGE_MIN", 10)
 
 
 @pytest.fixture
@@ -147,6 +156,16 @@ def test_a_record_that_is_damaged_while_it_is_used_is_not_read(state: Path) -> N
     store.close()
 
 
+def test_each_range_of_keys_is_read_by_somebody(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mds.store.RANGE_MIN", 1)
+    whole = Store.read_whole(state)
+    assert whole.records == whole.all_records > 1000 and whole.total == whole.all_total
+    parts = [Store.read_whole(state, [turn]) for turn in range(RANGES_MAX)]
+    assert sum(part.records for part in parts) == whole.records
+    assert sum(part.records > 0 for part in parts) > RANGES, "of two tables"
+    assert max(part.records for part in parts) < whole.records // RANGES, "they are of about the same size"
+
+
 def test_the_size_of_the_file_is_looked_at(state: Path) -> None:
     with (state / DATA).open("r+b") as file:
         file.truncate(4096 * 3)
@@ -162,13 +181,18 @@ def test_a_seal_names_its_place() -> None:
     assert seal.opened(META.number, b"key", stored[:3]) is None
 
 
+def test_one_reader_of_several_that_dies_of_what_it_reads_is_enough(tmp_path: Path) -> None:
+    with pytest.raises(StoreDamaged, match="dies of SIGBUS"):
+        judge(tmp_path, [("well 1 2 3 4", 0), ("", -signal.SIGBUS)])
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_who_kills_the_reader_says_nothing_of_the_state(
     state: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     """Memory is short, or the whole service is stopped at its start: nobody is to be told to remove a good state."""
 
-    def killed(path: Path) -> str:
+    def killed(path: Path, turns: Iterable[int]) -> str:
         os.kill(os.getpid(), number)
         return "well"
 

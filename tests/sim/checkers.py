@@ -44,6 +44,10 @@ class Checkers:
         """Epoch of the last view whose event anybody delivered."""
         self._outcomes: dict[tuple[int, int], Outcome | None] = {}
         """(index, number of the request in the message) -> what it came to."""
+        self._lent: dict[int, list[tuple[int, int, int, int]]] = {}
+        """Key -> (replica, index, since, until): what it told of the key, true as of the index, a client goes by."""
+        self.lent = 0
+        """How often a client was to keep what it was told."""
         self._held: dict[Part, dict[int, tuple[int, int]]] = {}
         """Part of a message -> replica -> (until when a client of it uses what contradicts the part, until when it
         would if nobody told it otherwise); true time. Of those that are over some are still here."""
@@ -180,6 +184,25 @@ class Checkers:
         for holder, (until, _) in self._held.get(part, {}).items():
             if until > now:
                 raise Violation(f"replica {by} executes {part}, which a client of replica {holder} contradicts")
+
+    def lends(self, by: int, key: int, index: int, now: int, until: int) -> None:
+        """A client of replica *by* keeps what that told it of *key*, which is true as of *index*."""
+        self.lent += 1
+        self._lent.setdefault(key, []).append((by, index, now, until))
+
+    def back(self, by: int, key: int, since: int) -> None:
+        """The clients of replica *by* have let go of what they were told of *key* up to *since*."""
+        self._lent[key] = [one for one in self._lent.get(key, []) if one[0] != by or one[2] > since]
+
+    def changes(self, by: int, index: int, key: int, now: int) -> None:
+        """Replica *by*, a member, executes what changes *key* at *index*: no client keeps what it was told before."""
+        loans = self._lent[key] = [one for one in self._lent.get(key, []) if one[3] > now]
+        for holder, told_at, when, until in loans:
+            if told_at <= index:
+                raise Violation(
+                    f"replica {by} changes {key} at {index}, of which replica {holder} told at {told_at}, at {when}: "
+                    f"until {until} a client answers by that"
+                )
 
     def begins(self, by: int, epoch: int, now: int) -> None:
         """Replica *by* delivers the event of the view of *epoch*: everything before it is clear."""

@@ -19,6 +19,9 @@ LENT: Final = 250 * MS
 CLIENTS_MARGIN: Final = 30 * MS
 """A client stops earlier by so much: its clock drifts, as the simulator's clocks do."""
 
+LENDS: Final = 0.3
+"""Share of the answers to questions that a client keeps."""
+
 Part = tuple[int, int, int, int]
 """(epoch, sender, sequence number, number of the request in the message)"""
 At = tuple[int, int]
@@ -34,6 +37,36 @@ class Keeping:
         """Of the requests: that contradict what some client here keeps."""
         self._until = 0
         self.held: set[Part] = set()
+        self._loans: dict[int, int] = {}
+        """Key -> until when some client may answer by itself what it was told of that."""
+        self._recalls: list[tuple[int, int, int]] = []
+        """(key, when its client lets go, when its lease has run out)"""
+
+    def lend(self, key: int, now: int, read_until: int) -> int:
+        """A client was told of *key*, and may go on by that. Returns until when; 0: it keeps nothing."""
+        until = min(read_until, now + LENT - CLIENTS_MARGIN)
+        if until <= now + 1 or self._rng.random() >= LENDS:
+            return 0
+        self._loans[key] = max(until, self._loans.get(key, 0))
+        return until
+
+    def call_back(self, part: Part, key: int, now: int) -> tuple[Part, int, int] | None:
+        """A message is in the log whose *part* changes *key*. Returns what is held of it, as :meth:`recall` does."""
+        rng = self._rng
+        until = self._loans.pop(key, 0)
+        if until > now + 1:
+            silent = rng.random() < 0.3
+            self._recalls.append((key, until if silent else rng.randrange(now + 1, until), until))
+        self._recalls = [recall for recall in self._recalls if recall[1] > now]
+        found = [(part, lets_go, end) for of, lets_go, end in self._recalls if of == key]
+        if not found:
+            return None
+        self.held.add(part)
+        return max(found, key=lambda one: one[1])
+
+    def forget(self) -> None:
+        """Its replica is left out: what it lent is waited for by the others."""
+        self._loans.clear()
 
     def recall(self, parts: list[Part], now: int, read_until: int) -> list[tuple[Part, int, int]]:
         """Messages with these *parts* are in the log. Returns what is held of them: (part, when the client lets go,
@@ -51,10 +84,14 @@ class Keeping:
         self.held |= {part for part, _, _ in found}
         return found
 
-    def stop(self) -> None:
-        """Its clients let go of everything."""
+    def stop(self) -> set[int]:
+        """Its clients let go of everything. Returns the keys that some were told of."""
+        keys = {*self._loans, *(key for key, _, _ in self._recalls)}
         self._until = 0
         self.held.clear()
+        self._loans.clear()
+        self._recalls.clear()
+        return keys
 
 
 class Waiting:

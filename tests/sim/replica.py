@@ -223,6 +223,8 @@ class Replica(Process):
         late = [at[0] for at, request in self.state.waiting.items() if request.key == query.key]
         self.world.checkers.read(self.me, query.number, query.key, min(late, default=self.index))
         value = self.state.values.get(query.key)
+        if not any(query.key in keys for keys in self._pending.values()):
+            self._lend(query.key)
         self.world.answer(self.me, query.client, query.connection, query.number, value)
         return True
 
@@ -246,6 +248,8 @@ class Replica(Process):
         self._waiting.clear()
         self._parked.clear()
         self._queue.clear()
+        if self._keeping is not None:
+            self._keeping.forget()
 
     # -- steps
 
@@ -326,17 +330,34 @@ class Replica(Process):
         requests = unpack_batch(entry.payload)
         self._pending[entry[:3]] = frozenset(r.key for r in requests)
         if self._keeping is not None and self.running:
-            self._recall([(*entry[:3], k) for k in range(len(requests))])
+            self._recall([((*entry[:3], k), request.key) for k, request in enumerate(requests)])
 
     # -- what clients keep
 
-    def _recall(self, parts: list[Part]) -> None:
+    def _lend(self, key: int) -> None:
+        """A client is told of *key* what nothing in the log is about to change: it may keep that."""
+        if self._keeping is None:
+            return
+        until = self._keeping.lend(key, self.now, self.machine.read_until())
+        if until:
+            now = self.world.clock.now
+            self.world.checkers.lends(self.me, key, self.index, now, now + self.clock.until(until, now))
+
+    def _recall(self, parts: list[tuple[Part, int]]) -> None:
         """Messages are in the log: what of them contradicts a client here is held, and that is said before they are
         acknowledged."""
         assert self._keeping is not None
         world = self.world
-        found = self._keeping.recall(parts, self.now, self.machine.read_until())
-        for part, lets_go, until in found:
+        now = self.now
+        recalled = self._keeping.recall([part for part, _ in parts], now, self.machine.read_until())
+        found = {one[0]: one for one in recalled}
+        for part, key in parts:
+            lent = self._keeping.call_back(part, key, now)
+            if lent is not None:
+                found[part] = max(lent, found.get(part, lent), key=lambda one: one[1])
+                back = self.clock.until(lent[1], world.clock.now)
+                world.clock.after(back, self._lent_is_back, self._life, key, world.clock.now)
+        for part, lets_go, until in found.values():
             after = self.clock.until(lets_go, world.clock.now)
             end = world.clock.now + self.clock.until(until, world.clock.now)
             world.checkers.holds(self.me, part, world.clock.now + after, end)
@@ -344,10 +365,15 @@ class Replica(Process):
         if found:
             self._events.append(ev.Holding(frozenset(self._keeping.held)))
 
+    def _lent_is_back(self, life: int, key: int, since: int) -> None:
+        if life == self._life and self.running:
+            self.world.checkers.back(self.me, key, since)
+
     def _call_back(self) -> None:
         """It is to leave: before it says so its clients have let go of everything."""
         if self._keeping is not None:
-            self._keeping.stop()
+            for key in self._keeping.stop():
+                self.world.checkers.back(self.me, key, self.world.clock.now)
             self.world.checkers.let_go(self.me, self.world.clock.now)
             self.step(ev.Holding(frozenset()))
 
@@ -413,6 +439,7 @@ class Replica(Process):
         checkers = self.world.checkers
         if not learning:
             checkers.executes(self.me, part, self.world.clock.now)
+            checkers.changes(self.me, at[0], request.key, self.world.clock.now)
         roster = self.state.roster
         o = self.state.execute(request)
         checkers.applied(self.me, at, o)

@@ -148,7 +148,7 @@ def test_what_waits_for_a_slow_learner_is_bounded_in_bytes() -> None:
     one.step(join(0, NO_HASH))
     history = one.machine.core.history
     history.epoch = 1
-    for seq in range(1, limits.RECENT_BYTES // (limits.BATCH_BYTES + 128)):  # as many as are kept
+    for seq in range(1, limits.RECENT_BYTES // (limits.BATCH_BYTES + limits.ITEM_BYTES)):  # as many as are kept
         big = Entry(1, 2, seq, seq, bytes(limits.BATCH_BYTES))
         out = Effects()
         history.append(big, out)
@@ -182,7 +182,7 @@ def test_what_follows_a_snapshot_is_kept_until_the_learner_has_it() -> None:
     one.machine.transfer.tick(one.now + limits.SNAPSHOT_TAKEN - 1)
     deliver(kept)
     assert history.can_feed(taken_at, hash_there)
-    deliver(2 * kept)
+    deliver(limits.PINNED * kept)
     assert len(history._items) <= limits.PINNED * kept, "not without bound"
     one.machine.transfer.tick(one.now + limits.SNAPSHOT_TAKEN)
     deliver(1)

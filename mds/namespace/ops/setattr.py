@@ -2,7 +2,8 @@
 
 Who may: mode and times the owner; owner and group as chown says; the size whoever may write (checked at open for a
 handle). Each refusal is EPERM where ownership is missing and EACCES where a mode bit is. All is checked before anything
-changes. ctime moves with every change.
+changes. ctime moves with every change, and with a request for none: that is chown(2) to (-1, -1), which everybody may,
+or what a kernel sends before somebody writes to a set-gid file that its group may not execute.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ _BOTH_NOW: Final = ops.SET_ATIME_NOW | ops.SET_MTIME_NOW
 
 def apply(scope: Scope, op: SetAttr) -> Any:
     inode = scope.inode(op.ino)
-    if not op.valid:
-        return inode.attr(op.ino)
     _check(inode, op)
     now = scope.now
     if op.valid & (ops.SET_UID | ops.SET_GID):
         _chown(scope, inode, op)
     if op.valid & ops.SET_MODE:
         _chmod(inode, op)
+    if not op.valid and not inode.is_dir:
+        inode.mode = without_set_id(inode.mode, _may_set_gid(inode, op.cred))
     if op.valid & ops.SET_SIZE:
         _truncate(scope, inode, op)
     if op.valid & ops.SET_ATIME_NOW:
@@ -63,6 +64,9 @@ def _check(inode: Inode, op: SetAttr) -> None:
         raise FileSystemError(errno.EPERM)  # only root gives files away; to set what is set already is no change
     may_chgrp = cred.uid == 0 or (cred.uid == inode.uid and (op.gid == inode.gid or in_group(cred, op.gid)))
     if op.valid & ops.SET_GID and not may_chgrp:
+        raise FileSystemError(errno.EPERM)
+    loses = not op.valid and without_set_id(inode.mode, _may_set_gid(inode, cred)) != inode.mode
+    if loses and not inode.is_dir and not owns(inode, cred) and not allowed(inode, cred, W):
         raise FileSystemError(errno.EPERM)
     if op.valid & ops.SET_MODE and not owns(inode, cred) and not _only_drops_set_id(inode, op):
         raise FileSystemError(errno.EPERM)
@@ -100,15 +104,14 @@ def _check_times(inode: Inode, op: SetAttr) -> None:
 
 
 def _chown(scope: Scope, inode: Inode, op: SetAttr) -> None:
+    if not inode.is_dir:
+        # chown(2): "since Linux 2.2.13, root is treated like other users". It is the group before that counts.
+        inode.mode = without_set_id(inode.mode, _may_set_gid(inode, op.cred))
     if op.valid & ops.SET_UID:
         inode.uid = op.uid
     if op.valid & ops.SET_GID:
         inode.gid = op.gid
     if not inode.is_dir:
-        # chown(2): "since Linux 2.2.13, root is treated like other users".
-        inode.mode = without_set_id(inode.mode)
-        if inode.mode & stat.S_ISGID and not _may_set_gid(inode, op.cred):
-            inode.mode &= ~stat.S_ISGID
         xattrs.drop_capability(scope, op.ino, inode)
 
 
@@ -142,5 +145,5 @@ def _truncate(scope: Scope, inode: Inode, op: SetAttr) -> None:
     reserve.resized(scope, op.ino, inode, truncated=True)
     inode.mtime_ns = scope.now
     if op.cred.uid != 0:
-        inode.mode = without_set_id(inode.mode)
+        inode.mode = without_set_id(inode.mode, in_group(op.cred, inode.gid))
     xattrs.drop_capability(scope, op.ino, inode)

@@ -8,7 +8,7 @@ import stat
 import pytest
 
 from mds.namespace.inode import TRUNCATIONS_MAX
-from tests.mds.harness import ALICE, BOB, ROOT, TOP, World
+from tests.mds.harness import ALICE, ATTR, BOB, ROOT, TOP, World
 from wire import ops
 from wire.errors import Status
 
@@ -126,8 +126,30 @@ def test_times(world: World) -> None:
     assert world.status(world.set_attr(ino, BOB, atime_now=1, mtime_now=1)) == errno.EACCES
 
 
-def test_nothing_changes_with_nothing_asked(world: World) -> None:
+def test_nothing_asked_moves_ctime(world: World) -> None:
+    """chown(2) to (-1, -1)."""
     ino = world.create(b"f")
     before = world.stat(ino).values
-    assert world.attr(world.set_attr(ino, BOB)).values == before
+    after = world.attr(world.set_attr(ino, BOB))
+    assert after.ctime_ns == world.time
+    assert [old for old, new in zip(before, after.values, strict=True) if old != new] == [before[ATTR["ctime_ns"]]]
     assert world.status(world.set_attr(999, mode=0)) == errno.ESTALE
+
+
+def test_a_set_gid_bit_that_means_none_goes_with_what_strangers_to_its_group_do(world: World) -> None:
+    """Linux 6.2: also where the group may not execute the file. The group from before a chown counts."""
+    ino = world.create(b"f", cred=ALICE)
+
+    def after(op: ops.SetAttr) -> int:
+        world.ok(world.set_attr(ino, gid=77))
+        world.ok(world.set_attr(ino, mode=0o2766))
+        world.ok(op)
+        return mode_of(world, ino)
+
+    assert after(world.set_attr(ino, ALICE, gid=5000)) == 0o766
+    assert after(world.set_attr(ino, ROOT, gid=5000)) == 0o2766
+    assert after(world.set_attr(ino, BOB, size=1)) == 0o766
+    assert after(world.set_attr(ino, ops.Cred(1002, 77, ()), size=2)) == 0o2766
+    assert after(world.set_attr(ino, BOB)) == 0o766, "what a kernel sends before BOB writes"
+    world.ok(world.set_attr(ino, mode=0o2744))
+    assert world.status(world.set_attr(ino, BOB)) == errno.EPERM
