@@ -42,8 +42,9 @@ def target() -> None:
 def list_(spec: Path, as_json: bool) -> None:
     """List the storage targets of the cluster DIR|CONFIG, and what is being copied.
 
-    A target's state is serving, draining (everything on it is being moved) or offline (it does not answer; files with
-    copies elsewhere go on). Chains: in how many it serves, is being synced, and so on.
+    A target's state is serving, draining (everything on it is being moved) or offline (it does not answer, or its
+    disk has failed, which is said below the table; files with copies elsewhere go on). Chains: in how many it serves,
+    is being synced, and so on.
     """
     with reported():
         states, under_way = trio.run(targets.listing, find_config(spec))
@@ -67,6 +68,9 @@ def list_(spec: Path, as_json: bool) -> None:
             rest = ("?" if said[key] is None else str(said[key]) for key in ("objects", "blocks_bad", "blocks_mended"))
             table.add_row(str(one.id), one.address, one.state, chains, free, *rest)
         Console(width=None if sys.stdout.isatty() else 140).print(table)
+        for one in states:
+            if failure := one.said.get("failure"):
+                print(f"target {one.id}: its disk has failed ({failure}): it stays out until it is started again")
         for s in under_way:
             left = "time left not known yet" if s.seconds_left is None else f"about {s.seconds_left} s left"
             print(
@@ -83,7 +87,8 @@ def add(spec: Path, number: int, timeout_s: float) -> None:
     """Take target ID, which the configuration DIR|CONFIG names and which runs, into the cluster.
 
     New files use it at once. Of the copies on the others as many chains are moved to it, in the background, as makes
-    their places equal; files with one copy stay where they are.
+    their places equal; files with one copy are moved, one chain at a time, until targets are about as full as each
+    other. Nothing is interrupted by that. `lockstep target list` shows what is under way.
     """
     with reported():
         trio.run(targets.add, find_config(spec), number, timeout_s)

@@ -52,7 +52,7 @@ class TargetState:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, with the keys that `lockstep target list --json` promises."""
-        keys = ("bytes_total", "bytes_free", "objects", "blocks_bad", "blocks_mended")
+        keys = ("bytes_total", "bytes_free", "objects", "blocks_bad", "blocks_mended", "failure")
         known = {key: self.said.get(key) for key in keys}
         return {"id": self.id, "address": self.address, "state": self.state, "chains": self.chains, **known}
 

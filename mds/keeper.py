@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from mds.balance import Balance
 from mds.namespace.chains import leaving
 from wire import targetops
 from wire.chains import DRAINING, HOLDS, OFFLINE, SERVING, SYNCING, StorageMap, copies_of, holders
@@ -56,6 +57,8 @@ class _Seen:
     """Fingerprint of the signing keys that it knows."""
     space: tuple[int, int] = (0, 0)
     shunned_us: int = 0
+    failed: bool = False
+    """Its disk has, as it says itself: it is dead to us, and serves only what nobody else has."""
     synced: tuple[tuple[int, int, int], ...] = ()
 
 
@@ -64,6 +67,7 @@ class Keeper:
     """See the module. Times are microseconds of the caller's clock. Made anew when this replica becomes the keeper."""
 
     began_us: int
+    balance: Balance = field(default_factory=Balance)
     _seen: dict[int, _Seen] = field(default_factory=dict)
     _ordered: dict[Any, int] = field(default_factory=dict)
     """Request -> when it was given out last."""
@@ -79,7 +83,7 @@ class Keeper:
     def connected(self, target: int, now: int) -> None:
         seen = self._of(target)
         seen.connected, seen.run, seen.clock_us, seen.version, seen.heard_us = True, 0, 0, 0, now
-        seen.synced, seen.keys = (), b""
+        seen.synced, seen.keys, seen.failed = (), b"", False
 
     def lost(self, target: int, now: int) -> None:
         seen = self._of(target)
@@ -89,17 +93,20 @@ class Keeper:
     def said(
         self, target: int, run: int, clock_us: int, version: int, space: tuple[int, int],
         synced: tuple[tuple[int, int, int], ...], missed: tuple[int, ...], now: int, keys: bytes = b"",
+        failed: bool = False,
     ) -> None:  # fmt: skip
         """*target* has answered a heartbeat."""
         seen = self._of(target)
         seen.run, seen.clock_us, seen.version, seen.space, seen.heard_us = run, clock_us, version, space, now
-        seen.synced, seen.told_us, seen.keys = synced, now, keys
+        seen.synced, seen.told_us, seen.keys, seen.failed = synced, now, keys, failed
         for other in missed:
             self._of(other).shunned_us = now + SHUNNED_US
 
     def echo(self, target: int) -> int:
         """The target's clock to be sent with the next heartbeat: from now on it may read for LEASE_US after that."""
         seen = self._of(target)
+        if seen.failed:
+            return 0
         if seen.clock_us:
             seen.promised_us = max(seen.promised_us, seen.told_us + LEASE_US)
         return seen.clock_us
@@ -126,7 +133,7 @@ class Keeper:
         seen = self._of(target)
         if now < seen.promised_us:
             return False
-        if now < seen.shunned_us:
+        if now < seen.shunned_us or seen.failed:
             return True
         if seen.connected:
             return now - seen.heard_us >= SILENCE_US
@@ -134,7 +141,8 @@ class Keeper:
 
     def alive(self, target: int, now: int) -> bool:
         seen = self._of(target)
-        return seen.connected and seen.run != 0 and now - seen.heard_us < SILENCE_US and now >= seen.shunned_us
+        there = seen.connected and seen.run != 0 and now - seen.heard_us < SILENCE_US
+        return there and now >= seen.shunned_us and not seen.failed
 
     def orders(self, found: StorageMap, now: int) -> list[Any]:
         """Requests to be ordered now, that *found* does not show yet."""
@@ -151,6 +159,7 @@ class Keeper:
     def _wanted(self, found: StorageMap, now: int) -> Iterator[Any]:
         _, targets, chains = found
         states = {target: state for target, _, state, _ in targets}
+        self.balance.ask(frozenset(states), now)
         for target, _, state, run in targets:
             if self.alive(target, now):
                 if state == OFFLINE or run != self._of(target).run:
@@ -167,13 +176,19 @@ class Keeper:
                 knows = self._of(going).version >= found[0]
                 if knows or now >= self._of(going).promised_us:
                     yield targetops.ChainLeave(number, version, going)
-        yield from self._moves(found, states, now)
+        moves = list(self._moves(found, states, now))
+        yield from moves
+        give_and_take = [t for t, state in states.items() if state == SERVING and self.alive(t, now)]
+        even = self.balance.move(found, {t: self._of(t).space for t in give_and_take}) if not moves else None
+        if even is not None:
+            yield targetops.ChainMove(*even)
 
     def _moves(self, found: StorageMap, states: dict[int, str], now: int) -> Iterator[targetops.ChainMove]:
         """One move at a time per chain: to where a member was lost for good, away from targets that drain, and from
         those with many places to others.
 
-        A chain's first member stays where it is for the sake of balance: each target heads as many chains.
+        Of several copies the first stays where it is for the sake of balance: each target heads as many chains. Single
+        copies are balanced by what there is of them (mds.balance).
         """
         chains = found[2]
         places: dict[int, dict[int, int]] = {}

@@ -164,8 +164,9 @@ class Tending:
                     if isinstance(message, BeatSaid):
                         keeper.said(
                             target, message.run, message.clock_us, message.version, (message.total, message.free),
-                            message.synced, message.missed, self._now(), message.keys,
+                            message.synced, message.missed, self._now(), message.keys, message.failed,
                         )  # fmt: skip
+                        keeper.balance.found(message.weighed, message.weights)
             except ConnectionLost as exc:
                 log.info("target %d: %s", target, exc)
             except WireError as exc:
@@ -198,10 +199,10 @@ class Tending:
                 new_keys = keys if leased and keeper.keys_of(target) != wanted else ()
                 try:
                     echo = keeper.echo(target) if leased else 0
-                    conn.send(Beat(number, echo, found[0], packed[1] if behind else b"", new_keys))
+                    conn.send(
+                        Beat(number, echo, found[0], packed[1] if behind else b"", new_keys, keeper.balance.number)
+                    )
                 except ConnectionLost:
                     return  # the receiver has found out, too
                 told, told_keys, last = found[0], wanted, now
             await trio.sleep(ROUND_S)
-
-

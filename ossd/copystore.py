@@ -43,6 +43,19 @@ class CopyStore(Store):
             found.append((*key, chain or 0))
         return found
 
+    def sizes(self, first: int, count: int) -> list[tuple[int, int]]:
+        """(chain, bytes on disk) of all objects in directories [first, first + count)."""
+        found: list[tuple[int, int]] = []
+        for where, name, _ in self._objects(first, count):
+            try:
+                size = os.stat(f"{self._directories[where]}/{name}").st_blocks * 512
+            except FileNotFoundError:
+                continue  # deleted meanwhile
+            header = header_of(f"{self._ledgers[where]}/{name}")
+            chain = (header[0] if header is not None else 0) or chain_of(f"{self._directories[where]}/{name}")
+            found.append((chain or 0, size))
+        return found
+
     def every(self, first: int, count: int) -> list[Key]:
         """All objects in directories [first, first + count)."""
         return [key for _, _, key in self._objects(first, count)]

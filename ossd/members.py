@@ -89,13 +89,15 @@ class Members:
             log.info("target %d: %d signing keys", table.me, len(msg.keys))
         if msg.echo_us and msg.version == table.version:
             table.extend(msg.echo_us + LEASE_US)
+        self._target.weighing.ask(msg.weigh)
         now = now_us()
         if now - self._space_at > 1_000_000:
             self._space, self._space_at = self._store.space(), now
         missed = tuple(t for t, since in self._copies.missed.items() if self._target.long_ago(since))
         said = BeatSaid(
             msg.number, now, table.version, table.run, *self._space, self._resync.synced, missed,
-            self._target.keys.fingerprint,
+            self._target.keys.fingerprint, self._target.weighing.number, self._target.weighing.weights,
+            bool(self._target.failure.reason),
         )  # fmt: skip
         try:
             peer.conn.send(said)
@@ -106,6 +108,8 @@ class Members:
 
     def _refused(self, peer: Peer, msg: Any) -> bool:
         status = self._copies.table.judge_member(msg.chain, msg.chain_version, peer.number)
+        if status == OK and self._target.refuses(msg.chain):
+            status = Status.NOT_SERVING
         if status != OK:
             peer.answer(msg.call, status)
         return status != OK
@@ -148,18 +152,23 @@ class Members:
                 await self._copies.in_thread(partial(self._store.delete, keys))
             return status, b"", b""
 
-        self._target.work(peer, msg.call, self._turns(keys), 0, delete)
+        self._target.work(peer, msg.call, self._turns(keys), 0, partial(self._target.changing, msg.chain, delete))
 
     def _turns(self, keys: list[Key]) -> list[Turn[Key]]:
         return [self._target.order.enter(key, shared=False) for key in keys]
 
     # -- bringing in step
 
-    def _in_thread(self, peer: Peer, msg: Any, size: int, work: Callable[[], Result], key: Key | None) -> None:
+    def _in_thread(
+        self, peer: Peer, msg: Any, size: int, work: Callable[[], Result], key: Key | None, changing: int | None = None
+    ) -> None:
+        """*changing*: the chain of which something is changed by it (0: all of them); None: nothing is."""
+
         async def run() -> Result:
             return await self._copies.in_thread(work)
 
-        self._target.work(peer, msg.call, self._turns([key]) if key is not None else [], size, run)
+        run_ = run if changing is None else partial(self._target.changing, changing, run)
+        self._target.work(peer, msg.call, self._turns([key]) if key is not None else [], size, run_)
 
     def list_objects(self, peer: Peer, msg: ObjectList, _: Buffer) -> None:
         def work() -> Result:
@@ -206,7 +215,7 @@ class Members:
                 self._store.release(file)
             return _DONE
 
-        self._in_thread(peer, msg, len(bulk), work, key)
+        self._in_thread(peer, msg, len(bulk), work, key, msg.chain)
 
     def _adopt(self, peer: Peer, msg: ObjectAdopt, _: Buffer) -> None:
         if self._refused(peer, msg):
@@ -222,7 +231,7 @@ class Members:
                 self._store.release(file)
             return _DONE
 
-        self._in_thread(peer, msg, 0, work, key)
+        self._in_thread(peer, msg, 0, work, key, msg.chain)
 
     def _fetch(self, peer: Peer, msg: BlockFetch, _: Buffer) -> None:
         key = (msg.key.ino, msg.key.column)
@@ -249,7 +258,7 @@ class Members:
             self._store.sync_all()
             return _DONE
 
-        self._in_thread(peer, msg, 0, work, None)
+        self._in_thread(peer, msg, 0, work, None, 0)
 
 
 Work = Callable[[], Awaitable[Result]]

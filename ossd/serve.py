@@ -102,6 +102,7 @@ async def _run(config: Config, target: Target, listener: Listener, task_status: 
             nursery.start_soon(_count, target)
             nursery.start_soon(target.resync.run)
             nursery.start_soon(target.clearing.run)
+            nursery.start_soon(target.weighing.run)
             if witness is not None:
                 witness.start()
                 nursery.start_soon(witness.watch)

@@ -23,6 +23,7 @@ from ossd.chains import ChainTable
 from ossd.clearing import Clearing
 from ossd.copies import Change, Copies
 from ossd.copystore import CopyStore
+from ossd.failure import FAILED, Failure
 from ossd.ledger import BadBlock
 from ossd.links import Links
 from ossd.members import Members, now_us
@@ -31,6 +32,7 @@ from ossd.objects import Order, Turn, pending
 from ossd.resync import Resync
 from ossd.scrub import Scrub
 from ossd.store import Buffer
+from ossd.weighing import Weighing
 from ossd.work import Result
 from wire.capability import READ, TRUNCATE, WRITE
 from wire.errors import OK, BadMessage, Status, WireError
@@ -142,11 +144,13 @@ class Target:
         run = int.from_bytes(os.urandom(7), "big") | 1
         self.chains = ChainTable(target_id, run)
         self.keys = Keys()
+        self.failure = Failure(target_id, str(store.path))
         self.links = Links(store.identity.cluster, target_id, store.identity.uuid, run)
         self.copies = Copies(store, self.chains, self.links, self._threads, self._at_once, self._watch_for_slowness)
         self.resync = Resync(self.copies, self.in_turn)
         self.scrub = Scrub(self.copies, self.in_turn)
         self.clearing = Clearing(self.copies, self._in_turns)
+        self.weighing = Weighing(self.copies)
         members = Members(self, self.copies, self.resync)
         everyone: dict[type, Act] = {
             StatusCall: self._status,
@@ -243,12 +247,27 @@ class Target:
         finally:
             self._finished(peer, size)
 
-    async def _guarded(self, run: Run) -> Result:
+    async def changing(self, number: int, run: Run) -> Result:
+        """*run* it, which changes something of chain *number* here: an error may be that of a failing disk."""
+        result = await self._guarded(run, noted=True)
+        return self._told(result[0], number), *result[1:]
+
+    def _told(self, status: int, number: int) -> int:
+        return Status.NOT_SERVING if status in FAILED and self.refuses(number) else status
+
+    def refuses(self, number: int) -> bool:
+        """Whether changes of chain *number* are to go to others, because this disk has failed."""
+        chain = self.chains.get(number)
+        return chain is not None and self.failure.refuses(chain.members)
+
+    async def _guarded(self, run: Run, noted: bool = False) -> Result:
         try:
             return await run()
         except BadBlock:
             return Status.CORRUPT, b"", b""
         except OSError as exc:  # the store has logged and counted it
+            if noted:
+                self.failure.note(exc.errno or 0, str(exc))
             return _status_of(exc), b"", b""
 
     def in_thread(self, work: Callable[[], Result]) -> Run:
@@ -304,6 +323,8 @@ class Target:
     def _may_change(self, peer: Peer, msg: Any, rights: int) -> int:
         """OK when this change of *peer* may enter the chain here, else what it is told."""
         status = self.chains.judge_client(msg.chain, msg.chain_version)
+        if status == OK and self.refuses(msg.chain):
+            return Status.NOT_SERVING
         return status if status != OK else self.allows(peer, msg, msg.key.ino, msg.key.column, rights)
 
     def _write(self, peer: Peer, msg: ObjectWrite, bulk: Buffer) -> None:
@@ -324,7 +345,8 @@ class Target:
             status = self.copies.may_change(change, version)  # the chain may have changed before our turn came
             return status if status != OK else await self.copies.change(change), b"", b""
 
-        self.work(peer, call, [self.order.enter(change.key, shared=False)], len(change.data), run)
+        turns = [self.order.enter(change.key, shared=False)]
+        self.work(peer, call, turns, len(change.data), partial(self.changing, change.chain, run))
 
     def _write_at_once(self, peer: Peer, key: Key, msg: ObjectWrite, bulk: Buffer) -> int | None:
         """Write on the event loop; the status, or None where that is not for the event loop."""
@@ -350,7 +372,8 @@ class Target:
         except BadBlock:
             return Status.CORRUPT
         except OSError as exc:  # the store has logged and counted it
-            return _status_of(exc)
+            self.failure.note(exc.errno or 0, str(exc))
+            return self._told(_status_of(exc), msg.chain)
         finally:
             self._watch_for_slowness(begun)
         return OK
@@ -475,7 +498,7 @@ class Target:
 
             async def here() -> None:
                 if file is not None:
-                    statuses[0] = await self._sync_file(file, upto, client)
+                    statuses[0] = self._told(await self._sync_file(file, upto, client), number)
 
             async def beyond() -> None:
                 def make(call: int, now: Any) -> ObjectFlush:
@@ -499,7 +522,8 @@ class Target:
         try:
             await _come(turn)
             run = self.in_thread(partial(work.sync, self.store, file, upto, client))
-            status, _, _ = await self._guarded(run)
+            status, _, _ = await self._guarded(run, noted=True)
+            self.failure.note(status, f"sync of {file.path}: {os.strerror(status)}")
             return status
         finally:
             _leave(self._syncs, turn)
@@ -546,6 +570,7 @@ class Target:
             "objects": self.store.objects,
             "objects_counted": self.counted,
             "disk_errors": self.store.disk_errors,
+            "failure": self.failure.reason,
             "blocks_bad": self.store.bad_blocks,
             "blocks_mended": self.copies.mended,
             "blocks_torn": self.store.torn_blocks,

@@ -26,6 +26,10 @@ HOLDS: Final = frozenset((SERVING, DRAINING))
 COPIES_MAX: Final = 3
 """Copies of a file's data at most: more make writing slower and nothing safer than a backup would."""
 HEAD_BITS: Final = 16
+PART_BITS: Final = 24
+PARTS: Final = 4
+"""Chains of one copy that are made for each target: what is moved is whole chains, so a target that joins three others
+is given three of their twelve."""
 
 Member = tuple[int, str]
 Members = tuple[Member, ...]
@@ -36,13 +40,13 @@ StorageMap = tuple[int, tuple[tuple[int, str, str, int], ...], tuple[tuple[int, 
 EMPTY: Final[StorageMap] = (0, (), ())
 
 
-def chain_of(copies: int, first: int) -> int:
-    """Number of the chain of *copies* copies that was made for target *first*."""
-    return (copies - 1) << HEAD_BITS | first
+def chain_of(copies: int, first: int, part: int = 0) -> int:
+    """Number of the chain of *copies* copies that was made for target *first*, its *part*-th."""
+    return part << PART_BITS | (copies - 1) << HEAD_BITS | first
 
 
 def copies_of(chain: int) -> int:
-    return (chain >> HEAD_BITS) + 1
+    return (chain >> HEAD_BITS & (1 << PART_BITS - HEAD_BITS) - 1) + 1
 
 
 def path(members: Members) -> tuple[int, ...]:

@@ -23,7 +23,8 @@ class Beat:
     ``echo_us`` is the target's own clock as its last BeatSaid told it (0: it has said nothing yet on this connection):
     until LEASE_US after that time the target may answer reads. ``map``, when not empty, is the storage map as msgpack,
     of version *version*, and the target goes by it from now on. ``keys``, when not empty, are the keys that
-    capabilities may be signed with from now on, newest first (wire.capability).
+    capabilities may be signed with from now on, newest first (wire.capability). ``weigh``, when not 0: how much there
+    is of each chain is to be found out, once for each such number.
     """
 
     number: int
@@ -31,9 +32,10 @@ class Beat:
     version: int
     map: bytes
     keys: tuple[bytes, ...] = ()
+    weigh: int = 0
 
     def invalid(self) -> str | None:
-        good = self.number >= 0 and self.echo_us >= 0 and self.version >= 0
+        good = min(self.number, self.echo_us, self.version, self.weigh) >= 0
         return bad_keys(self.keys) if good else "a negative number"
 
 
@@ -44,6 +46,9 @@ class BeatSaid:
     ``synced``: ((chain, version, target), ...): it has given *target*, the next in the chain, everything.
     ``missed``: targets it has sent changes to in vain for a while although it was told that they are there.
     ``keys``: the fingerprint of the signing keys it knows.
+    ``weights``: ((chain, bytes), ...) of the chains of one copy that are here, as they were found when number
+    ``weighed`` was asked for (0: nothing was found out yet).
+    ``failed``: its disk has, and it takes no changes of what others have, too, until it is started again.
     """
 
     number: int
@@ -55,14 +60,20 @@ class BeatSaid:
     synced: tuple[tuple[int, int, int], ...]
     missed: tuple[int, ...]
     keys: bytes = b""
+    weighed: int = 0
+    weights: tuple[tuple[int, int], ...] = ()
+    failed: bool = False
 
     def invalid(self) -> str | None:
+        for pair in self.weights:
+            if type(pair) is not tuple or len(pair) != 2 or not all(type(x) is int and x >= 0 for x in pair):
+                return "an entry that is not (chain, bytes)"
         for item in self.synced:
             if type(item) is not tuple or len(item) != 3 or not all(type(x) is int and 0 < x < 2**32 for x in item):
                 return "an entry that is not (chain, version, target)"
         if not all(type(target) is int for target in self.missed):
             return "a target that is no number"
-        numbers = (self.number, self.clock_us, self.version, self.total, self.free)
+        numbers = (self.number, self.clock_us, self.version, self.total, self.free, self.weighed)
         return None if min(numbers) >= 0 and 0 < self.run < 2**63 else "a number out of its range"
 
 

@@ -9,7 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from wire.chains import COPIES_MAX, DRAINING, HOLDS, OFFLINE, SERVING, SYNCING, Members, chain_of, copies_of, holders
+from wire.chains import (
+    COPIES_MAX,
+    DRAINING,
+    HOLDS,
+    OFFLINE,
+    PARTS,
+    SERVING,
+    SYNCING,
+    Members,
+    chain_of,
+    copies_of,
+    holders,
+)
 
 
 def put(members: Members, target: int, state: str) -> Members:
@@ -63,8 +75,8 @@ def without(members: Members, target: int) -> Members:
 def missing(targets: tuple[int, ...], chains: Mapping[int, Members]) -> list[tuple[int, Members]]:
     """Chains that *targets* (ascending, those that may get data) should head and do not: (chain, members), ....
 
-    For each number of copies every target heads one chain; its other members are those that have the fewest places
-    in chains of so many copies, next in the ring first.
+    Every target has PARTS chains of one copy. For each larger number of copies it heads one chain; its other members
+    are those that have the fewest places in chains of so many copies, next in the ring first.
     """
     made: dict[int, Members] = {}
     for copies in range(1, min(COPIES_MAX, len(targets)) + 1):
@@ -75,6 +87,10 @@ def missing(targets: tuple[int, ...], chains: Mapping[int, Members]) -> list[tup
                     if target in places:
                         places[target] += 1
         for at, first in enumerate(targets):
+            if copies == 1:
+                parts = (chain_of(1, first, part) for part in range(PARTS))
+                made.update((number, ((first, SERVING),)) for number in parts if number not in chains)
+                continue
             number = chain_of(copies, first)
             if number in chains:
                 continue

@@ -78,6 +78,8 @@ class Storage:
         self._weights: dict[int, int] = {}
         """Chain -> the share of its fullest member."""
         self.default = Policy(STRIPE_SIZE, STRIPE_COUNT, COPIES, INLINE)
+        self._firsts: dict[int, int] = {}
+        """Chain -> its first member: a file's columns go to different targets."""
         self._chains: dict[int, list[int]] = {}
         """Copies -> chains of so many, ascending."""
         self._layouts: dict[Policy, list[Layout]] = {}
@@ -96,12 +98,13 @@ class Storage:
             targets.append((int.from_bytes(key, "big"), one.address, one.state, one.run))
             self.shares[int.from_bytes(key, "big")] = one.share
         chains: list[Any] = []
-        self._chains = {}
+        self._chains, self._firsts = {}, {}
         for key, value in store.scan(schema.CHAINS, b"", None):
             number = int.from_bytes(key, "big")
             version_of, members = unpack_untrusted(value)
             chains.append((number, version_of, members))
             self._weights[number] = min((self.shares.get(t, SHARE_MAX) for t, _ in members), default=0)
+            self._firsts[number] = members[0][0] if members else 0
             self._chains.setdefault(copies_of(number), []).append(number)
         self.map = (version, tuple(targets), tuple(chains))
         self._layouts = {}
@@ -126,11 +129,15 @@ class Storage:
         firsts = wheel({number: self._weights[number] for number in numbers})
         # A target that is nearly full gets nothing, unless all are.
         ring = [number for number in numbers if number in firsts]
-        width = min(policy.stripe_count, len(ring))
         made = []
         for first in firsts:
             at = ring.index(first)
-            made.append((policy.stripe_size, tuple((ring[at:] + ring[:at])[:width])))
+            columns: dict[int, int] = {}
+            for number in ring[at:] + ring[:at]:
+                columns.setdefault(self._firsts[number], number)
+                if len(columns) == policy.stripe_count:
+                    break
+            made.append((policy.stripe_size, tuple(columns.values())))
         self._layouts[policy] = made  # as many as there are policies in use; dropped at the next change of the map
         return made
 

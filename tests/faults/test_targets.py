@@ -19,6 +19,7 @@ from daemon.config import TargetConfig
 from daemon.config import write as write_config
 from tests.faults import data
 from tests.live import Live, guarded, live, unavailable
+from wire.chains import copies_of
 
 pytestmark = pytest.mark.system
 
@@ -123,6 +124,59 @@ def test_a_target_is_added_and_takes_its_part(cluster: Live) -> None:
         grown.wait(lambda status: sum(pairs().values()) == 8, "the copies are not made anew", 60.0)
         for name, content in files.items():
             assert (where / name).read_bytes() == content, name
+        for command in (("scrub", "--verify", spec), ("fsck", spec)):
+            done = lockstep(*command)
+            assert done.returncode == 0, done.stdout + done.stderr
+    finally:
+        grown.kill("ossd-4")
+
+
+def test_files_with_one_copy_are_moved_to_a_new_target(cluster: Live) -> None:
+    """They are written and read meanwhile; what was moved is deleted where it was."""
+    local = cluster.cluster
+    spec = str(local.directory)
+    where = cluster.mount("even", 1)
+    rng = random.Random(3)
+    files = {f"f{k}": bytearray(rng.randbytes(8 << 20)) for k in range(12)}
+    for name, content in files.items():
+        (where / name).write_bytes(content)
+    new = TargetConfig(4, local.free_address(), local.directory / "data" / "ossd-4")
+    write_config(replace(local.config, targets=(*local.config.targets, new)))
+    grown = LocalCluster.open(local.directory)
+    grown.start("ossd-4")
+    try:
+        grown.wait(lambda status: all(t.said is not None for t in status.targets), "the new target is not up", 30.0)
+        assert lockstep("target", "add", spec, "4").returncode == 0
+        opened = {name: (where / name).open("r+b", buffering=0) for name in files}
+
+        def objects() -> list[dict[str, int]]:
+            """Name -> size of the objects at each target."""
+            data = local.directory / "data"
+            return [
+                {p.name: p.stat().st_size for p in (data / f"ossd-{k}" / "objects").glob("*/*")} for k in (1, 2, 3, 4)
+            ]
+
+        def moved() -> bool:
+            """Write somewhere in each file, and look whether all is in its place yet."""
+            for name, file in opened.items():
+                piece, at = rng.randbytes(5000), rng.randrange(8 << 20)
+                files[name][at : at + 5000] = piece
+                assert os.pwrite(file.fileno(), piece, at) == 5000
+                os.fsync(file.fileno())
+            _, _, chains = trio.run(targets.storage_map, grown.config)
+            if any(len(members) != 1 for number, _, members in chains if copies_of(number) == 1):
+                return False
+            there = objects()
+            once = sum(map(len, there)) == len(set().union(*there))
+            return once and sum(there[3].values()) >= 12 << 20 and max(sum(t.values()) for t in there[:3]) < 32 << 20
+
+        grown.wait(lambda status: moved(), "the new target has not got its part", 90.0)
+        for file in opened.values():
+            file.close()
+        other = cluster.mount("other", 1)
+        for name, content in files.items():
+            assert (where / name).read_bytes() == content, name
+            assert (other / name).read_bytes() == content, name
         for command in (("scrub", "--verify", spec), ("fsck", spec)):
             done = lockstep(*command)
             assert done.returncode == 0, done.stdout + done.stderr

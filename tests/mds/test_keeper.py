@@ -28,6 +28,7 @@ class Watched:
         self.world = world
         self.now = 10_000_000
         self.keeper = Keeper(self.now)
+        self.failed: set[int] = set()
         self.runs = {1: 11, 2: 12, 3: 13}
         self.there = {target for target, *_ in world.machine.storage_map()[1]}
         for target in self.there:
@@ -39,7 +40,10 @@ class Watched:
         version = self.world.machine.storage_map()[0]
         for target in sorted(self.there - set(silent)):
             self.keeper.echo(target)
-            self.keeper.said(target, self.runs[target], self.now, version, (10, 5), (), (), self.now)
+            failed = target in self.failed
+            self.keeper.said(
+                target, self.runs[target], self.now, version, (10, 5), (), (), self.now, failed=failed
+            )  # fmt: skip
         orders = self.keeper.orders(self.world.machine.storage_map(), self.now)
         for op in orders:
             self.world.internal(op)
@@ -73,6 +77,27 @@ def test_a_silent_target_is_given_more_time(world: World) -> None:
     assert SILENCE_US <= watched.now - began < SILENCE_US + 100_000
     assert watched.step() == [targetops.TargetUp(1, 11)], "it was only stopped"
     assert watched.members() == {1: SYNCING, 2: SERVING}
+
+
+def test_a_target_whose_disk_has_failed_is_offline_until_it_is_started_again(world: World) -> None:
+    """It answers heartbeats; the lease that it has been given runs out first."""
+    watched = Watched(world)
+    watched.step()
+    watched.step()
+    watched.failed.add(2)
+    began = watched.now
+    while not (orders := watched.step(10_000)):
+        assert watched.now - began <= LEASE_US, "a writer waits for this"
+    assert orders == [targetops.TargetDown(2, 12)]
+    assert watched.now - began >= LEASE_US - BEAT_US, "until then it may answer a read"
+    assert watched.members() == {1: SERVING, 2: OFFLINE}
+    assert watched.members(chain_of(1, 2)) == {2: SERVING}, "nobody else has it"
+    for _ in range(20):
+        assert watched.step() == []
+    watched.failed.clear()
+    watched.runs[2] = 99
+    assert watched.step() == [targetops.TargetUp(2, 99)]
+    assert watched.members() == {1: SERVING, 2: SYNCING}
 
 
 def test_a_new_keeper_waits_for_what_the_one_before_has_promised(world: World) -> None:

@@ -48,7 +48,7 @@ def firsts(world: World, count: int = 400) -> Counter[int]:
     found: Counter[int] = Counter()
     for _ in range(count):
         layout = world.attr(ops.Create(ROOT, 1, b"f%d" % world.number, 0o644)).layout
-        found[layout[1][0]] += 1
+        found[layout[1][0] & 0xFFFF] += 1
     return found
 
 

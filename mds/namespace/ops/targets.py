@@ -18,7 +18,7 @@ from mds.namespace import chains, layout
 from mds.namespace.layout import Target
 from mds.namespace.scope import Scope
 from wire import ops, targetops
-from wire.chains import DRAINING, OFFLINE, SERVING, SYNCING, Members, holders
+from wire.chains import DRAINING, OFFLINE, SERVING, SYNCING, Members, copies_of, holders
 from wire.codec import pack, unpack_untrusted
 from wire.errors import FileSystemError
 
@@ -127,6 +127,9 @@ def remove(scope: Scope, op: targetops.TargetRemove) -> Any:
         if made and not holders(made):
             # What it alone had is lost, as the administrator says; whoever was being synced has the most there is.
             made = chains.put(made, made[0][0], SERVING)
+        if len(made) <= copies_of(number):
+            # Who was about to leave stays: nobody takes its place any more, and the keeper looks for somebody anew.
+            made = tuple((target, SERVING if state == DRAINING else state) for target, state in made)
         return made
 
     _change_chains(scope, without)

@@ -9,7 +9,7 @@ from mds.machine import Bootstrap, StateMachine
 from mds.store import Store
 from tests.mds.harness import ALICE, ROOT, TOP, Attr, World
 from wire import ops, targetops
-from wire.chains import DRAINING, OFFLINE, SERVING, SYNCING, Members, chain_of
+from wire.chains import DRAINING, OFFLINE, PARTS, SERVING, SYNCING, Members, chain_of
 from wire.codec import encode, pack
 from wire.errors import OK
 
@@ -30,7 +30,7 @@ def test_idempotent_and_movable(world: World) -> None:
     assert world.internal(op) == 4
     assert world.internal(ops.TargetSet(1, "elsewhere:1", b"\1" * 16)) == 5
     assert world.machine.storage_map()[1][0] == (1, "elsewhere:1", "serving", 0)
-    assert len(world.machine.storage_map()[2]) == 12, "for one copy, two and three"
+    assert len(world.machine.storage_map()[2]) == 4 * PARTS + 8, "for one copy, two and three"
 
 
 def test_another_disk_is_refused(world: World) -> None:
@@ -129,15 +129,28 @@ def test_removing_and_losing_a_target(world: World) -> None:
     assert world.entry(0, 1, 2, targetops.TargetRemove(1, False)).status == OK, "done already"
 
 
+def test_who_was_to_leave_stays_when_its_successor_is_lost(world: World) -> None:
+    """1. A chain is being moved to a target. 2. That is lost. 3. It can be moved to another one."""
+    number = chain_of(1, 1)
+    version = chain(world, number)[0]
+    world.internal(targetops.ChainMove(number, version, 2, 1))
+    assert states(world, number) == {1: DRAINING, 2: SYNCING}
+    assert world.entry(0, 1, 1, targetops.TargetRemove(2, True)).status == OK
+    assert states(world, number) == {1: SERVING}
+    world.internal(targetops.ChainMove(number, version + 2, 3, 1))
+    assert states(world, number) == {1: DRAINING, 3: SYNCING}
+
+
 def test_a_new_disk_for_a_target(world: World) -> None:
     world.internal(targetops.TargetUp(1, 1))
     op = targetops.TargetReplace(1, b"n" * 16, False)
     assert world.entry(0, 1, 1, op).status == errno.EBUSY, "files with one copy would be gone"
-    number = chain_of(1, 1)
-    version = chain(world, number)[0]
-    world.internal(targetops.ChainMove(number, version, 2, 1))
-    world.internal(targetops.ChainSynced(number, version + 1, 2))
-    world.internal(targetops.ChainLeave(number, version + 2, 1))
+    for part in range(PARTS):
+        number = chain_of(1, 1, part)
+        version = chain(world, number)[0]
+        world.internal(targetops.ChainMove(number, version, 2, 1))
+        world.internal(targetops.ChainSynced(number, version + 1, 2))
+        world.internal(targetops.ChainLeave(number, version + 2, 1))
     world.internal(op)
     assert states(world) == {1: OFFLINE, 2: SERVING}
     world.internal(targetops.TargetUp(1, 55))
