@@ -41,11 +41,13 @@ class Keeping:
         """Key -> until when some client may answer by itself what it was told of that."""
         self._recalls: list[tuple[int, int, int]] = []
         """(key, when its client lets go, when its lease has run out)"""
+        self._stopped = False
+        """Its replica is to leave, and lends nothing any more."""
 
     def lend(self, key: int, now: int, read_until: int) -> int:
         """A client was told of *key*, and may go on by that. Returns until when; 0: it keeps nothing."""
         until = min(read_until, now + LENT - CLIENTS_MARGIN)
-        if until <= now + 1 or self._rng.random() >= LENDS:
+        if self._stopped or until <= now + 1 or self._rng.random() >= LENDS:
             return 0
         self._loans[key] = max(until, self._loans.get(key, 0))
         return until
@@ -85,7 +87,8 @@ class Keeping:
         return found
 
     def stop(self) -> set[int]:
-        """Its clients let go of everything. Returns the keys that some were told of."""
+        """Its clients let go of everything, for good. Returns the keys that some were told of."""
+        self._stopped = True
         keys = {*self._loans, *(key for key, _, _ in self._recalls)}
         self._until = 0
         self.held.clear()
