@@ -52,13 +52,17 @@ class Leases:
     # -- promises given
 
     def grant(self, peer: int, incarnation: int, now: int) -> bool:
-        """We answer *peer*'s heartbeat now. False: one of an incarnation that has ended, it gets no answer.
+        """We answer *peer*'s heartbeat, active in the same view, now. False: one of an incarnation that has ended, it
+        gets no answer.
 
         A later incarnation takes the place of the one before: it is active, so it has waited for what that one lent.
+        What we owe to an incarnation that nobody could name is of that one or of one before, and this promise outlasts
+        it: from now on a certificate counts.
         """
         if incarnation < self.granted.get(peer, (0, 0))[1] or incarnation <= self._dead.get(peer, (-1, 0))[0]:
             return False
         self.granted[peer] = (now, incarnation)
+        self._owed.pop((peer, UNKNOWN), None)
         return True
 
     def owe(self, peer: int, incarnation: int, until: int, now: int) -> None:

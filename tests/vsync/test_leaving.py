@@ -6,7 +6,7 @@ from tests.vsync.builders import MS, Driven, heartbeat, messages, owed_since_sta
 from tests.vsync.test_machine import FIRST, SECOND, active, told
 from tests.vsync.town import Town
 from vsync import limits
-from vsync.effects import Died, DurableUpTo, Leave, Received, Tick
+from vsync.effects import Died, DurableUpTo, Leave, Received, Returned, Tick
 from vsync.leases import UNKNOWN, Leases
 from vsync.records import Durable, Sealed
 from vsync.view import Position
@@ -40,6 +40,8 @@ def test_a_certificate_ends_promises_to_that_life_and_those_before() -> None:
     assert leases.promises(2500) == [(2, UNKNOWN, 8000)], "of that nobody knows to which life it was made"
     assert not leases.died(2, 5, 3000), "older than what is known"
     assert not leases.grant(2, 7, 3000), "the dead are promised nothing"
+    assert leases.grant(2, 8, 3000)
+    assert leases.promises(3000) == [(2, 8, 3000 + limits.LEASE)], "it is active: that was of this life or one before"
 
 
 def test_what_the_dead_lent_outlives_them() -> None:
@@ -305,6 +307,37 @@ def test_a_killed_replica_with_a_certificate_costs_no_lease() -> None:
     for other in (1, 3):
         town.step(other, Died(2, life))
     assert town.until(lambda: town.active(1, 3)) <= 20
+
+
+def test_a_replica_that_is_killed_soon_after_a_view_change_costs_no_lease() -> None:
+    """What it had lent before that change the view owes to an incarnation without a name; but since it is active in
+    that view the others have promised it as much by name, and its clients have let go."""
+    town = Town(3, lent=LENT)
+
+    def kill(victim: int) -> int:
+        life = town.lives[victim]
+        others = tuple(r for r in (1, 2, 3) if r != victim)
+        town.stop(victim)
+        for other in others:
+            town.step(other, Died(victim, life))
+
+        def without() -> bool:
+            for other in others:
+                for dead, incarnation in town.machines[other].awaits_return(town.now):
+                    town.step(other, Returned(dead, incarnation))
+            return town.active(*others)
+
+        return town.until(without)
+
+    town.run(500)
+    assert kill(2) <= 20
+    for victim, back in ((3, 2), (2, 3), (1, 2)):
+        town.run(500)
+        town.start(back)
+        town.until(lambda: town.active(1, 2, 3))
+        town.run(2 * limits.HEARTBEAT // MS)
+        assert (victim, UNKNOWN) in [owed[:2] for owed in town.machines[1].core.newest.owed], "the case in question"
+        assert kill(victim) <= 20
 
 
 def test_a_killed_replica_without_a_certificate_costs_a_lease() -> None:

@@ -36,8 +36,10 @@ from wire.group import View
 class Town:
     """Replicas 1 to *replicas* and some witnesses, active in a first view."""
 
-    def __init__(self, replicas: int, witnesses: tuple[int, ...] = (), level: str = "safe") -> None:
+    def __init__(self, replicas: int, witnesses: tuple[int, ...] = (), level: str = "safe", lent: int = 0) -> None:
+        """*lent*: how long clients may go by what a replica has told them (us)."""
         self.level = level
+        self.lent = lent
         self.now = NOW
         first = genesis(tuple(range(1, replicas + 1)), witnesses)
         self.roster = Roster(first.members, first.voters)
@@ -73,7 +75,8 @@ class Town:
             durable.apply(record)
         position = self.positions.get(replica, START)
         known = tuple({*self.roster.replicas, replica})
-        machine = Machine(replica, known, durable, position, rng=Random(replica), now=self.now, level=self.level)
+        rng = Random(replica)
+        machine = Machine(replica, known, durable, position, rng=rng, now=self.now, level=self.level, lent=self.lent)
         self.machines[replica] = machine
         self.step(replica, self.roster)
         self._link(replica)
