@@ -169,10 +169,11 @@ class Keeper:
         finished = {item for target in states for item in self._of(target).synced}
         for number, version, members in chains:
             for target, state in members:
-                if state == SYNCING and (number, version, target) in finished and states.get(target) != OFFLINE:
+                # One that has died since is not offline yet: it must not become the only one that has everything.
+                if state == SYNCING and (number, version, target) in finished and self.alive(target, now):
                     yield targetops.ChainSynced(number, version, target)
             going = leaving(number, members)
-            if going is not None:
+            if going is not None and all(self.alive(t, now) for t in holders(members) if t != going):
                 knows = self._of(going).version >= found[0]
                 if knows or now >= self._of(going).promised_us:
                     yield targetops.ChainLeave(number, version, going)

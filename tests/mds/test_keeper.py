@@ -29,6 +29,8 @@ class Watched:
         self.now = 10_000_000
         self.keeper = Keeper(self.now)
         self.failed: set[int] = set()
+        self.synced: dict[int, tuple[tuple[int, int, int], ...]] = {}
+        """What each says that it has synced."""
         self.runs = {1: 11, 2: 12, 3: 13}
         self.there = {target for target, *_ in world.machine.storage_map()[1]}
         for target in self.there:
@@ -42,7 +44,8 @@ class Watched:
             self.keeper.echo(target)
             failed = target in self.failed
             self.keeper.said(
-                target, self.runs[target], self.now, version, (10, 5), (), (), self.now, failed=failed
+                target, self.runs[target], self.now, version, (10, 5), self.synced.get(target, ()), (), self.now,
+                failed=failed,
             )  # fmt: skip
         orders = self.keeper.orders(self.world.machine.storage_map(), self.now)
         for op in orders:
@@ -184,6 +187,55 @@ def test_a_new_target_takes_its_share_and_a_drained_one_gives_its_up(world: Worl
     assert watched.step(ORDER_AGAIN_US) == []
     assert world.entry(0, 1, 1, targetops.TargetRemove(2, False)).status == OK, "others have all of it"
     assert all(2 not in dict(members) for _, _, members in world.machine.storage_map()[2])
+
+
+def moving(world: World, watched: Watched, number: int, to: int) -> int:
+    """Have chain *number*, of one copy of target 1, moved to *to*; its version."""
+    version = version_of(world, number)
+    world.internal(targetops.ChainMove(number, version, to, 1))
+    assert watched.members(number) == {1: DRAINING, to: SYNCING}
+    return version + 1
+
+
+def version_of(world: World, number: int) -> int:
+    return next(version for n, version, _ in world.machine.storage_map()[2] if n == number)
+
+
+@pytest.mark.parametrize("how", ["killed", "failed"])
+def test_who_has_died_since_does_not_take_a_place(world: World, how: str) -> None:
+    """1. A target is given everything. 2. It dies, or its disk does. 3. It is not marked offline yet."""
+    watched = Watched(world)
+    watched.step()
+    single = chain_of(1, 1)
+    version = moving(world, watched, single, 2)
+    watched.synced[1] = ((single, version, 2),)
+    if how == "killed":
+        watched.there.discard(2)
+        watched.keeper.lost(2, watched.now)
+    else:
+        watched.failed.add(2)
+    assert watched.step(10_000) == [], "it is not known to be away for long enough"
+    for _ in range(20):
+        watched.step()
+    assert watched.members(single) == {1: DRAINING, 2: OFFLINE}, "the good copy stays"
+
+
+@pytest.mark.parametrize("how", ["killed", "failed"])
+def test_nobody_leaves_to_one_that_has_died_since(world: World, how: str) -> None:
+    watched = Watched(world)
+    watched.step()
+    single = chain_of(1, 1)
+    version = moving(world, watched, single, 2)
+    world.internal(targetops.ChainSynced(single, version, 2))
+    assert watched.members(single) == {1: DRAINING, 2: SERVING}
+    if how == "killed":
+        watched.there.discard(2)
+        watched.keeper.lost(2, watched.now)
+    else:
+        watched.failed.add(2)
+    for _ in range(20):
+        watched.step()
+    assert watched.members(single) == {1: DRAINING, 2: OFFLINE}, "the good copy stays"
 
 
 def test_copies_that_were_lost_for_good_are_made_anew(world: World) -> None:
