@@ -102,11 +102,12 @@ class Keeper:
         for other in missed:
             self._of(other).shunned_us = now + SHUNNED_US
 
-    def echo(self, target: int) -> int:
-        """The target's clock to be sent with the next heartbeat: from now on it may read for LEASE_US after that."""
+    def echo(self, target: int, found: StorageMap) -> int:
+        """The target's clock to be sent with the next heartbeat: from now on it may read for LEASE_US after that, as
+        soon as it goes by *found* and as long as it does."""
         seen = self._of(target)
-        if seen.failed:
-            return 0
+        if seen.failed and not _left_out(found, target):
+            return 0  # what it was given last runs out: then it can be marked offline
         if seen.clock_us:
             seen.promised_us = max(seen.promised_us, seen.told_us + LEASE_US)
         return seen.clock_us
@@ -164,7 +165,8 @@ class Keeper:
             if self.alive(target, now):
                 if state == OFFLINE or run != self._of(target).run:
                     yield targetops.TargetUp(target, self._of(target).run)
-            elif state != OFFLINE and self.dead(target, now):
+            # Offline and failed, it still holds what nobody else had then. Now somebody has, it refuses all changes.
+            elif not _left_out(found, target) and self.dead(target, now):
                 yield targetops.TargetDown(target, run)
         finished = {item for target in states for item in self._of(target).synced}
         for number, version, members in chains:
@@ -221,3 +223,10 @@ class Keeper:
             there[best] += 1
             there[drained] -= 1
             yield targetops.ChainMove(number, version, best, drained)
+
+
+def _left_out(found: StorageMap, target: int) -> bool:
+    """Does *found* show *target* offline, and as holding only what nobody else does?"""
+    if not any(t == target and state == OFFLINE for t, _, state, _ in found[1]):
+        return False
+    return not any(len(held := holders(members)) > 1 and target in held for _, _, members in found[2])

@@ -29,6 +29,7 @@ class Watched:
         self.now = 10_000_000
         self.keeper = Keeper(self.now)
         self.failed: set[int] = set()
+        self.echoes: dict[int, int] = {}
         self.synced: dict[int, tuple[tuple[int, int, int], ...]] = {}
         """What each says that it has synced."""
         self.runs = {1: 11, 2: 12, 3: 13}
@@ -41,7 +42,7 @@ class Watched:
         self.now += us
         version = self.world.machine.storage_map()[0]
         for target in sorted(self.there - set(silent)):
-            self.keeper.echo(target)
+            self.echoes[target] = self.keeper.echo(target, self.world.machine.storage_map())
             failed = target in self.failed
             self.keeper.said(
                 target, self.runs[target], self.now, version, (10, 5), self.synced.get(target, ()), (), self.now,
@@ -236,6 +237,51 @@ def test_nobody_leaves_to_one_that_has_died_since(world: World, how: str) -> Non
     for _ in range(20):
         watched.step()
     assert watched.members(single) == {1: DRAINING, 2: OFFLINE}, "the good copy stays"
+
+
+def test_a_disk_that_failed_lends_what_nobody_else_has(world: World) -> None:
+    """Its only copies are being moved: they can be read until somebody else has them, and writers go on after that."""
+    watched = Watched(world)
+    watched.step()
+    watched.step()
+    single = chain_of(1, 1)
+    version = moving(world, watched, single, 2)
+    watched.failed.add(1)
+    watched.step(10_000)
+    watched.step(10_000)
+    assert watched.echoes[1] == 0, "what it was given has to run out before it is left out of the others"
+    while watched.members()[1] != OFFLINE:
+        watched.step()
+    watched.step()
+    assert watched.members(single) == {1: DRAINING, 2: SYNCING}
+    assert watched.echoes[1] != 0, "reads go on"
+    watched.synced[1] = ((single, version, 2),)
+    watched.step()
+    watched.step()
+    assert watched.members(single) == {2: SERVING}
+
+
+def test_a_disk_that_failed_makes_way_when_somebody_else_has_everything(world: World) -> None:
+    """1. The last one that serves a chain fails. 2. The other is given everything all the same. 3. A failed disk
+    refuses what others can do, so it must not stay the head."""
+    watched = Watched(world)
+    watched.step()
+    watched.runs[2] = 99
+    watched.step()
+    watched.failed.add(1)
+    for _ in range(10):
+        watched.step()
+    assert watched.members() == {1: SERVING, 2: SYNCING} and watched.echoes[1] != 0
+    promised = watched.now + LEASE_US - 2 * BEAT_US
+    watched.synced[1] = ((PAIR, version_of(world, PAIR), 2),)
+    watched.step()
+    assert watched.members() == {1: SERVING, 2: SERVING}
+    while watched.members()[1] != OFFLINE:
+        watched.step()
+        assert watched.now < promised + 10 * BEAT_US
+    assert watched.now >= promised, "until then it may answer a read"
+    assert watched.members() == {1: OFFLINE, 2: SERVING}
+    assert watched.step(ORDER_AGAIN_US) == []
 
 
 def test_copies_that_were_lost_for_good_are_made_anew(world: World) -> None:

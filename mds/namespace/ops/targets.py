@@ -56,10 +56,13 @@ def up(scope: Scope, op: targetops.TargetUp) -> Any:
 
 def down(scope: Scope, op: targetops.TargetDown) -> Any:
     old = _get(scope, op.target)
-    if old.run != op.run or old.state == OFFLINE:
+    if old.run != op.run:
+        return _version(scope)
+    # One that is offline already may have held a chain alone then, and have given it to somebody since.
+    left = _change_chains(scope, lambda number, members: chains.down(members, op.target))
+    if old.state == OFFLINE and not left:
         return _version(scope)
     _put(scope, op.target, old._replace(state=OFFLINE))
-    _change_chains(scope, lambda number, members: chains.down(members, op.target))
     return _moved(scope)
 
 
@@ -196,11 +199,15 @@ def _put_chain(scope: Scope, number: int, version: int, members: Members) -> Non
     scope.store.put(schema.CHAINS, schema.chain_key(number), pack((version, members)))
 
 
-def _change_chains(scope: Scope, change: Any) -> None:
+def _change_chains(scope: Scope, change: Any) -> bool:
+    """Whether any has changed."""
+    changed = False
     for number, version, members in _all_chains(scope):
         made = change(number, members)
         if made != members:
             _put_chain(scope, number, version + 1, made)
+            changed = True
+    return changed
 
 
 def _complete(scope: Scope) -> None:
