@@ -70,7 +70,12 @@ def synced(scope: Scope, op: targetops.ChainSynced) -> Any:
     version, members = _chain(scope, op.chain)
     if version != op.version or (op.target, SYNCING) not in members:
         return _version(scope)
-    _put_chain(scope, op.chain, version + 1, chains.put(members, op.target, SERVING))
+    made = chains.put(members, op.target, SERVING)
+    if sum(state == SERVING for _, state in members) >= copies_of(op.chain):
+        # 1. Somebody was synced in the place of one that drains. 2. That one was started again before it had left, or
+        # is not to leave any more. One copy too many would stay for ever.
+        made = chains.without(members, op.target)
+    _put_chain(scope, op.chain, version + 1, made)
     return _moved(scope)
 
 
@@ -103,6 +108,8 @@ def drain(scope: Scope, op: targetops.TargetDrain) -> Any:
     def marked(number: int, members: Members) -> Members:
         if op.drain or (op.target, DRAINING) not in members:
             return members  # a move marks it in each chain when there is somebody to take its place
+        if chains.leaving(number, members) == op.target:
+            return members  # its place is taken
         return chains.put(members, op.target, SERVING)
 
     _change_chains(scope, marked)
