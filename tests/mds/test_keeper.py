@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mds.keeper import BEAT_US, GONE_US, ORDER_AGAIN_US, SHUNNED_US, SILENCE_US, Keeper
+from mds.keeper import AWAY_US, BEAT_US, GONE_US, ORDER_AGAIN_US, SHUNNED_US, SILENCE_US, Keeper
 from tests.mds.harness import World
 from wire import ops, targetops
 from wire.chains import DRAINING, OFFLINE, SERVING, SYNCING, chain_of, copies_of
@@ -282,6 +282,28 @@ def test_a_disk_that_failed_makes_way_when_somebody_else_has_everything(world: W
     assert watched.now >= promised, "until then it may answer a read"
     assert watched.members() == {1: OFFLINE, 2: SERVING}
     assert watched.step(ORDER_AGAIN_US) == []
+
+
+def test_another_takes_the_place_of_one_that_went_away_in_mid_move(world: World) -> None:
+    watched = Watched(world)
+    watched.step()
+    single = chain_of(1, 1)
+    world.internal(targetops.TargetDrain(1, True))
+    moving(world, watched, single, 2)
+    world.internal(ops.TargetSet(3, "h:3", b"3" * 16))
+    watched.there.add(3)
+    watched.keeper.connected(3, watched.now)
+    watched.there.discard(2)
+    watched.keeper.lost(2, watched.now)
+    while watched.members(single)[2] != OFFLINE:
+        watched.step()
+    began = watched.now
+    while 2 in watched.members(single):
+        assert watched.members(single) == {1: DRAINING, 2: OFFLINE}
+        watched.step(1_000_000 - 1)
+        assert watched.now - began < 2 * AWAY_US, "the drain comes to no end"
+    assert watched.now - began >= AWAY_US, "it may have been started again only"
+    assert watched.members(single) == {1: DRAINING, 3: SYNCING}
 
 
 def test_copies_that_were_lost_for_good_are_made_anew(world: World) -> None:

@@ -89,7 +89,8 @@ def leave(scope: Scope, op: targetops.ChainLeave) -> Any:
 
 def move(scope: Scope, op: targetops.ChainMove) -> Any:
     version, members = _chain(scope, op.chain)
-    if version != op.version or _find(scope, op.target) is None:
+    to = _find(scope, op.target)
+    if version != op.version or to is None or to.state == OFFLINE:
         return _version(scope)
     made = chains.move(op.chain, members, op.target, op.instead_of)
     if made == members:

@@ -121,6 +121,18 @@ def test_draining_moves_each_chain_to_somebody_else(world: World) -> None:
     assert states(world, alone) == {3: SERVING}
 
 
+def test_nothing_is_moved_to_a_target_that_is_offline(world: World) -> None:
+    """1. A move is on its way. 2. Where it goes to is marked offline before."""
+    number = chain_of(1, 1)
+    world.internal(targetops.TargetUp(3, 1))
+    world.internal(targetops.TargetDown(3, 1))
+    world.internal(targetops.ChainMove(number, 1, 3, 1))
+    assert chain(world, number) == (1, ((1, SERVING),))
+    world.internal(targetops.TargetUp(3, 2))
+    world.internal(targetops.ChainMove(number, 1, 3, 1))
+    assert states(world, number) == {1: DRAINING, 3: SYNCING}
+
+
 def test_a_move_that_is_taken_back_leaves_no_copy_too_many(world: World) -> None:
     number = chain_of(1, 1)
     world.internal(targetops.TargetDrain(1, True))
