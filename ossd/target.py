@@ -144,7 +144,7 @@ class Target:
         run = int.from_bytes(os.urandom(7), "big") | 1
         self.chains = ChainTable(target_id, run)
         self.keys = Keys()
-        self.failure = Failure(target_id, str(store.path))
+        self.failure = Failure(target_id, str(store.path), store.losses.note)
         self.links = Links(store.identity.cluster, target_id, store.identity.uuid, run)
         self.copies = Copies(store, self.chains, self.links, self._threads, self._at_once, self._watch_for_slowness)
         self.resync = Resync(self.copies, self.in_turn)
