@@ -23,6 +23,7 @@ import trio
 from ossd import limits
 from ossd.chains import Chain, ChainTable
 from ossd.copystore import CopyStore
+from ossd.failure import FAILED
 from ossd.ledger import BLOCK, ENTRY_SIZE, NO_STAMP, BadBlock, Stamp
 from ossd.links import Link, Links, Unreachable
 from ossd.objectfile import Key, ObjectFile
@@ -195,13 +196,21 @@ class Copies:
     async def _apply_or_undo(self, change: Change, file: ObjectFile, after: Stamp) -> None:
         try:
             await self._apply(change, file, after)
-        except OSError:
-            # Those after us have it and we have not: they get back what we have. (Space was seen to before, so this
-            # is a disk that fails, or one that was filled by others within this moment.)
+        except OSError as exc:
             chain = self.table.get(change.chain)
+            if exc.errno in FAILED and not isinstance(exc, BadBlock) and chain is not None and self._others(chain):
+                # Our disk has failed, and what it shows of acknowledged bytes may be old. We are about to be left out,
+                # and are given theirs when we are back.
+                raise
+            # Those after us have it and we have not: they get back what we have. (Space was seen to before, so this
+            # is a disk that was filled by others within this moment, or one that fails while nobody else has all.)
             if chain is not None and chain.next is not None and not await self.bring_in_step(change.key, chain):
                 log.error("%s: copies differ until the next change or scrub", file.path)
             raise
+
+    def _others(self, chain: Chain) -> bool:
+        """Whether anybody else has all of the chain."""
+        return any(target != self.table.me for target in holders(chain.members))
 
     async def _apply(self, change: Change, file: ObjectFile, after: Stamp) -> None:
         while True:

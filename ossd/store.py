@@ -359,6 +359,7 @@ class Store:
                 done += self._disk.pwrite(file.fd, memoryview(data)[done:], offset + done)
         except OSError as exc:
             self._undo_growth(file, before)
+            ledger.stamp = NO_STAMP  # half of the range may be new: equal to nobody's copy
             ledger.rebuild(file.fd, first * BLOCK, end)
             raise self._failed(f"write to {file.path}", exc) from exc
         file.filled(offset, end)

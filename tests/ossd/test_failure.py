@@ -138,6 +138,23 @@ async def test_what_a_failed_disk_has_lost_is_given_to_it_after_a_clean_stop(
         assert await made.read(2) == data
 
 
+async def test_a_failed_disk_does_not_put_what_it_shows_over_a_good_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1. The head's disk has dropped what it was to write. 2. A write goes on where the block ended, so nothing of it
+    is read, and fails at the head when the other copy has it. 3. The other copy stays as it is."""
+    async with some(tmp_path, 1, 2) as made:
+        assert await made.write(0, b"acknowledged") == OK
+        dropped = made.file(1)
+        assert dropped is not None
+        dropped.write_bytes(bytes(12))
+        with monkeypatch.context() as context:
+            break_disk(context, "pwrite", errno.EIO, 1)
+            assert await made.write(12, b" and more") == Status.NOT_SERVING
+        await made.tell((1, OFFLINE), (2, SERVING))
+        assert await made.read(2) == b"acknowledged and more"
+
+
 async def test_with_one_copy_the_writer_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with some(tmp_path, 1) as made:
         assert await made.write(0, b"before") == OK
