@@ -169,6 +169,8 @@ class Copies:
                 return Status.OUT_OF_STEP
         if len(change.data):
             self.store.expect(file, change.offset + len(change.data))  # a full disk is found out before anybody writes
+            if chain.next is not None and change.sender is None:
+                await self._look_ahead(change, file)
 
         def make(call: int, now: Chain) -> ObjectChange:
             return ObjectChange(
@@ -192,6 +194,15 @@ class Copies:
         """After a power cut all of an object is looked at before it is changed, and its stamp is void."""
         if file.ledger.incarnation < self.store.incarnation:
             await self.in_thread(partial(self.store.make_sure, file))
+
+    async def _look_ahead(self, change: Change, file: ObjectFile) -> None:
+        """See to it that the blocks of which *change* leaves something are good, and mend them, while the others have
+        them as they were, with the stamp that ours has. Only the head need: it changes last, and the others can ask it.
+        Raises BadBlock: none is good, and nobody has changed."""
+        cut = pending(file.last, change.truncations)[0]
+        for block in file.ledger.kept(change.offset, change.offset + len(change.data)):
+            if cut is None or (block + 1) * BLOCK <= cut:  # else it goes, or is summed anew
+                await self.read_block(file, block, change.chain, at_once=self._at_once(BLOCK, False))
 
     async def _apply_or_undo(self, change: Change, file: ObjectFile, after: Stamp) -> None:
         try:
@@ -401,10 +412,15 @@ class Copies:
             chain, lambda call: ObjectPatch(call, wire, chain.number, chain.version, offset), data
         )
 
-    async def read_block(self, file: ObjectFile, block: int, chain: int) -> bytes:
+    async def read_block(self, file: ObjectFile, block: int, chain: int, at_once: bool = False) -> bytes:
         """The bytes of one block, without the zeros that follow them; mended first if they are bad."""
         while True:
             try:
+                if at_once:
+                    begun = trio.current_time()
+                    data = self.store.read_block(file, block)
+                    self._took(begun)
+                    return data
                 return await self.in_thread(partial(self.store.read_block, file, block))
             except BadBlock as exc:
                 if not await self.mend(file, exc.block, chain):

@@ -162,6 +162,16 @@ class Ledger:
             made += _ENTRY.pack(max(length, high), crc)
         return bytes(made)
 
+    def kept(self, offset: int, end: int) -> list[int]:
+        """The blocks that :meth:`entries_for` reads for a write of [offset, end): something of them stays."""
+        found = []
+        for block in sorted({offset // BLOCK, (end - 1) // BLOCK}):
+            low, high = max(0, offset - block * BLOCK), min(BLOCK, end - block * BLOCK)
+            length = self.entry(block)[0]
+            if length and low != length and (low or high < length):
+                found.append(block)
+        return found
+
     def rebuild(self, data_fd: int, start: int, stop: int) -> None:
         """Sum the blocks within [start, stop) anew from the data as it is."""
         size = os.fstat(data_fd).st_size
