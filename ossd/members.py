@@ -147,10 +147,15 @@ class Members:
             return ObjectDelete(call, now.number, now.version, tuple(keys))
 
         async def delete() -> Result:
-            status, _ = await self._copies.pass_on(msg.chain, sender, passed, b"", None)
-            if status == OK:
+            while True:
+                status, version = await self._copies.pass_on(msg.chain, sender, passed, b"", None)
+                if status != OK:
+                    return status, b"", b""
                 await self._copies.in_thread(partial(self._store.delete, keys))
-            return status, b"", b""
+                now = self._copies.table.get(msg.chain)
+                if now is None or now.version == version or now.next is None:
+                    return _DONE
+                # As with a change: whoever came meanwhile, and was found equal before ours was gone, is told, too.
 
         self._target.work(peer, msg.call, self._turns(keys), 0, partial(self._target.changing, msg.chain, delete))
 

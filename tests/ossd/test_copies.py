@@ -328,6 +328,34 @@ async def test_what_is_left_out_at_the_last_moment_is_given_all_the_same(
         assert await targets.scrubbed(1) == []
 
 
+async def test_a_member_that_comes_while_an_object_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1. Nobody is behind the one who deletes. 2. A target comes back, and has the object, too: it is found equal.
+    3. Only then the object goes. 4. It goes at the newcomer as well."""
+    gate, began = threading.Event(), threading.Event()
+    real = Store.delete
+
+    def delete(self: Store, keys: Any) -> None:
+        if self.path.name == "t1":
+            began.set()
+            assert gate.wait(20)
+        real(self, keys)
+
+    async with some(tmp_path, 1, 2) as targets:
+        assert await targets.write(0, b"data") == OK
+        await targets.tell((1, SERVING), (2, OFFLINE))
+        monkeypatch.setattr(Store, "delete", delete)
+        async with calling(targets.ports[1], Role.MDS, "1") as mds:
+            call = mds.send(ObjectDelete, CHAIN, targets.chain_version, ((5, 0),))
+            assert await trio.to_thread.run_sync(began.wait, 20)
+            await targets.tell((1, SERVING), (2, SYNCING))
+            await targets.synced(1, 2)
+            await targets.tell((1, SERVING), (2, SERVING))
+            gate.set()
+            assert (await mds.answer(call))[0] == OK
+        assert targets.file(1) is None
+        assert targets.file(2) is None
+
+
 async def test_a_wiped_member_gets_everything(tmp_path: Path) -> None:
     async with some(tmp_path, 1, 2) as targets:
         for k in range(20):
