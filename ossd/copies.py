@@ -139,15 +139,21 @@ class Copies:
         file = self.store.cached(change.key)
         if file is None and self._at_once(len(change.data), True) and self.store.has_room:
             begun = trio.current_time()
-            file = self.store.fetch(change.key, create=True, chain=change.chain)
+            file = self._fetch(change)
             self._took(begun)
         elif file is None:
-            file = await self.in_thread(partial(self.store.fetch, change.key, create=True, chain=change.chain))
-        assert file is not None
+            file = await self.in_thread(partial(self._fetch, change))
         try:
             return await self._change(change, file)
         finally:
             self.store.release(file)
+
+    def _fetch(self, change: Change) -> ObjectFile:
+        if change.sender is not None:
+            return self.store.fetch_or_begin_anew(change.key, change.chain)
+        file = self.store.fetch(change.key, create=True, chain=change.chain)
+        assert file is not None
+        return file
 
     async def _change(self, change: Change, file: ObjectFile) -> int:
         chain = self.table.get(change.chain)

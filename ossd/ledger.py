@@ -43,7 +43,11 @@ NO_STAMP: Final[Stamp] = (0, 0)
 Buffer = bytes | bytearray | memoryview
 
 
-class BadBlock(OSError):
+class Damaged(OSError):
+    """What is on disk of one object is not what was written: no failure of the disk as a whole."""
+
+
+class BadBlock(Damaged):
     """Data does not match its checksum: *block* of the object."""
 
     def __init__(self, path: str, block: int) -> None:

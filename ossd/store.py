@@ -37,7 +37,7 @@ from typing import Any, Final, Self
 
 from ossd import identity, losses
 from ossd.disk import Disk
-from ossd.ledger import BLOCK, NO_STAMP, BadBlock, Ledger, Stamp, whole_blocks
+from ossd.ledger import BLOCK, NO_STAMP, BadBlock, Damaged, Ledger, Stamp, whole_blocks
 from ossd.objectfile import CHAIN, CHAIN_ATTR, Key, ObjectFile, chain_of, fanout_of, file_name
 from ossd.objects import OFFSET_MAX, Truncations, pending, readable, visible_size
 
@@ -156,6 +156,9 @@ class Store:
             file = self._open_file(key, path, where, create, chain)
         except FileNotFoundError:
             return None
+        except Damaged as exc:
+            log.error("%s", exc)
+            raise
         except OSError as exc:
             raise self._failed(f"open of {path}", exc) from exc
         with self._lock:
@@ -201,7 +204,7 @@ class Store:
                 return 0
             raise
         if len(value) != TRIM.size:
-            raise OSError(errno.EIO, f"attribute {TRIM_ATTR} is {len(value)} bytes long, not {TRIM.size}", path)
+            raise Damaged(errno.EIO, f"attribute {TRIM_ATTR} is {len(value)} bytes long, not {TRIM.size}", path)
         return int(TRIM.unpack(value)[0])
 
     @property
