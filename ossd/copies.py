@@ -24,6 +24,7 @@ import trio
 from ossd import limits
 from ossd.chains import Chain, ChainTable
 from ossd.copystore import CopyStore
+from ossd.failure import FAILED
 from ossd.ledger import BLOCK, ENTRY_SIZE, NO_STAMP, BadBlock, Stamp
 from ossd.links import Link, Links, Unreachable
 from ossd.objectfile import Key, ObjectFile
@@ -139,15 +140,21 @@ class Copies:
         file = self.store.cached(change.key)
         if file is None and self._at_once(len(change.data), True) and self.store.has_room:
             begun = trio.current_time()
-            file = self.store.fetch(change.key, create=True, chain=change.chain)
+            file = self._fetch(change)
             self._took(begun)
         elif file is None:
-            file = await self.in_thread(partial(self.store.fetch, change.key, create=True, chain=change.chain))
-        assert file is not None
+            file = await self.in_thread(partial(self._fetch, change))
         try:
             return await self._change(change, file)
         finally:
             self.store.release(file)
+
+    def _fetch(self, change: Change) -> ObjectFile:
+        if change.sender is not None:
+            return self.store.fetch_or_begin_anew(change.key, change.chain)
+        file = self.store.fetch(change.key, create=True, chain=change.chain)
+        assert file is not None
+        return file
 
     async def _change(self, change: Change, file: ObjectFile) -> int:
         chain = self.table.get(change.chain)
@@ -169,6 +176,8 @@ class Copies:
                 return Status.OUT_OF_STEP
         if len(change.data):
             self.store.expect(file, change.offset + len(change.data))  # a full disk is found out before anybody writes
+            if chain.next is not None and change.sender is None:
+                await self._look_ahead(change, file)
 
         def make(call: int, now: Chain) -> ObjectChange:
             return ObjectChange(
@@ -193,16 +202,33 @@ class Copies:
         if file.ledger.incarnation < self.store.incarnation:
             await self.in_thread(partial(self.store.make_sure, file))
 
+    async def _look_ahead(self, change: Change, file: ObjectFile) -> None:
+        """See to it that the blocks of which *change* leaves something are good, and mend them, while the others have
+        them as they were, with the stamp that ours has. Only the head need: it changes last, and the others can ask it.
+        Raises BadBlock: none is good, and nobody has changed."""
+        cut = pending(file.last, change.truncations)[0]
+        for block in file.ledger.kept(change.offset, change.offset + len(change.data)):
+            if cut is None or (block + 1) * BLOCK <= cut:  # else it goes, or is summed anew
+                await self.read_block(file, block, change.chain, at_once=self._at_once(BLOCK, False))
+
     async def _apply_or_undo(self, change: Change, file: ObjectFile, after: Stamp) -> None:
         try:
             await self._apply(change, file, after)
-        except OSError:
-            # Those after us have it and we have not: they get back what we have. (Space was seen to before, so this
-            # is a disk that fails, or one that was filled by others within this moment.)
+        except OSError as exc:
             chain = self.table.get(change.chain)
+            if exc.errno in FAILED and not isinstance(exc, BadBlock) and chain is not None and self._others(chain):
+                # Our disk has failed, and what it shows of acknowledged bytes may be old. We are about to be left out,
+                # and are given theirs when we are back.
+                raise
+            # Those after us have it and we have not: they get back what we have. (Space was seen to before, so this
+            # is a disk that was filled by others within this moment, or one that fails while nobody else has all.)
             if chain is not None and chain.next is not None and not await self.bring_in_step(change.key, chain):
                 log.error("%s: copies differ until the next change or scrub", file.path)
             raise
+
+    def _others(self, chain: Chain) -> bool:
+        """Whether anybody else has all of the chain."""
+        return any(target != self.table.me for target in holders(chain.members))
 
     async def _apply(self, change: Change, file: ObjectFile, after: Stamp) -> None:
         while True:
@@ -396,10 +422,15 @@ class Copies:
             chain, lambda call: ObjectPatch(call, wire, chain.number, chain.version, offset), data
         )
 
-    async def read_block(self, file: ObjectFile, block: int, chain: int) -> bytes:
+    async def read_block(self, file: ObjectFile, block: int, chain: int, at_once: bool = False) -> bytes:
         """The bytes of one block, without the zeros that follow them; mended first if they are bad."""
         while True:
             try:
+                if at_once:
+                    begun = trio.current_time()
+                    data = self.store.read_block(file, block)
+                    self._took(begun)
+                    return data
                 return await self.in_thread(partial(self.store.read_block, file, block))
             except BadBlock as exc:
                 if not await self.mend(file, exc.block, chain):

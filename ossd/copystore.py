@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from ossd import identity
 from ossd.checksum import crc32
-from ossd.ledger import BLOCK, NO_STAMP, Stamp, header_of
+from ossd.ledger import BLOCK, NO_STAMP, Damaged, Stamp, header_of
 from ossd.objectfile import Key, ObjectFile, chain_of, key_of
 from ossd.store import TRIM, TRIM_ATTR, Buffer, Store
 
@@ -20,6 +20,17 @@ class CopyStore(Store):
         start, stop = file.fresh
         file.fresh = (stop, stop)
         self._disk.start_writing(file.fd, start, stop - start)
+
+    def fetch_or_begin_anew(self, key: Key, chain: int) -> ObjectFile:
+        """As :meth:`fetch`, for what comes from a member that has all of the object: a copy of it that is damaged here
+        gives way to an empty one, without a stamp, which is then brought in step."""
+        try:
+            file = self.fetch(key, create=True, chain=chain)
+        except Damaged:
+            self.delete((key,))
+            file = self.fetch(key, create=True, chain=chain)
+        assert file is not None
+        return file
 
     def listing(self, chain: int, first: int, count: int) -> list[tuple[int, int, int, int]]:
         """(inode, column, stamp) of the objects of *chain* in directories [first, first + count)."""

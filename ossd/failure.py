@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import Callable
 from typing import Final
 
 from wire.chains import Members, holders
@@ -25,8 +26,10 @@ FAILED: Final = frozenset({errno.EIO, errno.EROFS, errno.ENXIO, errno.ENODEV, er
 class Failure:
     """Of target *me*'s disk. See the module."""
 
-    def __init__(self, me: int, where: str) -> None:
+    def __init__(self, me: int, where: str, lost: Callable[[], None]) -> None:
+        """*lost* is called when it fails: what it was given before may never reach it."""
         self._me = me
+        self._lost = lost
         self._where = where
         self.reason = ""
         """What was told first; empty: the disk is good."""
@@ -35,6 +38,7 @@ class Failure:
         """A change or a sync has ended in error *number*; *what* it was, with the error's text."""
         if number in FAILED and not self.reason:
             self.reason = what
+            self._lost()
             log.critical(
                 "target %d: ITS DISK HAS FAILED (%s: %s). What has copies elsewhere goes on without this target; "
                 "writes to what has none end in an error. It stays out until it is started again: look at the kernel's "

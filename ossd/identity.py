@@ -13,7 +13,8 @@ it, a crash of the machine does, and then a client's later ObjectSync would "suc
 So the incarnation, told to every client in ``Welcome.incarnation``, moves on at each start that may come after
 such a loss; a client that has unsynced writes from another incarnation knows that it must report them lost (NFS
 calls this the write verifier).  It stays the same after a clean stop, which has synced everything, and after an
-unclean one under the same running kernel (same boot id), whose page cache still holds everything.
+unclean one under the same running kernel (same boot id), whose page cache still holds everything; but not when the disk
+has failed meanwhile (:mod:`ossd.losses`).
 """
 
 from __future__ import annotations
@@ -224,13 +225,16 @@ def _write_starts(path: Path, incarnation: int, boot: str, clean: bool, lost: bo
     )
 
 
-def begin_incarnation(path: Path, boot: str) -> int:
-    """Record a start under kernel run *boot*; the incarnation it belongs to. Durable on return."""
+def begin_incarnation(path: Path, boot: str, lost_before: bool = False) -> int:
+    """Record a start under kernel run *boot*; the incarnation it belongs to. Durable on return.
+
+    *lost_before*: writes from before are known to be lost, whatever the file says of how the last run ended.
+    """
     try:
         table = _table(path / STARTS_NAME)
         last, before = int(table["incarnation"]), str(table["boot"])
         clean, lost = table["clean"] is True, table["lost"] is True
-        kept = not lost and (clean or (before == boot and boot != ""))
+        kept = not lost and not lost_before and (clean or (before == boot and boot != ""))
     except FileNotFoundError:
         last, kept = 0, False
     except (ValueError, KeyError, TypeError) as exc:
@@ -242,6 +246,11 @@ def begin_incarnation(path: Path, boot: str) -> int:
     incarnation = last if kept else last + 1
     _write_starts(path, incarnation, boot, clean=False, lost=False)
     return incarnation
+
+
+def note_loss(path: Path, incarnation: int, boot: str) -> None:
+    """Record, while the target is served, that writes were lost. Durable on return."""
+    _write_starts(path, incarnation, boot, clean=False, lost=True)
 
 
 def end_incarnation(path: Path, incarnation: int, boot: str, lost: bool) -> None:

@@ -43,7 +43,11 @@ NO_STAMP: Final[Stamp] = (0, 0)
 Buffer = bytes | bytearray | memoryview
 
 
-class BadBlock(OSError):
+class Damaged(OSError):
+    """What is on disk of one object is not what was written: no failure of the disk as a whole."""
+
+
+class BadBlock(Damaged):
     """Data does not match its checksum: *block* of the object."""
 
     def __init__(self, path: str, block: int) -> None:
@@ -161,6 +165,16 @@ class Ledger:
                 crc = crc32(whole)
             made += _ENTRY.pack(max(length, high), crc)
         return bytes(made)
+
+    def kept(self, offset: int, end: int) -> list[int]:
+        """The blocks that :meth:`entries_for` reads for a write of [offset, end): something of them stays."""
+        found = []
+        for block in sorted({offset // BLOCK, (end - 1) // BLOCK}):
+            low, high = max(0, offset - block * BLOCK), min(BLOCK, end - block * BLOCK)
+            length = self.entry(block)[0]
+            if length and low != length and (low or high < length):
+                found.append(block)
+        return found
 
     def rebuild(self, data_fd: int, start: int, stop: int) -> None:
         """Sum the blocks within [start, stop) anew from the data as it is."""

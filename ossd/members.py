@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ossd.copies import Change, Copies
 from ossd.copystore import CopyStore
-from ossd.ledger import BLOCK, NO_STAMP, BadBlock
+from ossd.ledger import BLOCK, NO_STAMP, BadBlock, Damaged
 from ossd.objectfile import Key
 from ossd.objects import Turn
 from ossd.resync import Resync
@@ -147,10 +147,15 @@ class Members:
             return ObjectDelete(call, now.number, now.version, tuple(keys))
 
         async def delete() -> Result:
-            status, _ = await self._copies.pass_on(msg.chain, sender, passed, b"", None)
-            if status == OK:
+            while True:
+                status, version = await self._copies.pass_on(msg.chain, sender, passed, b"", None)
+                if status != OK:
+                    return status, b"", b""
                 await self._copies.in_thread(partial(self._store.delete, keys))
-            return status, b"", b""
+                now = self._copies.table.get(msg.chain)
+                if now is None or now.version == version or now.next is None:
+                    return _DONE
+                # As with a change: whoever came meanwhile, and was found equal before ours was gone, is told, too.
 
         self._target.work(peer, msg.call, self._turns(keys), 0, partial(self._target.changing, msg.chain, delete))
 
@@ -187,7 +192,10 @@ class Members:
 
     def _sums(self, peer: Peer, msg: ObjectSums, _: Buffer) -> None:
         def work() -> Result:
-            file = self._store.fetch(key, create=False)
+            try:
+                file = self._store.fetch(key, create=False)
+            except Damaged:
+                file = None  # nothing of it can be relied on
             if file is None:
                 return OK, pack((-1, 0, b"", 0, 0)), b""
             try:
@@ -207,8 +215,7 @@ class Members:
             return
 
         def work() -> Result:
-            file = self._store.fetch(key, create=True, chain=msg.chain)
-            assert file is not None
+            file = self._store.fetch_or_begin_anew(key, msg.chain)
             try:
                 self._store.patch(file, msg.offset, bulk, msg.chain)
             finally:
@@ -223,8 +230,7 @@ class Members:
         key = (msg.key.ino, msg.key.column)
 
         def work() -> Result:
-            file = self._store.fetch(key, create=True, chain=msg.chain)
-            assert file is not None
+            file = self._store.fetch_or_begin_anew(key, msg.chain)
             try:
                 self._store.adopt(file, msg.length, msg.trim, (msg.stamp_version, msg.stamp), msg.chain)
             finally:

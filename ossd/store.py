@@ -35,9 +35,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, Self
 
-from ossd import identity
+from ossd import identity, losses
 from ossd.disk import Disk
-from ossd.ledger import BLOCK, NO_STAMP, BadBlock, Ledger, Stamp, whole_blocks
+from ossd.ledger import BLOCK, NO_STAMP, BadBlock, Damaged, Ledger, Stamp, whole_blocks
 from ossd.objectfile import CHAIN, CHAIN_ATTR, Key, ObjectFile, chain_of, fanout_of, file_name
 from ossd.objects import OFFSET_MAX, Truncations, pending, readable, visible_size
 
@@ -64,16 +64,9 @@ class Store:
     """The objects of one target. Made by :meth:`open`; closed once, by :meth:`close`."""
 
     def __init__(
-        self,
-        path: Path,
-        who: identity.Identity,
-        incarnation: int,
-        boot: str,
-        lock_fd: int,
-        disk: Disk,
-        open_max: int,
-        reserve: int | None,
-    ) -> None:
+        self, path: Path, who: identity.Identity, incarnation: int, boot: str, lock_fd: int, disk: Disk,
+        open_max: int, reserve: int | None,
+    ) -> None:  # fmt: skip
         self.path = path
         self.identity = who
         self.incarnation = incarnation
@@ -85,7 +78,7 @@ class Store:
         """Blocks accepted after a power cut although they did not match."""
         self.objects = 0
         """Objects there are, as far as :meth:`count_objects` has got."""
-        self._boot = boot
+        self.losses = losses.Losses(path, who.uuid, incarnation, boot)
         self._disk = disk
         self._lock_fd = lock_fd
         self._open_max = open_max
@@ -96,7 +89,6 @@ class Store:
         self._lock = threading.Lock()
         """Guards the table, ``users`` and ``gone`` of its files, the counts and the allowance."""
         self._table: OrderedDict[Key, ObjectFile] = OrderedDict()
-        self._lost = False
         self._stop_counting = False
         total = disk.statvfs(path)
         self._reserve = min(total.f_blocks * total.f_frsize // 64, RESERVE_MAX) if reserve is None else reserve
@@ -126,14 +118,16 @@ class Store:
         try:
             identity.refuse_without_attributes(path)
             boot = identity.boot_id() if boot is None else boot
+            lost = losses.is_marked(who.uuid)
             try:
                 # What a daemon that died before us left in the page cache: from here on, what is not in our
                 # table is on disk.
                 disk.sync_file_system(path)
             except OSError as exc:
                 log.error("target %d: %s: writes from before this start are lost: %s", target, path, exc.strerror)
-                boot = ""
-            incarnation = identity.begin_incarnation(path, boot)
+                lost = True
+            incarnation = identity.begin_incarnation(path, boot, lost)
+            losses.unmark(who.uuid)
             return cls(path, who, incarnation, boot, lock_fd, disk, open_max, reserve)
         except BaseException:
             os.close(lock_fd)
@@ -162,6 +156,9 @@ class Store:
             file = self._open_file(key, path, where, create, chain)
         except FileNotFoundError:
             return None
+        except Damaged as exc:
+            log.error("%s", exc)
+            raise
         except OSError as exc:
             raise self._failed(f"open of {path}", exc) from exc
         with self._lock:
@@ -207,7 +204,7 @@ class Store:
                 return 0
             raise
         if len(value) != TRIM.size:
-            raise OSError(errno.EIO, f"attribute {TRIM_ATTR} is {len(value)} bytes long, not {TRIM.size}", path)
+            raise Damaged(errno.EIO, f"attribute {TRIM_ATTR} is {len(value)} bytes long, not {TRIM.size}", path)
         return int(TRIM.unpack(value)[0])
 
     @property
@@ -261,7 +258,7 @@ class Store:
             owing.append(file)
         if len(owing) > OWING_MAX:
             log.error("%s: lost writes that somebody was not told of are forgotten: there are too many", owing[0].path)
-            self._lost = True
+            self.losses.note()
             self._forget(owing[0])
         return found
 
@@ -365,6 +362,7 @@ class Store:
                 done += self._disk.pwrite(file.fd, memoryview(data)[done:], offset + done)
         except OSError as exc:
             self._undo_growth(file, before)
+            ledger.stamp = NO_STAMP  # half of the range may be new: equal to nobody's copy
             ledger.rebuild(file.fd, first * BLOCK, end)
             raise self._failed(f"write to {file.path}", exc) from exc
         file.filled(offset, end)
@@ -466,6 +464,7 @@ class Store:
                 if entry and not file.gone:
                     self._disk.sync_directory(Path(file.path).parent)
             except OSError as exc:
+                self.losses.note()  # whoever is told of it: the stamps may be on disk, and the data never
                 with file.lock:
                     file.attr_dirty = file.attr_dirty or attr
                     file.book.failed(begun, exc.errno or errno.EIO)
@@ -589,10 +588,11 @@ class Store:
             if not file.clean:
                 with contextlib.suppress(OSError):  # logged, and seen in the book below
                     self._flush(file)
-            self._lost = self._lost or file.book.owes or not file.clean
+            if file.book.owes or not file.clean:
+                self.losses.note()
             self._close(file)
         self._table.clear()
         try:
-            identity.end_incarnation(self.path, self.incarnation, self._boot, self._lost)
+            self.losses.close()
         finally:
             os.close(self._lock_fd)

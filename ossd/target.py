@@ -24,7 +24,7 @@ from ossd.clearing import Clearing
 from ossd.copies import Change, Copies
 from ossd.copystore import CopyStore
 from ossd.failure import FAILED, Failure
-from ossd.ledger import BadBlock
+from ossd.ledger import BadBlock, Damaged
 from ossd.links import Links
 from ossd.members import Members, now_us
 from ossd.objectfile import Key, ObjectFile, file_name
@@ -144,7 +144,7 @@ class Target:
         run = int.from_bytes(os.urandom(7), "big") | 1
         self.chains = ChainTable(target_id, run)
         self.keys = Keys()
-        self.failure = Failure(target_id, str(store.path))
+        self.failure = Failure(target_id, str(store.path), store.losses.note)
         self.links = Links(store.identity.cluster, target_id, store.identity.uuid, run)
         self.copies = Copies(store, self.chains, self.links, self._threads, self._at_once, self._watch_for_slowness)
         self.resync = Resync(self.copies, self.in_turn)
@@ -263,7 +263,7 @@ class Target:
     async def _guarded(self, run: Run, noted: bool = False) -> Result:
         try:
             return await run()
-        except BadBlock:
+        except Damaged:
             return Status.CORRUPT, b"", b""
         except OSError as exc:  # the store has logged and counted it
             if noted:
@@ -369,7 +369,7 @@ class Target:
                 self.store.write(file, msg.offset, bulk, (), peer.client, stamp, msg.chain)
             finally:
                 self.store.release(file)
-        except BadBlock:
+        except Damaged:
             return Status.CORRUPT
         except OSError as exc:  # the store has logged and counted it
             self.failure.note(exc.errno or 0, str(exc))

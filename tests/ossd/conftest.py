@@ -7,10 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from ossd import losses
 from ossd.store import Store
 from tests.ossd.disks import CLUSTER, FaultyDisk
 from tests.ossd.serving import Caller, calling, target
 from wire.messages import Role
+
+
+@pytest.fixture(autouse=True)
+def memory(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """In place of /dev/shm."""
+    path = tmp_path_factory.mktemp("memory")
+    monkeypatch.setattr(losses, "MEMORY", path)
+    return path
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 import trio
 import trio.testing
 
+from ossd.ledger import BLOCK
 from ossd.store import Disk
 from tests.ossd.serving import KEY, Caller
 from tests.ossd.test_copies import CHAIN, Some, some
@@ -107,6 +108,51 @@ async def test_a_sync_that_fails_does_not_succeed_there_when_it_is_repeated(
         assert answered[0] != errno.EIO
         assert await sync(made, 3 - broken) == OK
         await made.stop(broken)
+
+
+async def test_what_a_failed_disk_has_lost_is_given_to_it_after_a_clean_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1. The tail's disk loses data, the one who wrote it is told. 2. The tail is stopped, and its disk repaired: the
+    data is gone, the ledger, another file, has the stamp. 3. It is not to be taken for equal."""
+    data = os.urandom(3 * BLOCK + 10)
+    async with some(tmp_path, 1, 2) as made:
+        async with trio.open_nursery() as nursery:
+            with monkeypatch.context() as context:
+                break_disk(context, "fdatasync", errno.EIO, 2)
+                break_disk(context, "fsync", errno.EIO, 2)
+                assert await made.write(0, data) == OK
+                nursery.start_soon(sync, made, 1)
+                with trio.fail_after(10):
+                    while not await says_failed(made.keepers[2]):
+                        await trio.testing.wait_all_tasks_blocked(0.005)
+            await made.tell((1, SERVING), (2, OFFLINE))
+        await made.stop(2)
+        short = made.file(2)
+        assert short is not None
+        os.truncate(short, BLOCK)
+        await made.start(2)
+        await made.tell((1, SERVING), (2, SYNCING))
+        await made.synced(1, 2)
+        await made.tell((1, SERVING), (2, SERVING))
+        assert await made.read(2) == data
+
+
+async def test_a_failed_disk_does_not_put_what_it_shows_over_a_good_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1. The head's disk has dropped what it was to write. 2. A write goes on where the block ended, so nothing of it
+    is read, and fails at the head when the other copy has it. 3. The other copy stays as it is."""
+    async with some(tmp_path, 1, 2) as made:
+        assert await made.write(0, b"acknowledged") == OK
+        dropped = made.file(1)
+        assert dropped is not None
+        dropped.write_bytes(bytes(12))
+        with monkeypatch.context() as context:
+            break_disk(context, "pwrite", errno.EIO, 1)
+            assert await made.write(12, b" and more") == Status.NOT_SERVING
+        await made.tell((1, OFFLINE), (2, SERVING))
+        assert await made.read(2) == b"acknowledged and more"
 
 
 async def test_with_one_copy_the_writer_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

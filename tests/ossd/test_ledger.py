@@ -37,6 +37,32 @@ def flip(file: Path, at: int) -> None:
         there.write(bytes([byte ^ 4]))
 
 
+def test_the_blocks_that_a_write_leaves_something_of_are_those_that_it_reads(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store.open(path, CLUSTER, 1)
+    write(store, A, 0, bytes(2 * BLOCK + 100))
+    file = store.cached(A)
+    assert file is not None
+    edges = [k * BLOCK + d for k in range(4) for d in (-1, 0, 1, 99, 100, 101) if k * BLOCK + d >= 0]
+    real = os.pread
+    seen: list[int] = []
+
+    def pread(fd: int, length: int, offset: int) -> bytes:
+        seen.append(offset // BLOCK)
+        return real(fd, length, offset)
+
+    for offset in edges:
+        for end in (e for e in edges if e > offset):
+            with monkeypatch.context() as context:
+                context.setattr(os, "pread", pread)
+                seen.clear()
+                file.ledger.entries_for(file.fd, offset, bytes(end - offset))
+            assert file.ledger.kept(offset, end) == seen, (offset, end)
+    store.release(file)
+    store.close()
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_any_writes_and_cuts_are_read_back(path: Path, seed: int) -> None:
     """Around block boundaries, with holes, over restarts, beside a plain byte string."""

@@ -70,7 +70,6 @@ def test_lost_writes_at_the_end_make_another_incarnation(path: Path) -> None:
 def test_writes_lost_before_the_start(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The daemon died, and what it had left in the page cache cannot be written."""
     first = Store.open(path, CLUSTER, 1, boot="this")
-    first._lost = True  # so that close() does not make it a clean stop...
     first.close()
     (path / "starts").write_text('incarnation = 5\nboot = "this"\nclean = false\nlost = false\n')
 

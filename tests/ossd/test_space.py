@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ossd.ledger import BadBlock
+from ossd.ledger import NO_STAMP, BadBlock, header_of
 from ossd.objects import OFFSET_MAX
 from ossd.store import TRIM_ATTR, Store, file_name
 from tests.ossd.disks import CLUSTER, FaultyDisk, ShortDisk
@@ -104,6 +104,22 @@ def test_a_full_disk_in_the_middle_of_a_write(path: Path) -> None:
     write(store, A, 10, b"x")
     assert read(store, A) == b"ab0" + bytes(7) + b"x", "nothing of it is left behind the end"
     store.close()
+
+
+def test_after_half_of_a_write_the_copy_is_equal_to_no_other(path: Path) -> None:
+    disk = ShortDisk(room=10)
+    store = Store.open(path, CLUSTER, 1, disk=disk)
+    file = store.fetch(A, create=True, chain=7)
+    assert file is not None
+    store.write(file, 0, b"abc", (), "c", (3, 4), 7)
+    assert file.ledger.stamp == (3, 4)
+    with pytest.raises(OSError, match="No space"):
+        store.write(file, 0, b"0123456789", (), "c", (3, 5), 7)
+    assert file.ledger.stamp == NO_STAMP
+    store.release(file)
+    store.close()
+    header = header_of(str(next((path / "ledgers").glob("*/*"))))
+    assert header is not None and header[:2] == (7, NO_STAMP)
 
 
 def test_a_write_taken_in_parts(path: Path) -> None:
