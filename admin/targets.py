@@ -14,7 +14,7 @@ from daemon.config import Config
 from ossd.identity import FANOUT
 from wire import ops, targetops
 from wire.capability import KEY_BYTES, KEYS_MAX
-from wire.chains import OFFLINE, StorageMap, map_untrusted
+from wire.chains import HOLDS, OFFLINE, Members, StorageMap, copies_of, holders, map_untrusted
 from wire.codec import encode
 from wire.errors import FileSystemError
 from wire.messages import QueryCall
@@ -131,6 +131,17 @@ def scrubbed_json(found: Scrubbed) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def lacking(chains: tuple[tuple[int, int, Members], ...]) -> list[str]:
+    """Members that chains with too few copies lack. One that is being moved has them all, at who is to leave."""
+    return [
+        f"chain {chain}: target {target} is {state}"
+        for chain, _, members in chains
+        if len(holders(members)) < copies_of(chain)
+        for target, state in members
+        if state not in HOLDS
+    ]
+
+
 async def scrub(config: Config, rate: int, verify: bool, progress: Callable[[int, int], None]) -> Scrubbed:
     """Have every target check its objects, all at once; *progress* is told (directories done, of how many).
 
@@ -143,8 +154,7 @@ async def scrub(config: Config, rate: int, verify: bool, progress: Callable[[int
     for target, _, state, _ in targets:
         if state == OFFLINE:
             found.wrong.append(f"target {target} is offline")
-    for chain, _, members in chains:
-        found.wrong += [f"chain {chain}: target {t} is {state}" for t, state in members if state != "serving"]
+    found.wrong += lacking(chains)
 
     async def one(target: int, address: str) -> None:
         nonlocal done

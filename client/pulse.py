@@ -6,6 +6,7 @@ for a minute counts one ping more, and reads what came in meanwhile before the n
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from client import limits
@@ -19,31 +20,47 @@ class Patience:
     up on, within bounds.
 
     One for all connections of a session: a loaded host, ours or the replicas', is met again at the next one.  So a
-    client that left a living replica for nothing waits longer before it does so again.
+    client that left a living replica for nothing waits longer before it does so again. Was the replica gone indeed,
+    which the next view tells, there is nothing to learn from its silence.
     """
 
     def __init__(self) -> None:
         self._worst = 0.0
+        self._given_up: dict[str, float] = {}
+        """Replicas that were given up on since the last view -> the longest silence remembered before."""
 
     @property
     def pings(self) -> int:
         return min(max(limits.SILENT_PINGS_MIN, round(2 * self._worst)), limits.SILENT_PINGS_MAX)
 
     def ended(self, missed: int) -> None:
-        """A silence of *missed* pings is over: something came, or we went."""
+        """A silence of *missed* pings is over: something came."""
         if missed > 1:
             self._worst = max(self._worst, float(missed))
         else:
             self._worst *= DECAY
 
+    def gave_up(self, address: str, missed: int) -> None:
+        """A silence of *missed* pings of the replica at *address* is over: we went."""
+        self._given_up.setdefault(address, self._worst)
+        self.ended(missed)
+
+    def view(self, is_member: Callable[[str], bool]) -> None:
+        """A newer view is known."""
+        for address, before in self._given_up.items():
+            if not is_member(address):
+                self._worst = min(self._worst, before)
+        self._given_up.clear()
+
 
 class Pulse:
     """The pings of one connection."""
 
-    __slots__ = ("_patience", "missed", "number", "ping_at")
+    __slots__ = ("_address", "_patience", "missed", "number", "ping_at")
 
-    def __init__(self, patience: Patience, now: float) -> None:
+    def __init__(self, patience: Patience, now: float, address: str) -> None:
         self._patience = patience
+        self._address = address
         self.ping_at = now + limits.PING_BUSY_S
         """When the next ping goes out, or the silence has lasted too long."""
         self.missed = 0
@@ -65,7 +82,7 @@ class Pulse:
     def beat(self, now: float) -> bool:
         """``ping_at`` has come. True: send the ping ``number``; False: the silence is too long."""
         if self.missed >= self._patience.pings:
-            self._patience.ended(self.missed)
+            self._patience.gave_up(self._address, self.missed)
             return False
         self.number += 1
         self.missed += 1

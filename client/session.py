@@ -134,7 +134,7 @@ class Session:
         self._wake = 0.0
         """WAITING: when to dial; CONNECTING, ATTACHING, CLOSING: when that has taken too long."""
         self._patience = Patience()
-        self._pulse = Pulse(self._patience, 0.0)
+        self._pulse = Pulse(self._patience, 0.0, "")
         """Of the present connection, once it is made."""
         self._standby = Standby(standby, self._roster, self._conns, self._patience)
         self._not_serving_since = NEVER
@@ -336,7 +336,7 @@ class Session:
             return
         if event.conn != self._conn or self.state is not State.CONNECTING:
             return  # given up meanwhile; Drop is on its way
-        self._pulse = Pulse(self._patience, now)
+        self._pulse = Pulse(self._patience, now, self.address)
         self._attach(now)
 
     def _attach(self, now: float) -> None:
@@ -482,6 +482,7 @@ class Session:
             return
         self._out.append(ViewLearned(view.generation, view.epoch, view.members))
         name = f"view {view.generation}.{view.epoch}"
+        self._patience.view(self._roster.is_member)
         self._standby.on_view(name, now, self._out)
         if self.state is State.READY and not self._roster.is_member(self.address):
             self._leave(Reason.DROPPED, name, now)

@@ -26,7 +26,7 @@ class Standby:
         self.address = ""
         self.ready = False
         """The handshake is done."""
-        self.pulse = Pulse(patience, 0.0)
+        self.pulse = Pulse(patience, 0.0, "")
         self._wanted = wanted
         self._roster = roster
         self._conns = conns
@@ -72,7 +72,7 @@ class Standby:
         assert self.conn and not self.ready
         self.ready = True
         self._pause = limits.BACKOFF_FIRST_S
-        self.pulse = Pulse(self._patience, now)
+        self.pulse = Pulse(self._patience, now, self.address)
 
     def disconnected(self, why: str, now: float, out: list[Effect]) -> None:
         self._failed(Reason.BROKEN if self.ready else Reason.CONNECT_FAILED, why, now, out)

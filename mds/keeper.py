@@ -19,7 +19,7 @@ from typing import Any, Final
 from mds.balance import Balance
 from mds.namespace.chains import leaving
 from wire import targetops
-from wire.chains import DRAINING, HOLDS, OFFLINE, SERVING, SYNCING, StorageMap, copies_of, holders
+from wire.chains import DRAINING, HOLDS, OFFLINE, SERVING, SYNCING, Members, StorageMap, copies_of, holders
 from wire.storage import LEASE_US
 
 SILENCE_US: Final = 900_000
@@ -31,6 +31,8 @@ ORDER_AGAIN_US: Final = 1_000_000
 """What was ordered and has not shown in the map by then is ordered again."""
 SHUNNED_US: Final = 5_000_000
 """A target that another one cannot reach, although we do, comes back into the chains after so long at the earliest."""
+AWAY_US: Final = 60_000_000
+"""A target that was to take another's place and has been offline for so long is replaced by a third."""
 
 assert 3 * BEAT_US < LEASE_US < SILENCE_US, "two heartbeats may be lost before a read has to wait"
 
@@ -57,6 +59,8 @@ class _Seen:
     """Fingerprint of the signing keys that it knows."""
     space: tuple[int, int] = (0, 0)
     shunned_us: int = 0
+    offline_us: int = 0
+    """Since when the map shows it so, as far as this keeper knows; 0: it does not."""
     failed: bool = False
     """Its disk has, as it says itself: it is dead to us, and serves only what nobody else has."""
     synced: tuple[tuple[int, int, int], ...] = ()
@@ -102,11 +106,12 @@ class Keeper:
         for other in missed:
             self._of(other).shunned_us = now + SHUNNED_US
 
-    def echo(self, target: int) -> int:
-        """The target's clock to be sent with the next heartbeat: from now on it may read for LEASE_US after that."""
+    def echo(self, target: int, found: StorageMap) -> int:
+        """The target's clock to be sent with the next heartbeat: from now on it may read for LEASE_US after that, as
+        soon as it goes by *found* and as long as it does."""
         seen = self._of(target)
-        if seen.failed:
-            return 0
+        if seen.failed and not _left_out(found, target):
+            return 0  # what it was given last runs out: then it can be marked offline
         if seen.clock_us:
             seen.promised_us = max(seen.promised_us, seen.told_us + LEASE_US)
         return seen.clock_us
@@ -161,18 +166,22 @@ class Keeper:
         states = {target: state for target, _, state, _ in targets}
         self.balance.ask(frozenset(states), now)
         for target, _, state, run in targets:
+            seen = self._of(target)
+            seen.offline_us = (seen.offline_us or now) if state == OFFLINE else 0
             if self.alive(target, now):
                 if state == OFFLINE or run != self._of(target).run:
                     yield targetops.TargetUp(target, self._of(target).run)
-            elif state != OFFLINE and self.dead(target, now):
+            # Offline and failed, it still holds what nobody else had then. Now somebody has, it refuses all changes.
+            elif not _left_out(found, target) and self.dead(target, now):
                 yield targetops.TargetDown(target, run)
         finished = {item for target in states for item in self._of(target).synced}
         for number, version, members in chains:
             for target, state in members:
-                if state == SYNCING and (number, version, target) in finished and states.get(target) != OFFLINE:
+                # One that has died since is not offline yet: it must not become the only one that has everything.
+                if state == SYNCING and (number, version, target) in finished and self.alive(target, now):
                     yield targetops.ChainSynced(number, version, target)
             going = leaving(number, members)
-            if going is not None:
+            if going is not None and all(self.alive(t, now) for t in holders(members) if t != going):
                 knows = self._of(going).version >= found[0]
                 if knows or now >= self._of(going).promised_us:
                     yield targetops.ChainLeave(number, version, going)
@@ -198,7 +207,9 @@ class Keeper:
                 if target in there and state != DRAINING:
                     there[target] += 1
         for number, version, members in chains:
-            if any(state in (SYNCING, DRAINING) for _, state in members) or not holders(members):
+            under_way = any(state in (SYNCING, DRAINING) for _, state in members)
+            gone = self._gone(number, members, now) if under_way else None
+            if (under_way and gone is None) or not holders(members):
                 continue
             there = places[copies_of(number)]
             inside = dict(members)
@@ -206,9 +217,9 @@ class Keeper:
             if not free:
                 continue
             best = min(free, key=lambda t: (there[t], -self._of(t).space[1], t))
-            if len(members) < copies_of(number):
+            if gone is not None or len(members) < copies_of(number):
                 there[best] += 1
-                yield targetops.ChainMove(number, version, best, 0)
+                yield targetops.ChainMove(number, version, best, gone or 0)
                 continue
             drained = next((t for t in inside if states.get(t) == DRAINING), None)
             if drained is None:
@@ -220,3 +231,17 @@ class Keeper:
             there[best] += 1
             there[drained] -= 1
             yield targetops.ChainMove(number, version, best, drained)
+
+    def _gone(self, number: int, members: Members, now: int) -> int | None:
+        """Who was to take the place of one that drains, which is last in the chain, and has been away for long."""
+        target, state = members[-1]
+        if state != OFFLINE or len(members) <= copies_of(number) or any(s == SYNCING for _, s in members):
+            return None
+        return target if now - self._of(target).offline_us >= AWAY_US else None
+
+
+def _left_out(found: StorageMap, target: int) -> bool:
+    """Does *found* show *target* offline, and as holding only what nobody else does?"""
+    if not any(t == target and state == OFFLINE for t, _, state, _ in found[1]):
+        return False
+    return not any(len(held := holders(members)) > 1 and target in held for _, _, members in found[2])

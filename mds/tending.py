@@ -198,7 +198,7 @@ class Tending:
                 # Nor does anybody else tell it keys then, who might have missed a rotation.
                 new_keys = keys if leased and keeper.keys_of(target) != wanted else ()
                 try:
-                    echo = keeper.echo(target) if leased else 0
+                    echo = keeper.echo(target, found) if leased else 0
                     conn.send(
                         Beat(number, echo, found[0], packed[1] if behind else b"", new_keys, keeper.balance.number)
                     )

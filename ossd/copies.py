@@ -12,6 +12,7 @@ been given all of an object. The change is left out there and the object noted, 
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -261,6 +262,8 @@ class Copies:
                 if await self.bring_in_step(key, chain):
                     self.missed.pop(chain.next, None)
                     continue
+            elif status in (errno.ENOSPC, errno.EDQUOT) and key is not None and self._leave_out(chain, key):
+                return OK, chain.version  # who is there has room for it, and newcomers may be given more
             elif status not in (Status.NOT_SERVING, Status.STALE_CHAIN, Status.OVERLOADED, Status.OUT_OF_STEP):
                 return status, chain.version
             if self.table.get(number) != chain:
@@ -272,7 +275,8 @@ class Copies:
     def _leave_out(self, chain: Chain, key: Key) -> bool:
         """Whether the next member need not have this change of *key* now, because it is given the object later.
 
-        It lacks what was before the change as well, so its stamp of the object is another one, or void, until then.
+        It lacks what was before the change as well, or refuses it for want of space, so its stamp of the object is
+        another one, or void, until then.
         Where this target is being synced itself, everything after it is synced once that is done.
         """
         assert chain.next is not None

@@ -48,8 +48,16 @@ def up(members: Members, target: int, restarted: bool) -> Members:
 
 
 def leaving(chain: int, members: Members) -> int | None:
-    """Who may leave: the first that is draining, when there are copies enough without it."""
-    return next((t for t, s in members if s == DRAINING), None) if len(holders(members)) > copies_of(chain) else None
+    """Who may leave when there are copies enough without it: the first that is draining, or else is offline.
+
+    (1. Somebody is synced in the place of one that drains. 2. That one dies before it has left.)
+    """
+    states = [state for _, state in members]
+    if DRAINING in states and len(holders(members)) > copies_of(chain):
+        return members[states.index(DRAINING)][0]
+    if OFFLINE in states and states.count(SERVING) >= copies_of(chain):
+        return members[states.index(OFFLINE)][0]
+    return None
 
 
 def move(chain: int, members: Members, target: int, instead_of: int) -> Members:

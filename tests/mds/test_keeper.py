@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mds.keeper import BEAT_US, GONE_US, ORDER_AGAIN_US, SHUNNED_US, SILENCE_US, Keeper
+from mds.keeper import AWAY_US, BEAT_US, GONE_US, ORDER_AGAIN_US, SHUNNED_US, SILENCE_US, Keeper
 from tests.mds.harness import World
 from wire import ops, targetops
 from wire.chains import DRAINING, OFFLINE, SERVING, SYNCING, chain_of, copies_of
@@ -29,6 +29,9 @@ class Watched:
         self.now = 10_000_000
         self.keeper = Keeper(self.now)
         self.failed: set[int] = set()
+        self.echoes: dict[int, int] = {}
+        self.synced: dict[int, tuple[tuple[int, int, int], ...]] = {}
+        """What each says that it has synced."""
         self.runs = {1: 11, 2: 12, 3: 13}
         self.there = {target for target, *_ in world.machine.storage_map()[1]}
         for target in self.there:
@@ -39,10 +42,11 @@ class Watched:
         self.now += us
         version = self.world.machine.storage_map()[0]
         for target in sorted(self.there - set(silent)):
-            self.keeper.echo(target)
+            self.echoes[target] = self.keeper.echo(target, self.world.machine.storage_map())
             failed = target in self.failed
             self.keeper.said(
-                target, self.runs[target], self.now, version, (10, 5), (), (), self.now, failed=failed
+                target, self.runs[target], self.now, version, (10, 5), self.synced.get(target, ()), (), self.now,
+                failed=failed,
             )  # fmt: skip
         orders = self.keeper.orders(self.world.machine.storage_map(), self.now)
         for op in orders:
@@ -184,6 +188,122 @@ def test_a_new_target_takes_its_share_and_a_drained_one_gives_its_up(world: Worl
     assert watched.step(ORDER_AGAIN_US) == []
     assert world.entry(0, 1, 1, targetops.TargetRemove(2, False)).status == OK, "others have all of it"
     assert all(2 not in dict(members) for _, _, members in world.machine.storage_map()[2])
+
+
+def moving(world: World, watched: Watched, number: int, to: int) -> int:
+    """Have chain *number*, of one copy of target 1, moved to *to*; its version."""
+    version = version_of(world, number)
+    world.internal(targetops.ChainMove(number, version, to, 1))
+    assert watched.members(number) == {1: DRAINING, to: SYNCING}
+    return version + 1
+
+
+def version_of(world: World, number: int) -> int:
+    return next(version for n, version, _ in world.machine.storage_map()[2] if n == number)
+
+
+@pytest.mark.parametrize("how", ["killed", "failed"])
+def test_who_has_died_since_does_not_take_a_place(world: World, how: str) -> None:
+    """1. A target is given everything. 2. It dies, or its disk does. 3. It is not marked offline yet."""
+    watched = Watched(world)
+    watched.step()
+    single = chain_of(1, 1)
+    version = moving(world, watched, single, 2)
+    watched.synced[1] = ((single, version, 2),)
+    if how == "killed":
+        watched.there.discard(2)
+        watched.keeper.lost(2, watched.now)
+    else:
+        watched.failed.add(2)
+    assert watched.step(10_000) == [], "it is not known to be away for long enough"
+    for _ in range(20):
+        watched.step()
+    assert watched.members(single) == {1: DRAINING, 2: OFFLINE}, "the good copy stays"
+
+
+@pytest.mark.parametrize("how", ["killed", "failed"])
+def test_nobody_leaves_to_one_that_has_died_since(world: World, how: str) -> None:
+    watched = Watched(world)
+    watched.step()
+    single = chain_of(1, 1)
+    version = moving(world, watched, single, 2)
+    world.internal(targetops.ChainSynced(single, version, 2))
+    assert watched.members(single) == {1: DRAINING, 2: SERVING}
+    if how == "killed":
+        watched.there.discard(2)
+        watched.keeper.lost(2, watched.now)
+    else:
+        watched.failed.add(2)
+    for _ in range(20):
+        watched.step()
+    assert watched.members(single) == {1: DRAINING, 2: OFFLINE}, "the good copy stays"
+
+
+def test_a_disk_that_failed_lends_what_nobody_else_has(world: World) -> None:
+    """Its only copies are being moved: they can be read until somebody else has them, and writers go on after that."""
+    watched = Watched(world)
+    watched.step()
+    watched.step()
+    single = chain_of(1, 1)
+    version = moving(world, watched, single, 2)
+    watched.failed.add(1)
+    watched.step(10_000)
+    watched.step(10_000)
+    assert watched.echoes[1] == 0, "what it was given has to run out before it is left out of the others"
+    while watched.members()[1] != OFFLINE:
+        watched.step()
+    watched.step()
+    assert watched.members(single) == {1: DRAINING, 2: SYNCING}
+    assert watched.echoes[1] != 0, "reads go on"
+    watched.synced[1] = ((single, version, 2),)
+    watched.step()
+    watched.step()
+    assert watched.members(single) == {2: SERVING}
+
+
+def test_a_disk_that_failed_makes_way_when_somebody_else_has_everything(world: World) -> None:
+    """1. The last one that serves a chain fails. 2. The other is given everything all the same. 3. A failed disk
+    refuses what others can do, so it must not stay the head."""
+    watched = Watched(world)
+    watched.step()
+    watched.runs[2] = 99
+    watched.step()
+    watched.failed.add(1)
+    for _ in range(10):
+        watched.step()
+    assert watched.members() == {1: SERVING, 2: SYNCING} and watched.echoes[1] != 0
+    promised = watched.now + LEASE_US - 2 * BEAT_US
+    watched.synced[1] = ((PAIR, version_of(world, PAIR), 2),)
+    watched.step()
+    assert watched.members() == {1: SERVING, 2: SERVING}
+    while watched.members()[1] != OFFLINE:
+        watched.step()
+        assert watched.now < promised + 10 * BEAT_US
+    assert watched.now >= promised, "until then it may answer a read"
+    assert watched.members() == {1: OFFLINE, 2: SERVING}
+    assert watched.step(ORDER_AGAIN_US) == []
+
+
+def test_another_takes_the_place_of_one_that_went_away_in_mid_move(world: World) -> None:
+    watched = Watched(world)
+    watched.step()
+    single = chain_of(1, 1)
+    world.internal(targetops.TargetDrain(1, True))
+    moving(world, watched, single, 2)
+    world.internal(ops.TargetSet(3, "h:3", b"3" * 16))
+    watched.there.add(3)
+    watched.keeper.connected(3, watched.now)
+    watched.there.discard(2)
+    watched.keeper.lost(2, watched.now)
+    while watched.members(single)[2] != OFFLINE:
+        watched.step()
+    began = watched.now
+    while 2 in watched.members(single):
+        assert watched.members(single) == {1: DRAINING, 2: OFFLINE}
+        watched.step(1_000_000 - 1)
+        assert watched.now - began < 2 * AWAY_US, "the drain comes to no end"
+    assert watched.now - began >= AWAY_US, "it may have been started again only"
+    assert watched.members(single) == {1: DRAINING, 3: SYNCING}
 
 
 def test_copies_that_were_lost_for_good_are_made_anew(world: World) -> None:

@@ -391,6 +391,41 @@ async def test_a_full_member_refuses_for_all(tmp_path: Path, monkeypatch: pytest
         assert await targets.scrubbed(1) == []
 
 
+async def test_a_newcomer_that_is_full_refuses_for_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who alone has the data has room. The newcomer is not synced before it has been given all of it."""
+    async with some(tmp_path, 1, 2) as targets:
+        assert await targets.write(0, b"kept") == OK
+        gate, began = threading.Event(), threading.Event()
+        admit, sync_all = Store._admit, CopyStore.sync_all
+
+        def full(self: Store, size: int, at_least: int = 0) -> None:
+            if self.path.name == "t2":
+                raise OSError(errno.ENOSPC, "No space left on device")
+            admit(self, size, at_least)
+
+        def waits(self: CopyStore) -> None:
+            began.set()
+            assert gate.wait(20)
+            sync_all(self)
+
+        monkeypatch.setattr(CopyStore, "sync_all", waits)
+        await targets.tell((1, SERVING), (2, SYNCING))
+        assert await trio.to_thread.run_sync(began.wait, 20)  # it has been compared, and is equal
+        monkeypatch.setattr(Store, "_admit", full)
+        assert await targets.write(4, b"more") == OK
+        gate.set()
+        assert await targets.write(8, b"and more") == OK
+        assert await targets.read(1) == b"keptmoreand more"
+        keeper = targets.keepers[1]
+        await keeper.answer_to_beat(Beat(keeper.said.number + 1, 0, targets.version, b""))
+        assert keeper.said.synced == ()
+        monkeypatch.setattr(Store, "_admit", admit)
+        await targets.synced(1, 2)
+        await targets.tell((1, SERVING), (2, SERVING))
+        assert await targets.read(2) == b"keptmoreand more"
+        assert await targets.scrubbed(1) == []
+
+
 @pytest.mark.parametrize("at", [1, 2])
 async def test_a_bad_block_is_mended_from_the_other_copy(tmp_path: Path, at: int) -> None:
     async with some(tmp_path, 1, 2) as targets:

@@ -56,10 +56,13 @@ def up(scope: Scope, op: targetops.TargetUp) -> Any:
 
 def down(scope: Scope, op: targetops.TargetDown) -> Any:
     old = _get(scope, op.target)
-    if old.run != op.run or old.state == OFFLINE:
+    if old.run != op.run:
+        return _version(scope)
+    # One that is offline already may have held a chain alone then, and have given it to somebody since.
+    left = _change_chains(scope, lambda number, members: chains.down(members, op.target))
+    if old.state == OFFLINE and not left:
         return _version(scope)
     _put(scope, op.target, old._replace(state=OFFLINE))
-    _change_chains(scope, lambda number, members: chains.down(members, op.target))
     return _moved(scope)
 
 
@@ -67,7 +70,12 @@ def synced(scope: Scope, op: targetops.ChainSynced) -> Any:
     version, members = _chain(scope, op.chain)
     if version != op.version or (op.target, SYNCING) not in members:
         return _version(scope)
-    _put_chain(scope, op.chain, version + 1, chains.put(members, op.target, SERVING))
+    made = chains.put(members, op.target, SERVING)
+    if sum(state == SERVING for _, state in members) >= copies_of(op.chain):
+        # 1. Somebody was synced in the place of one that drains. 2. That one was started again before it had left, or
+        # is not to leave any more. One copy too many would stay for ever.
+        made = chains.without(members, op.target)
+    _put_chain(scope, op.chain, version + 1, made)
     return _moved(scope)
 
 
@@ -81,7 +89,8 @@ def leave(scope: Scope, op: targetops.ChainLeave) -> Any:
 
 def move(scope: Scope, op: targetops.ChainMove) -> Any:
     version, members = _chain(scope, op.chain)
-    if version != op.version or _find(scope, op.target) is None:
+    to = _find(scope, op.target)
+    if version != op.version or to is None or to.state == OFFLINE:
         return _version(scope)
     made = chains.move(op.chain, members, op.target, op.instead_of)
     if made == members:
@@ -100,6 +109,8 @@ def drain(scope: Scope, op: targetops.TargetDrain) -> Any:
     def marked(number: int, members: Members) -> Members:
         if op.drain or (op.target, DRAINING) not in members:
             return members  # a move marks it in each chain when there is somebody to take its place
+        if chains.leaving(number, members) == op.target:
+            return members  # its place is taken
         return chains.put(members, op.target, SERVING)
 
     _change_chains(scope, marked)
@@ -196,11 +207,15 @@ def _put_chain(scope: Scope, number: int, version: int, members: Members) -> Non
     scope.store.put(schema.CHAINS, schema.chain_key(number), pack((version, members)))
 
 
-def _change_chains(scope: Scope, change: Any) -> None:
+def _change_chains(scope: Scope, change: Any) -> bool:
+    """Whether any has changed."""
+    changed = False
     for number, version, members in _all_chains(scope):
         made = change(number, members)
         if made != members:
             _put_chain(scope, number, version + 1, made)
+            changed = True
+    return changed
 
 
 def _complete(scope: Scope) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+import pytest
+
 from mds.machine import Bootstrap, StateMachine
 from mds.store import Store
 from tests.mds.harness import ALICE, ROOT, TOP, Attr, World
@@ -117,6 +119,66 @@ def test_draining_moves_each_chain_to_somebody_else(world: World) -> None:
     assert chain(world, alone) == (version + 3, ((3, SERVING),))
     world.internal(targetops.ChainLeave(alone, version + 3, 3))
     assert states(world, alone) == {3: SERVING}
+
+
+def test_nothing_is_moved_to_a_target_that_is_offline(world: World) -> None:
+    """1. A move is on its way. 2. Where it goes to is marked offline before."""
+    number = chain_of(1, 1)
+    world.internal(targetops.TargetUp(3, 1))
+    world.internal(targetops.TargetDown(3, 1))
+    world.internal(targetops.ChainMove(number, 1, 3, 1))
+    assert chain(world, number) == (1, ((1, SERVING),))
+    world.internal(targetops.TargetUp(3, 2))
+    world.internal(targetops.ChainMove(number, 1, 3, 1))
+    assert states(world, number) == {1: DRAINING, 3: SYNCING}
+
+
+def test_a_move_that_is_taken_back_leaves_no_copy_too_many(world: World) -> None:
+    number = chain_of(1, 1)
+    world.internal(targetops.TargetDrain(1, True))
+    world.internal(targetops.ChainMove(number, 1, 3, 1))
+    world.internal(targetops.TargetDrain(1, False))
+    version, members = chain(world, number)
+    assert members == ((1, SERVING), (3, SYNCING))
+    world.internal(targetops.ChainSynced(number, version, 3))
+    assert chain(world, number) == (version + 1, ((1, SERVING),))
+
+
+def test_what_is_taken_back_too_late_is_finished(world: World) -> None:
+    number = chain_of(1, 1)
+    world.internal(targetops.TargetDrain(1, True))
+    world.internal(targetops.ChainMove(number, 1, 3, 1))
+    world.internal(targetops.ChainSynced(number, 2, 3))
+    world.internal(targetops.TargetDrain(1, False))
+    assert chain(world, number) == (3, ((1, DRAINING), (3, SERVING)))
+    world.internal(targetops.ChainLeave(number, 3, 1))
+    assert chain(world, number) == (4, ((3, SERVING),))
+
+
+@pytest.mark.parametrize("number", [chain_of(1, 1), PAIR])
+def test_who_is_started_again_while_it_leaves_does_not_come_back(world: World, number: int) -> None:
+    world.internal(targetops.TargetUp(1, 1))
+    before = [target for target, _ in chain(world, number)[1] if target != 1]
+    world.internal(targetops.ChainMove(number, chain(world, number)[0], 3, 1))
+    world.internal(targetops.ChainSynced(number, chain(world, number)[0], 3))
+    world.internal(targetops.TargetUp(1, 2))
+    assert states(world, number) == {1: SYNCING, **dict.fromkeys([*before, 3], SERVING)}
+    world.internal(targetops.ChainSynced(number, chain(world, number)[0], 1))
+    assert states(world, number) == dict.fromkeys([*before, 3], SERVING)
+
+
+def test_who_dies_while_it_leaves_is_not_waited_for(world: World) -> None:
+    number = chain_of(1, 1)
+    world.internal(targetops.TargetUp(1, 1))
+    world.internal(targetops.ChainMove(number, chain(world, number)[0], 3, 1))
+    world.internal(targetops.ChainSynced(number, chain(world, number)[0], 3))
+    world.internal(targetops.TargetDown(1, 1))
+    assert states(world, number) == {1: OFFLINE, 3: SERVING}
+    world.internal(targetops.ChainLeave(number, chain(world, number)[0], 1))
+    assert states(world, number) == {3: SERVING}
+    assert states(world) == {1: OFFLINE, 2: SERVING}
+    world.internal(targetops.ChainLeave(PAIR, chain(world, PAIR)[0], 1))
+    assert states(world) == {1: OFFLINE, 2: SERVING}, "of these there are not enough"
 
 
 def test_removing_and_losing_a_target(world: World) -> None:
