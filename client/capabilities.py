@@ -10,6 +10,7 @@ from typing import Any, Final
 import trio
 
 from client import limits
+from client.acks import Ack
 from client.credentials import ROOT
 from client.service import MetadataClient
 from client.targets import Buffer, Bulk, Targets
@@ -96,6 +97,7 @@ class Access:
         size: int = 0,
         *,
         read: bool = False,
+        answered: Callable[[Ack], None] | None = None,
     ) -> Buffer:
         """As :meth:`client.targets.Targets.call`, for *make(call, chain version, capability)*.
 
@@ -113,7 +115,12 @@ class Access:
                 token = await self.renew(held, right)
             try:
                 return await self._targets.call(
-                    chain, lambda call, version: make(call, version, token), bulk, size, read=read  # noqa: B023 - at once
+                    chain,
+                    lambda call, version: make(call, version, token),  # noqa: B023 - at once
+                    bulk,
+                    size,
+                    read=read,
+                    answered=answered,
                 )
             except FileSystemError as exc:
                 if exc.status != Status.CAPABILITY_EXPIRED:

@@ -12,11 +12,13 @@ import errno
 import logging
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
 from client import limits
+from client.acks import Ack, take_lost
 from client.attributes import Attr, attr_untrusted
 from client.capabilities import Held
 from client.gather import Buffer, Run, deal, gather_unit
@@ -80,9 +82,9 @@ class FileData:
         self._uncommitted_since = 0.0
         self._attr_moves = 0
         """Counts commits and truncations that were answered: attributes asked for before are older than those."""
-        self._unsynced = _columns(attr)
-        """Columns written to since their last ObjectSync. Of a file that has just been opened: all. It may have been
-        written and closed before, and whoever syncs it now, by another handle, means that, too."""
+        self._unsynced: dict[int, set[Ack]] = {column: set() for column in _columns(attr)}
+        """Columns written to since their last ObjectSync, and who acknowledged that as the only copy. Of a file just
+        opened: all. It may have been written and closed before, and whoever syncs it now means that, too."""
         self._syncing = trio.Lock()
         """Held while columns are synced: who comes meanwhile waits, because those of its bytes may be among them."""
         self._changing = trio.Lock()
@@ -284,6 +286,7 @@ class FileData:
                 lambda call, ver, token: ObjectWrite(call, key, chain, ver, trims, extent.object_offset, token),
                 piece,
                 extent.length,
+                answered=partial(self._taken, extent.column),
             )
         except FileSystemError as exc:
             self._failed(errno_of(exc), f"{extent.length} bytes at {extent.offset} are lost: {exc}")
@@ -292,7 +295,19 @@ class FileData:
         finally:
             # 1. Bytes are on their way. 2. Another process syncs what it has written before. 3. They arrive after
             # that. Noted when they set out, their column would count as synced.
-            self._unsynced.add(extent.column)
+            self._unsynced.setdefault(extent.column, set())
+
+    def _taken(self, column: int, ack: Ack) -> None:
+        """*ack*: a write of ours is in *column*. Close, too, tells what that shows to be lost."""
+        acks = self._unsynced.setdefault(column, set())
+        self._look_for_loss(column, acks, ack)
+        if ack.alone:
+            acks.add(ack)
+
+    def _look_for_loss(self, column: int, acks: set[Ack], now: Ack) -> None:
+        if take_lost(acks, now):
+            what = f"what column {column} was given since its last sync is lost: target {now.target} has gone down"
+            self._failed(errno.EIO, what)
 
     async def settle(self) -> None:
         """Everything written so far is at its targets (or its loss is noted as an error)."""
@@ -394,7 +409,7 @@ class FileData:
         await self.commit()
 
     async def _sync_columns(self) -> None:
-        columns, self._unsynced = self._unsynced, set()
+        columns, self._unsynced = self._unsynced, {}
         if not columns:
             return
         _, chains = self._layout()
@@ -405,7 +420,11 @@ class FileData:
             key, chain = ObjectKey(self.attr.objects, column), chains[column]
             try:
                 await self._pool.access.call(
-                    self.held, right, chain, lambda call, ver, token: ObjectSync(call, key, chain, ver, token)
+                    self.held,
+                    right,
+                    chain,
+                    lambda call, ver, token: ObjectSync(call, key, chain, ver, token),
+                    answered=partial(self._look_for_loss, column, columns[column]),
                 )
             except FileSystemError as exc:
                 self._failed(errno_of(exc), f"sync of column {column}: {exc}")
@@ -416,7 +435,8 @@ class FileData:
                 for column in sorted(columns):
                     nursery.start_soon(sync, column)
         finally:
-            self._unsynced |= columns - done  # whoever waited was cancelled; the next one does it
+            for column in columns.keys() - done:  # whoever waited was cancelled; the next one does it
+                self._unsynced.setdefault(column, set()).update(columns[column])
 
     # -- reading
 

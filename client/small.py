@@ -18,6 +18,7 @@ from functools import partial
 import trio
 
 from client import limits
+from client.acks import Ack, take_lost
 from client.attributes import Attr, attr_untrusted
 from client.capabilities import Held
 from client.gather import Buffer
@@ -272,7 +273,7 @@ class SmallFile(FileData):
             return False
 
     async def _copy(self, number: int, granted: bytes) -> bool:
-        """Write the bytes of now to the objects of *number*, durably. False: there are none."""
+        """Write the bytes of now to the objects of *number*, durably. False: there are none, or a target lost some."""
         held = Held(number, renewable=False)  # the service knows of no file of that number
         held.take(granted, None, trio.current_time())
         values, contents = await self._pool.service.query(ReadInline(self.ino))
@@ -282,7 +283,7 @@ class SmallFile(FileData):
         assert attr.layout is not None, "GrowOut gives no number to a file without a layout"
         data = memoryview(contents[1])
         stripe_size, chains = attr.layout
-        columns = set()
+        columns: dict[int, set[Ack]] = {}
         for extent in split(0, len(data), stripe_size, len(chains), limits.EXTENT_MAX):
             key, chain, at = ObjectKey(number, extent.column), chains[extent.column], extent.object_offset
             write = partial(ObjectWrite, key=key, chain=chain, truncations=(), offset=at)
@@ -293,8 +294,14 @@ class SmallFile(FileData):
                 lambda call, ver, token, write=write: write(call=call, chain_version=ver, capability=token),  # type: ignore[misc]
                 (data[extent.offset : extent.offset + extent.length],),
                 extent.length,
+                answered=columns.setdefault(extent.column, set()).add,
             )
-            columns.add(extent.column)
+        lost = False
+
+        def synced(column: int, ack: Ack) -> None:
+            nonlocal lost
+            lost = take_lost(columns[column], ack) or lost
+
         for column in sorted(columns):
             key, chain = ObjectKey(number, column), chains[column]
             sync = partial(ObjectSync, key=key, chain=chain)
@@ -303,8 +310,9 @@ class SmallFile(FileData):
                 WRITE,
                 chain,
                 lambda call, ver, token, sync=sync: sync(call=call, chain_version=ver, capability=token),  # type: ignore[misc]
+                answered=partial(synced, column),
             )
-        return True
+        return not lost
 
     async def fsync(self) -> None:
         if self._small:

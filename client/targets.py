@@ -18,11 +18,12 @@ import outcome
 import trio
 
 from client import limits
-from wire.chains import OFFLINE, Members, map_untrusted, path, readers
+from client.acks import Ack, Life
+from wire.chains import OFFLINE, Members, holders, map_untrusted, path, readers
 from wire.codec import encode
 from wire.errors import OK, FileSystemError, Status, WireError, describe
 from wire.ids import PROTOCOL_VERSION
-from wire.messages import Answer, Hello, Ping, Pong, Role
+from wire.messages import Answer, Hello, Ping, Pong, Role, Welcome
 from wire.peer import Connection, ConnectionLost, dial
 
 log = logging.getLogger(__name__)
@@ -66,8 +67,9 @@ class TargetLink:
         self._asked_at: float | None = None
         nursery.start_soon(self._run)
 
-    async def call(self, make: Callable[[int], Any], bulk: Bulk = b"", size: int = 0) -> tuple[Answer, Buffer]:
-        """Send the message *make(call)* with *bulk* (*size* bytes) and wait for its answer.
+    async def call(self, make: Callable[[int], Any], bulk: Bulk = b"", size: int = 0) -> tuple[Answer, Buffer, Life]:
+        """Send the message *make(call)* with *bulk* (*size* bytes) and wait for its answer: that, its bulk data, and
+        the life of the target that gave it.
 
         Raises :class:`Unanswered`.
         """
@@ -95,7 +97,7 @@ class TargetLink:
             return trio.lowlevel.Abort.SUCCEEDED
 
         try:
-            answer: tuple[Answer, Buffer] = await trio.lowlevel.wait_task_rescheduled(abort)
+            answer: tuple[Answer, Buffer, Life] = await trio.lowlevel.wait_task_rescheduled(abort)
             return answer
         finally:
             if size:
@@ -169,13 +171,16 @@ class TargetLink:
             nursery.cancel_scope.cancel()
 
     async def _receive(self, conn: Connection) -> None:
+        assert isinstance(conn.hello, Welcome), "it was dialled"
+        # Handed on with each answer: by the time its caller runs, another connection may have been made.
+        life = conn.hello.uuid, conn.hello.incarnation
         while True:
             message, bulk = await conn.receive()
             self._heard_at = trio.current_time()
             if type(message) is Answer:
                 pending = self._pending.pop(message.call, None)
                 if pending is not None and pending.task is not None:
-                    trio.lowlevel.reschedule(pending.task, outcome.Value((message, bulk)))
+                    trio.lowlevel.reschedule(pending.task, outcome.Value((message, bulk, life)))
                 self._asked_at = self._heard_at if self._pending else None
             elif type(message) is Ping:
                 conn.send(Pong(message.number, True))
@@ -245,21 +250,34 @@ class Targets:
         self._stat = (0, 0)
 
     async def call(
-        self, chain: int, make: Callable[[int, int], Any], bulk: Bulk = b"", size: int = 0, *, read: bool = False
+        self,
+        chain: int,
+        make: Callable[[int, int], Any],
+        bulk: Bulk = b"",
+        size: int = 0,
+        *,
+        read: bool = False,
+        answered: Callable[[Ack], None] | None = None,
     ) -> Buffer:
         """The message *make(call, chain version)* to the chain's head, or (*read*) to any target that may answer it;
-        what comes back as bulk data.
+        what comes back as bulk data. *answered* is told who has carried it out, before this returns.
 
         Raises :class:`FileSystemError`. Soft mode: ETIMEDOUT, the call may have been carried out.
         """
         if self._soft_after is None:
-            return await self._call(chain, make, bulk, size, read)
+            return await self._call(chain, make, bulk, size, read, answered)
         with trio.move_on_after(self._soft_after):
-            return await self._call(chain, make, bulk, size, read)
+            return await self._call(chain, make, bulk, size, read, answered)
         raise FileSystemError(errno.ETIMEDOUT, f"chain {chain}")
 
     async def _call(
-        self, chain: int, make: Callable[[int, int], Any], bulk: Bulk, size: int, read: bool
+        self,
+        chain: int,
+        make: Callable[[int, int], Any],
+        bulk: Bulk,
+        size: int,
+        read: bool,
+        answered: Callable[[Ack], None] | None,
     ) -> Buffer:
         pause = limits.OVERLOADED_FIRST_S
         bad: set[int] = set()
@@ -267,8 +285,9 @@ class Targets:
         told = False
         while True:
             version, link = await self._link_of(chain, read, bad)
+            _, members = self._chains[chain]  # of that version; the call may outlast it
             try:
-                answer, data = await link.call(lambda call: make(call, version), bulk, size)  # noqa: B023 - at once
+                answer, data, life = await link.call(lambda call: make(call, version), bulk, size)  # noqa: B023 - at once
             except Unanswered as exc:
                 log.debug("chain %d: %s", chain, exc)
                 status = int(Status.NOT_SERVING)
@@ -277,6 +296,8 @@ class Targets:
             if status == OK:
                 if told:
                     log.warning("chain %d goes on after %.1f s", chain, trio.current_time() - since)
+                if answered is not None:
+                    answered(Ack(chain, version, link.target, holders(members) == (link.target,), life))
                 return data
             if status == Status.CORRUPT and read:
                 bad.add(link.target)  # it could not mend it: another copy may be good
@@ -364,7 +385,7 @@ class Targets:
 
         async def ask(link: TargetLink) -> None:
             try:
-                answer, _ = await link.call(stat)
+                answer, _, _ = await link.call(stat)
             except Unanswered as exc:
                 log.debug("space: %s", exc)
                 return

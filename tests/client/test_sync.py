@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +12,13 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
-from client.api import FileSystem
+from client.api import File, FileSystem
 from client.capabilities import Access
+from ossd import identity
 from ossd.disk import Disk
+from tests.client.one_replica import Cluster
 from tests.client.test_service import opened
 from wire.messages import ObjectSync, ObjectWrite
 
@@ -24,6 +28,7 @@ class Watched:
     """What goes to the targets; calls of a held kind wait for their event, others are let through."""
 
     fs: FileSystem
+    cluster: Cluster
     synced: list[int] = field(default_factory=list)
     """Columns of the answered ObjectSyncs."""
     hold: dict[type, trio.Event] = field(default_factory=dict)
@@ -36,7 +41,10 @@ class Watched:
 
 
 @pytest.fixture
-async def mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Watched]:
+async def mount(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Watched]:
+    """Parameter: up to how many bytes files are kept in the metadata."""
     real = Access.call
 
     async def call(self: Access, held: Any, right: int, chain: int, make: Any, *args: Any, **more: Any) -> Any:
@@ -50,8 +58,8 @@ async def mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
             watched.synced.append(message.key.column)
         return done
 
-    async with opened(tmp_path, inline=0) as (_, fs):
-        watched = Watched(fs)
+    async with opened(tmp_path, inline=getattr(request, "param", 0)) as (cluster, fs):
+        watched = Watched(fs, cluster)
         monkeypatch.setattr(Access, "call", call)
         yield watched
 
@@ -138,3 +146,117 @@ async def test_what_the_disk_has_lost_is_told_once(mount: Watched, monkeypatch: 
     await one.write(b"again", 0)
     await one.fsync()
     await one.close()
+
+
+@pytest.mark.parametrize("when", ["anew before fsync", "anew for fsync", "anew during fsync"])
+@pytest.mark.parametrize("power_cut", [True, False])
+async def test_a_power_cut_at_the_only_copy_is_told_and_a_killed_target_is_not(
+    mount: Watched, when: str, power_cut: bool
+) -> None:
+    """Of the file's two columns one is at the target that goes down. The connection to it is made anew."""
+    one = await mount.fs.create("/f")
+    await one.write(b"x" * 200_000, 0)
+    await one.flush()
+    two = await mount.fs.open("/f", os.O_RDWR)
+    results: list[int] = []
+
+    async def sync(handle: File) -> None:
+        try:
+            await handle.fsync()
+        except OSError as exc:
+            results.append(exc.errno or 0)
+        else:
+            results.append(0)
+
+    number = await mount.cluster.crash_target(power_cut=power_cut)
+    async with trio.open_nursery() as nursery:
+        if when == "anew during fsync":
+            nursery.start_soon(sync, one)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert results == []
+        await mount.cluster.start_target(number)
+        if when == "anew before fsync":
+            await one.read(200_000, 0)
+        if when != "anew during fsync":
+            await sync(one)
+    expected = errno.EIO if power_cut else 0
+    await sync(one)
+    await sync(two)
+    await sync(two)
+    assert results == [expected, 0, expected, 0], "once per open file"
+    async with await mount.fs.open("/f", os.O_RDWR) as later:
+        await later.fsync()
+        await one.write(b"again", 0)
+        await one.fsync()
+    await one.close()
+    await two.close()
+
+
+async def test_close_tells_what_the_answer_to_a_later_write_shows_to_be_lost(mount: Watched) -> None:
+    one = await mount.fs.create("/f")
+    await one.write(b"x" * 200_000, 0)
+    await one.flush()
+    await mount.cluster.start_target(await mount.cluster.crash_target(power_cut=True))
+    await one.write(b"y" * 200_000, 0)
+    with pytest.raises(OSError, match="Input/output error"):
+        await one.flush()
+    await one.fsync()
+    await one.close()
+
+
+async def test_a_power_cut_takes_nothing_that_was_synced_or_stopped_in_peace(mount: Watched) -> None:
+    one = await mount.fs.create("/f")
+    await one.write(b"x" * 200_000, 0)
+    await one.fsync()
+    await mount.cluster.start_target(await mount.cluster.crash_target(power_cut=True))
+    await one.write(b"y" * 200_000, 0)
+    await one.flush()
+    await mount.cluster.stop_target()
+    await mount.cluster.start_target(2)
+    await one.fsync()
+    await one.close()
+
+
+async def test_an_fsync_that_was_given_up_leaves_the_loss_to_the_next(mount: Watched) -> None:
+    one = await mount.fs.create("/f")
+    await one.write(b"x" * 200_000, 0)
+    await one.flush()
+    number = await mount.cluster.crash_target(power_cut=True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(one.fsync)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        nursery.cancel_scope.cancel()
+    await mount.cluster.start_target(number)
+    with pytest.raises(OSError, match="Input/output error"):
+        await one.fsync()
+    await one.close()
+
+
+@pytest.mark.parametrize("mount", [4096], indirect=True)
+async def test_a_small_file_that_grows_out_is_written_again_after_a_power_cut(mount: Watched) -> None:
+    """Its bytes are in the metadata for as long as they are not known to be on disk."""
+    small = random.Random(4).randbytes(4000)
+    files = []
+    for k in range(4):  # the first column of some is at the target that goes down
+        async with await mount.fs.create(f"/f{k}") as file:
+            await file.write(small, 0)
+        files.append(await mount.fs.open(f"/f{k}", os.O_RDWR))
+    gate = mount.hold[ObjectSync] = trio.Event()
+    async with trio.open_nursery() as nursery:
+        for file in files:
+            nursery.start_soon(file.write, b"end", 4096)
+        with trio.fail_after(20):
+            while mount.waiting < len(files):
+                await trio.testing.wait_all_tasks_blocked(0.001)
+        number = await mount.cluster.crash_target(power_cut=True)
+        data = mount.cluster.config.targets[number - 1].data
+        lost = [path for tree in (identity.OBJECTS_NAME, identity.LEDGERS_NAME) for path in (data / tree).glob("*/*")]
+        assert lost
+        for path in lost:
+            path.unlink()
+        await mount.cluster.start_target(number)
+        gate.set()
+    for file in files:
+        await file.fsync()
+        assert bytes(await file.read(5000, 0)) == small + bytes(96) + b"end"
+        await file.close()
