@@ -29,7 +29,7 @@ SEED ?=
 SOAK_HOURS ?= 8
 FAULT_LOGS ?= fault-logs
 FAULTS_DATA ?= 100
-TEST_TIMEOUT_S ?= 900
+TEST_TIMEOUT_S ?= 1200
 
 .DELETE_ON_ERROR:
 .PHONY: help demo test check sim model faults faults-data bench soak system clean distclean
