@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,6 +38,21 @@ def lockstep(*args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         python_module("admin", *args), capture_output=True, text=True, env=child_environment(), timeout=60, check=False
     )
+
+
+@contextmanager
+def added(local: LocalCluster) -> Iterator[LocalCluster]:
+    """The cluster with an empty target 4, which is up, and a part of it."""
+    new = TargetConfig(4, local.free_address(), local.directory / "data" / "ossd-4")
+    write_config(replace(local.config, targets=(*local.config.targets, new)))
+    grown = LocalCluster.open(local.directory)
+    grown.start("ossd-4")
+    try:
+        grown.wait(lambda status: all(t.said is not None for t in status.targets), "the new target is not up", 30.0)
+        assert lockstep("target", "add", str(local.directory), "4").returncode == 0
+        yield grown
+    finally:
+        grown.kill("ossd-4")
 
 
 def test_targets_die_under_loads_that_check_every_byte() -> None:
@@ -88,13 +104,7 @@ def test_a_target_is_added_and_takes_its_part(cluster: Live) -> None:
     files = {f"f{k}": rng.randbytes(rng.randrange(100_000, 400_000)) for k in range(12)}
     for name, content in files.items():
         (where / name).write_bytes(content)
-    new = TargetConfig(4, local.free_address(), local.directory / "data" / "ossd-4")
-    write_config(replace(local.config, targets=(*local.config.targets, new)))
-    grown = LocalCluster.open(local.directory)
-    grown.start("ossd-4")
-    try:
-        grown.wait(lambda status: all(t.said is not None for t in status.targets), "the new target is not up", 30.0)
-        assert lockstep("target", "add", spec, "4").returncode == 0
+    with added(local) as grown:
 
         def pairs() -> dict[int, int]:
             """In how many chains of two copies each target serves; 0 where anything is moved yet."""
@@ -127,8 +137,6 @@ def test_a_target_is_added_and_takes_its_part(cluster: Live) -> None:
         for command in (("scrub", "--verify", spec), ("fsck", spec)):
             done = lockstep(*command)
             assert done.returncode == 0, done.stdout + done.stderr
-    finally:
-        grown.kill("ossd-4")
 
 
 def test_files_with_one_copy_are_moved_to_a_new_target(cluster: Live) -> None:
@@ -140,13 +148,7 @@ def test_files_with_one_copy_are_moved_to_a_new_target(cluster: Live) -> None:
     files = {f"f{k}": bytearray(rng.randbytes(8 << 20)) for k in range(12)}
     for name, content in files.items():
         (where / name).write_bytes(content)
-    new = TargetConfig(4, local.free_address(), local.directory / "data" / "ossd-4")
-    write_config(replace(local.config, targets=(*local.config.targets, new)))
-    grown = LocalCluster.open(local.directory)
-    grown.start("ossd-4")
-    try:
-        grown.wait(lambda status: all(t.said is not None for t in status.targets), "the new target is not up", 30.0)
-        assert lockstep("target", "add", spec, "4").returncode == 0
+    with added(local) as grown:
         opened = {name: (where / name).open("r+b", buffering=0) for name in files}
 
         def objects() -> list[dict[str, int]]:
@@ -180,8 +182,6 @@ def test_files_with_one_copy_are_moved_to_a_new_target(cluster: Live) -> None:
         for command in (("scrub", "--verify", spec), ("fsck", spec)):
             done = lockstep(*command)
             assert done.returncode == 0, done.stdout + done.stderr
-    finally:
-        grown.kill("ossd-4")
 
 
 def test_scrub_finds_and_mends_a_bad_block(cluster: Live) -> None:
