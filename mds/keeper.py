@@ -239,8 +239,8 @@ class Keeper:
 
     def _gone(self, number: int, members: Members, now: int) -> int | None:
         """Who has been away for long and keeps one that drains from leaving: the one that was to take its place, which
-        is last in the chain, or (1. A copy is offline. 2. Another one is drained, and somebody synced in its place. 3. It
-        still is one of as many as there should be.) an older member."""
+        is last in the chain, or an older member. (1. A copy is offline. 2. Another one is drained, and somebody synced
+        in its place. 3. It is still needed, because without it there are too few copies.)"""
         states = [state for _, state in members]
         if SYNCING in states or DRAINING not in states or len(members) <= copies_of(number):
             return None
