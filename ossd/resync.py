@@ -150,6 +150,7 @@ class Resync:
                 await trio.sleep(limits.RESYNC_AGAIN_S)  # the map says that it is there: the next try may do
                 continue
             progress.done = True
+            self._decided.forget(progress.chain)  # what becomes unreadable later is for another decision
             seconds = trio.current_time() - progress.began
             log.info(
                 "chain %d: target %d is synced: %d objects, %d bytes in %.1f s",

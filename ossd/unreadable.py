@@ -72,6 +72,9 @@ class Decided:
     def add(self, chain: int, key: Key, blocks: Iterable[int]) -> None:
         self.chains.setdefault(chain, {}).setdefault(key, set()).update(blocks)
 
+    def forget(self, chain: int) -> None:
+        self.chains.pop(chain, None)
+
     def keep(self, chains: Collection[int]) -> None:
         """Forget all chains but these."""
         self.chains = {number: keys for number, keys in self.chains.items() if number in chains}

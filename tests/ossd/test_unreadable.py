@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,21 @@ async def test_one_block_stops_nothing_else_and_is_an_error_when_it_is_given_up(
         assert await read(row, 2, 0, 2 * BLOCK) == (OK, data[: 2 * BLOCK])
         assert await read(row, 2, 3 * BLOCK, 3 * BLOCK) == (OK, data[3 * BLOCK :])
         assert [text for text in await row.scrubbed(2) if "block 2 was given up" in text]
+
+
+async def test_what_becomes_unreadable_later_is_for_another_decision(tmp_path: Path) -> None:
+    async with some(tmp_path, 1) as row:
+        await written(row)
+        for _ in range(2):
+            rot(row, 2)
+            shutil.rmtree(tmp_path / "t2", ignore_errors=True)
+            await row.start(2)
+            await row.tell((1, SERVING), (2, SYNCING))
+            await stuck(row)
+            await give_up(row)
+            await row.synced(1, 2)
+            assert await row.write(2 * BLOCK, b"n" * BLOCK) == OK
+            await row.stop(2)
 
 
 async def test_it_is_tried_again_and_may_succeed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
