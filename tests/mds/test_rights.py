@@ -12,7 +12,7 @@ import pytest
 
 from mds.schema import META, REPLIES
 from tests.mds.group import Call, Group, User
-from tests.mds.harness import ALICE, BOB, TOP, contents
+from tests.mds.harness import ALICE, BOB, ROOT, TOP, contents
 from wire import messages as msg
 from wire import ops
 from wire.capability import LIFETIME_US, READ, TRUNCATE, WRITE, parse_untrusted, sign
@@ -142,6 +142,10 @@ def test_a_descriptor_open_for_writing_does_what_it_may_also_elsewhere(group: Gr
     grown = asked(group, owner, GrownOut(ino, number), token)
     assert grown.ok and not grown.granted
     assert asked(group, owner, ops.Commit(ino, 10**6, 1), token).ok, "it is the same file, in other objects"
+    opened = group.complete(owner.query(ops.Open(ROOT, ino, O_WRONLY))).granted
+    known = parse_untrusted(opened)
+    assert known is not None and (known.ino, known.file) == (number, ino)
+    assert asked(group, owner, ops.Commit(ino, 10**6, 1), opened).ok
     assert asked(group, owner, truncation(ALICE, ino, 5), token).body[6] == 5
     assert asked(group, owner, ops.Settle(ino, 1), token).ok
     group.restart(1)
