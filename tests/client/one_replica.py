@@ -255,7 +255,8 @@ class Cluster:
                 conn.send(Beat(1, 0, 0, b""))
                 said, _ = await conn.receive()
                 assert isinstance(said, BeatSaid)
-                self.replica.apply(targetops.TargetUp(number, said.run))
+                assert isinstance(conn.hello, msg.Welcome)
+                self.replica.apply(targetops.TargetUp(number, said.run, conn.hello.incarnation))
                 while True:
                     found = machine.storage_map()
                     body = pack(found) if said.version < found[0] else b""
@@ -284,10 +285,11 @@ async def one_replica(
     stripe_size: int = 1 << 20,
     stripe_count: int = 4,
     inline: int = 4096,
+    copies: int = 1,
     port: int = 0,
 ) -> AsyncIterator[Cluster]:
     """The service with its data below *base*, on free ports (kept in *base* for the next start)."""
-    storage = StorageConfig(stripe_size, stripe_count, 1, inline)
+    storage = StorageConfig(stripe_size, stripe_count, copies, inline)
     replica = OneReplica(base / "mds", storage)
     listener = Listener(f"127.0.0.1:{port or _kept_port(base, 'mds')}")
     _keep_port(base, "mds", listener.port)
