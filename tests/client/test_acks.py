@@ -36,6 +36,8 @@ def test_answers_in_another_order_than_they_were_given() -> None:
 
 def test_a_sync_that_was_given_up() -> None:
     early, late = Unsynced(3), Unsynced(5)
+    early.join(late)
+    assert early.since == 3
     late.join(early)
     assert late.since == 3
     late.join(Unsynced())
