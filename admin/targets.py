@@ -14,7 +14,7 @@ from daemon.config import Config
 from ossd.identity import FANOUT
 from wire import ops, targetops
 from wire.capability import KEY_BYTES, KEYS_MAX
-from wire.chains import HOLDS, OFFLINE, Members, StorageMap, copies_of, holders, map_untrusted
+from wire.chains import HOLDS, OFFLINE, Members, StorageMap, answer_untrusted, copies_of, holders
 from wire.codec import encode
 from wire.errors import FileSystemError
 from wire.messages import QueryCall
@@ -32,7 +32,7 @@ async def storage_map(config: Config, timeout_s: float = 10.0) -> StorageMap:
             for replica in config.replicas:
                 try:
                     reply = await call(config, replica.address, QueryCall(1, encode(ops.StorageMap())))
-                    return map_untrusted(reply.body)
+                    return answer_untrusted(reply.body)[0]
                 except (AskError, FileSystemError, ValueError) as exc:
                     last = str(exc)
             await trio.sleep(0.1)

@@ -1,54 +1,48 @@
-"""Pure. Who has acknowledged what is not synced yet, and what tells that a power cut has taken it.
+"""Pure. What is acknowledged and not synced, and what tells that it may be gone.
 
-A write is acknowledged when it is in the page caches of all members of its chain that serve.  Where that is one target,
-and its machine goes down before the write is synced, the bytes are gone, and a later sync would find nothing to do and
-succeed.  Such a target comes back with another incarnation (:class:`wire.messages.Welcome`), by which it is known.
+A write is acknowledged when it is in the page caches of all members of its chain that serve. If the machines of all of
+them go down before it is synced, its bytes are gone, and a later sync would find nothing to do and succeed. The ordered
+state knows when that has happened (mds.namespace.chains.loses) and keeps the chain's version of that moment; every
+answer of a target is given under one version of its chain. So two numbers tell, whoever has come into the chain or left
+it in between, and however often.
 """
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
-
-from wire.chains import copies_of
-
-Life = tuple[bytes, int]
-"""(uuid of the disk, incarnation): the same for as long as nothing acknowledged can have been lost there."""
-
-_MOVES: Final = 4
-"""Changes of a chain, at least, by which its only copy can have been replaced and be the only one again: another is
-synced, the first comes back from a power cut, is synced from that one, the other one goes."""
+from dataclasses import dataclass
+from typing import NamedTuple
 
 
 class Ack(NamedTuple):
     """An answer that a change, or a sync, has been carried out."""
 
-    chain: int
     version: int
-    """The chain's."""
-    target: int
-    """Who answered: the head."""
-    alone: bool
-    """No other member had everything then."""
-    life: Life
+    """Of the chain, under which all members have carried it out."""
+    lost: int
+    """The chain's in wire.chains.Losses as of that version; 0: nothing was ever lost."""
 
 
-def lost(before: Ack, now: Ack) -> bool:
-    """Whether what *before* acknowledged, and no sync covers, may be gone as the answer *now* of the same chain shows.
+@dataclass(slots=True)
+class Unsynced:
+    """What one column of a file was given since its last sync: a number, however much that is."""
 
-    Never where another copy had it: chains of more copies may have changed meanwhile so that a target that has lost it
-    was given it again.  A file with one copy can have that only by being moved away and back again.
-    """
-    return (
-        before.alone
-        and now.alone
-        and before.target == now.target
-        and before.life != now.life
-        and (copies_of(now.chain) == 1 or now.version - before.version < _MOVES)
-    )
+    since: int = 0
+    """The earliest version of its chain under which any of it was acknowledged; 0: nothing was, as far as we know."""
 
+    def add(self, ack: Ack) -> None:
+        """A write was acknowledged."""
+        self.since = min(self.since or ack.version, ack.version)
 
-def take_lost(acks: set[Ack], now: Ack) -> bool:
-    """Whether any of *acks* is :func:`lost`; these are taken out, so that it is told once."""
-    gone = {ack for ack in acks if lost(ack, now)}
-    acks -= gone
-    return bool(gone)
+    def join(self, other: Unsynced) -> None:
+        """*other* is not synced, either."""
+        if other.since:
+            self.since = min(self.since or other.since, other.since)
+
+    def take_lost(self, now: Ack) -> bool:
+        """Whether some of it may be gone, as the answer *now* shows. Told once: it is forgotten."""
+        if not 0 < self.since < now.lost:
+            return False
+        # A sync covers all of it. After a write its answer is added: what was acknowledged between this loss and the
+        # next one may count as of then, the next one has a later version.
+        self.since = 0
+        return True

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from client import limits
-from client.acks import Ack, take_lost
+from client.acks import Ack, Unsynced
 from client.attributes import Attr, attr_untrusted
 from client.capabilities import Held
 from client.gather import Buffer, Run, deal, gather_unit
@@ -82,9 +82,9 @@ class FileData:
         self._uncommitted_since = 0.0
         self._attr_moves = 0
         """Counts commits and truncations that were answered: attributes asked for before are older than those."""
-        self._unsynced: dict[int, set[Ack]] = {column: set() for column in _columns(attr)}
-        """Columns written to since their last ObjectSync, and who acknowledged that as the only copy. Of a file just
-        opened: all. It may have been written and closed before, and whoever syncs it now means that, too."""
+        self._unsynced = {column: Unsynced() for column in _columns(attr)}
+        """Columns written to since their last ObjectSync. Of a file just opened: all. It may have been written and
+        closed before, and whoever syncs it now means that, too."""
         self._syncing = trio.Lock()
         """Held while columns are synced: who comes meanwhile waits, because those of its bytes may be among them."""
         self._changing = trio.Lock()
@@ -296,18 +296,17 @@ class FileData:
         finally:
             # 1. Bytes are on their way. 2. Another process syncs what it has written before. 3. They arrive after
             # that. Noted when they set out, their column would count as synced.
-            self._unsynced.setdefault(extent.column, set())
+            self._unsynced.setdefault(extent.column, Unsynced())
 
     def _taken(self, column: int, ack: Ack) -> None:
         """*ack*: a write of ours is in *column*. Close, too, tells what that shows to be lost."""
-        acks = self._unsynced.setdefault(column, set())
-        self._look_for_loss(column, acks, ack)
-        if ack.alone:
-            acks.add(ack)
+        unsynced = self._unsynced.setdefault(column, Unsynced())
+        self._look_for_loss(column, unsynced, ack)
+        unsynced.add(ack)
 
-    def _look_for_loss(self, column: int, acks: set[Ack], now: Ack) -> None:
-        if take_lost(acks, now):
-            what = f"what column {column} was given since its last sync is lost: target {now.target} has gone down"
+    def _look_for_loss(self, column: int, unsynced: Unsynced, now: Ack) -> None:
+        if unsynced.take_lost(now):
+            what = f"what column {column} was given since its last sync may be lost: all its copies have been down"
             self._failed(errno.EIO, what)
 
     async def settle(self) -> None:
@@ -438,7 +437,7 @@ class FileData:
                     nursery.start_soon(sync, column)
         finally:
             for column in columns.keys() - done:  # whoever waited was cancelled; the next one does it
-                self._unsynced.setdefault(column, set()).update(columns[column])
+                self._unsynced.setdefault(column, Unsynced()).join(columns[column])
 
     # -- reading
 

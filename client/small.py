@@ -18,7 +18,7 @@ from functools import partial
 import trio
 
 from client import limits
-from client.acks import Ack, take_lost
+from client.acks import Ack, Unsynced
 from client.attributes import Attr, attr_untrusted
 from client.capabilities import Held
 from client.gather import Buffer
@@ -285,7 +285,7 @@ class SmallFile(FileData):
         assert attr.layout is not None, "GrowOut gives no number to a file without a layout"
         data = memoryview(contents[1])
         stripe_size, chains = attr.layout
-        columns: dict[int, set[Ack]] = {}
+        columns: dict[int, Unsynced] = {}
         for extent in split(0, len(data), stripe_size, len(chains), limits.EXTENT_MAX):
             key, chain, at = ObjectKey(number, extent.column), chains[extent.column], extent.object_offset
             write = partial(ObjectWrite, key=key, chain=chain, truncations=(), offset=at)
@@ -296,13 +296,13 @@ class SmallFile(FileData):
                 lambda call, ver, token, write=write: write(call=call, chain_version=ver, capability=token),  # type: ignore[misc]
                 (data[extent.offset : extent.offset + extent.length],),
                 extent.length,
-                answered=columns.setdefault(extent.column, set()).add,
+                answered=columns.setdefault(extent.column, Unsynced()).add,
             )
         lost = False
 
         def synced(column: int, ack: Ack) -> None:
             nonlocal lost
-            lost = take_lost(columns[column], ack) or lost
+            lost = columns[column].take_lost(ack) or lost
 
         for column in sorted(columns):
             key, chain = ObjectKey(number, column), chains[column]

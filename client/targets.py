@@ -18,12 +18,12 @@ import outcome
 import trio
 
 from client import limits
-from client.acks import Ack, Life
-from wire.chains import OFFLINE, Members, holders, map_untrusted, path, readers
+from client.acks import Ack
+from wire.chains import OFFLINE, Members, answer_untrusted, path, readers
 from wire.codec import encode
 from wire.errors import OK, FileSystemError, Status, WireError, describe
 from wire.ids import PROTOCOL_VERSION
-from wire.messages import Answer, Hello, Ping, Pong, Role, Welcome
+from wire.messages import Answer, Hello, Ping, Pong, Role
 from wire.peer import Connection, ConnectionLost, dial
 
 log = logging.getLogger(__name__)
@@ -67,9 +67,8 @@ class TargetLink:
         self._asked_at: float | None = None
         nursery.start_soon(self._run)
 
-    async def call(self, make: Callable[[int], Any], bulk: Bulk = b"", size: int = 0) -> tuple[Answer, Buffer, Life]:
-        """Send the message *make(call)* with *bulk* (*size* bytes) and wait for its answer: that, its bulk data, and
-        the life of the target that gave it.
+    async def call(self, make: Callable[[int], Any], bulk: Bulk = b"", size: int = 0) -> tuple[Answer, Buffer]:
+        """Send the message *make(call)* with *bulk* (*size* bytes) and wait for its answer: that, and its bulk data.
 
         Raises :class:`Unanswered`.
         """
@@ -97,7 +96,7 @@ class TargetLink:
             return trio.lowlevel.Abort.SUCCEEDED
 
         try:
-            answer: tuple[Answer, Buffer, Life] = await trio.lowlevel.wait_task_rescheduled(abort)
+            answer: tuple[Answer, Buffer] = await trio.lowlevel.wait_task_rescheduled(abort)
             return answer
         finally:
             if size:
@@ -171,16 +170,13 @@ class TargetLink:
             nursery.cancel_scope.cancel()
 
     async def _receive(self, conn: Connection) -> None:
-        assert isinstance(conn.hello, Welcome), "it was dialled"
-        # Handed on with each answer: by the time its caller runs, another connection may have been made.
-        life = conn.hello.uuid, conn.hello.incarnation
         while True:
             message, bulk = await conn.receive()
             self._heard_at = trio.current_time()
             if type(message) is Answer:
                 pending = self._pending.pop(message.call, None)
                 if pending is not None and pending.task is not None:
-                    trio.lowlevel.reschedule(pending.task, outcome.Value((message, bulk, life)))
+                    trio.lowlevel.reschedule(pending.task, outcome.Value((message, bulk)))
                 self._asked_at = self._heard_at if self._pending else None
             elif type(message) is Ping:
                 conn.send(Pong(message.number, True))
@@ -242,6 +238,7 @@ class Targets:
         self._soft_after = soft_after
         self._links: dict[int, TargetLink] = {}
         self._chains: dict[int, tuple[int, Members]] = {}
+        self._losses: dict[int, int] = {}
         self._turn = 0
         self._version = -1
         self._asking: trio.Event | None = None
@@ -260,7 +257,7 @@ class Targets:
         answered: Callable[[Ack], None] | None = None,
     ) -> Buffer:
         """The message *make(call, chain version)* to the chain's head, or (*read*) to any target that may answer it;
-        what comes back as bulk data. *answered* is told who has carried it out, before this returns.
+        what comes back as bulk data. *answered* is told under what it was carried out, before this returns.
 
         Raises :class:`FileSystemError`. Soft mode: ETIMEDOUT, the call may have been carried out.
         """
@@ -285,9 +282,9 @@ class Targets:
         told = False
         while True:
             version, link = await self._link_of(chain, read, bad)
-            _, members = self._chains[chain]  # of that version; the call may outlast it
+            lost = self._losses.get(chain, 0)  # as of that version; the call may outlast it
             try:
-                answer, data, life = await link.call(lambda call: make(call, version), bulk, size)  # noqa: B023 - at once
+                answer, data = await link.call(lambda call: make(call, version), bulk, size)  # noqa: B023 - at once
             except Unanswered as exc:
                 log.debug("chain %d: %s", chain, exc)
                 status = int(Status.NOT_SERVING)
@@ -297,7 +294,7 @@ class Targets:
                 if told:
                     log.warning("chain %d goes on after %.1f s", chain, trio.current_time() - since)
                 if answered is not None:
-                    answered(Ack(chain, version, link.target, holders(members) == (link.target,), life))
+                    answered(Ack(version, lost))
                 return data
             if status == Status.CORRUPT and read:
                 bad.add(link.target)  # it could not mend it: another copy may be good
@@ -340,7 +337,7 @@ class Targets:
                 return  # else whoever asked was cancelled: it is our turn
         self._asking = done = trio.Event()
         try:
-            version, targets, chains = map_untrusted(await self._source())
+            (version, targets, chains), losses = answer_untrusted(await self._source())
             self._fetched += 1
         except ValueError as exc:
             raise FileSystemError(errno.EPROTO, str(exc)) from exc
@@ -362,6 +359,7 @@ class Targets:
             if link is not None:
                 link.offline = state == OFFLINE
         self._chains = {chain: (its_version, members) for chain, its_version, members in chains}
+        self._losses = dict(losses)
 
     async def watch(self) -> None:
         """Look at the map when a target says nothing: calls to one that is marked offline are made elsewhere."""
@@ -385,7 +383,7 @@ class Targets:
 
         async def ask(link: TargetLink) -> None:
             try:
-                answer, _, _ = await link.call(stat)
+                answer, _ = await link.call(stat)
             except Unanswered as exc:
                 log.debug("space: %s", exc)
                 return

@@ -43,6 +43,7 @@ class _Seen:
 
     run: int = 0
     """0: it has not answered on the present connection."""
+    incarnation: int = 0
     connected: bool = False
     heard_us: int = 0
     lost_us: int = 0
@@ -84,8 +85,9 @@ class Keeper:
 
     # -- what happens
 
-    def connected(self, target: int, now: int) -> None:
+    def connected(self, target: int, incarnation: int, now: int) -> None:
         seen = self._of(target)
+        seen.incarnation = incarnation
         seen.connected, seen.run, seen.clock_us, seen.version, seen.heard_us = True, 0, 0, 0, now
         seen.synced, seen.keys, seen.failed = (), b"", False
 
@@ -169,8 +171,8 @@ class Keeper:
             seen = self._of(target)
             seen.offline_us = (seen.offline_us or now) if state == OFFLINE else 0
             if self.alive(target, now):
-                if state == OFFLINE or run != self._of(target).run:
-                    yield targetops.TargetUp(target, self._of(target).run)
+                if state == OFFLINE or run != seen.run:
+                    yield targetops.TargetUp(target, seen.run, seen.incarnation)
             # Offline and failed, it still holds what nobody else had then. Now somebody has, it refuses all changes.
             elif not _left_out(found, target) and self.dead(target, now):
                 yield targetops.TargetDown(target, run)

@@ -22,7 +22,8 @@ SESSIONS        session u64                  ``(key, client, slots, replica, att
 SESSION_KEYS    key (16 bytes)               session u64. Derived from SESSIONS: one for one
 REPLIES         session u64, slot u16        ``(number, status, opened, body)`` of the slot's last request
 TARGETS         target u16                   :class:`mds.namespace.layout.Target`, its fields in order
-CHAINS          chain u32                    ``(version, ((target, state), ...))``, see :mod:`wire.chains`
+CHAINS          chain u32                    ``(version, ((target, state), ...), lost)``, see :mod:`wire.chains`;
+                                             lost: its version in Losses there, 0: none
 QUOTAS          quota root ino u64           :class:`mds.namespace.quota.Quota`, its fields in order
 QUOTA_WORK      directory ino u64            cookie u64 (raw): entries up to it are counted where the directory is
 ROSTER          voter u8                     ``(kind, address, by, time_ns)``; see :mod:`mds.namespace.roster`
@@ -61,7 +62,7 @@ from typing import Final
 
 from wire.codec import unpack_untrusted
 
-SCHEMA_VERSION: Final = 6
+SCHEMA_VERSION: Final = 7
 
 
 class Table:

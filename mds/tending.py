@@ -20,7 +20,7 @@ from wire.chains import StorageMap
 from wire.codec import pack
 from wire.errors import OK, WireError, describe
 from wire.ids import PROTOCOL_VERSION
-from wire.messages import Hello, Role
+from wire.messages import Hello, Role, Welcome
 from wire.peer import Connection, ConnectionLost, dial
 from wire.storage import Beat, BeatSaid
 from wire.targetops import KeyRotate, TargetSpace
@@ -139,7 +139,8 @@ class Tending:
                 await trio.sleep(1.0)  # until somebody has done something about it
                 continue
             self._wrong.pop(target, None)
-            keeper.connected(target, self._now())
+            assert isinstance(conn.hello, Welcome), "it was dialled"
+            keeper.connected(target, conn.hello.incarnation, self._now())
             await self._serve(keeper, target, conn)
             keeper.lost(target, self._now())
 

@@ -10,9 +10,10 @@ A target's data directory::
 
 *Incarnation*: an ObjectWrite is answered when the data is in the page cache.  A crash of the daemon loses none of
 it, a crash of the machine does, and then a client's later ObjectSync would "succeed" although its data is gone.
-So the incarnation, told to every client in ``Welcome.incarnation``, moves on at each start that may come after
-such a loss; a client that has unsynced writes from another incarnation of the only copy knows that it must report
-them lost (client.acks; NFS calls this the write verifier).  It stays the same after a clean stop, which has synced
+So the incarnation, told to the keeper in ``Welcome.incarnation``, moves on at each start that may come after
+such a loss; it is entered in the ordered state, from which clients with unsynced writes know when they must report them
+lost (mds.namespace.chains.loses, client.acks; NFS calls this the write verifier).
+It stays the same after a clean stop, which has synced
 everything, and after an unclean one under the same running kernel (same boot id), whose page cache still holds
 everything; but not when the disk has failed meanwhile (:mod:`ossd.losses`).
 """

@@ -38,6 +38,9 @@ StorageMap = tuple[int, tuple[tuple[int, str, str, int], ...], tuple[tuple[int, 
 """(version, ((target, address, state, run), ...), ((chain, version, members), ...)), each ascending by number."""
 
 EMPTY: Final[StorageMap] = (0, (), ())
+Losses = tuple[tuple[int, int], ...]
+"""((chain, version), ...), ascending by number: what was acknowledged under an earlier version of the chain, and was
+synced under none before this one, may be gone. Chains of which that is true of nothing are left out."""
 
 
 def chain_of(copies: int, first: int, part: int = 0) -> int:
@@ -69,6 +72,18 @@ def state_in(members: Members, target: int) -> str | None:
         if number == target:
             return state
     return None
+
+
+def answer_untrusted(value: Any) -> tuple[StorageMap, Losses]:
+    """*value* as what wire.ops.StorageMap is answered. Raises :class:`ValueError` when it is not."""
+    try:
+        found, losses = value
+        good = all(type(chain) is int and type(version) is int for chain, version in losses)
+    except (TypeError, ValueError) as exc:
+        raise ValueError(f"not a storage map with losses: {exc}") from exc
+    if not good:
+        raise ValueError("losses that are not (chain, version)")
+    return map_untrusted(found), losses
 
 
 def map_untrusted(value: Any) -> StorageMap:

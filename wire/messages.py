@@ -64,8 +64,8 @@ class Hello:
 class Welcome:
     """Answer of whoever listens: the connection is accepted. Same fields, the listener's own.
 
-    A storage target's ``incarnation`` moves on when unsynced writes may have been lost (ossd.identity): a client with
-    writes to it that no ObjectSync has covered and were made under another must report them lost, or write again.
+    A storage target's ``incarnation`` moves on when unsynced writes may have been lost (ossd.identity): the keeper
+    tells it to the metadata service, whose state says what chains have lost by that (wire.targetops.TargetUp).
     """
 
     version: int

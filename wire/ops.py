@@ -572,9 +572,9 @@ class StatFs:
 
 @message(89)
 class StorageMap:
-    """Result: ``(version, ((target, address, state, run), ...), ((chain, version, ((target, state), ...)), ...))``.
+    """Result: ``(map, losses)``, wire.chains.StorageMap and Losses.
 
-    A chain's members stand in the order in which writes pass through them. States: wire.chains.
+    A chain's members stand in the order in which writes pass through them.
     """
 
     def invalid(self) -> str | None:

@@ -13,16 +13,20 @@ SHARE_MAX: Final = 16
 
 @message(52)
 class TargetUp:
-    """By the keeper: target *target* answers; ``run`` tells this run of its process from any other.
+    """By the keeper: target *target* answers; ``run`` tells this run of its process from any other, ``incarnation``
+    (wire.messages.Welcome) those between which unsynced writes may have been lost.
 
-    Where others serve a chain it has to be synced first, unless nothing was missed. Result: storage map version.
+    Where others serve a chain it has to be synced first, unless nothing was missed. Where it alone has a chain what it
+    has lost is lost. Result: storage map version.
     """
 
     target: int
     run: int
+    incarnation: int
 
     def invalid(self) -> str | None:
-        return _bad_target(self.target) or (None if 0 < self.run < 2**63 else "run")
+        good = 0 < self.run < 2**63 and 0 <= self.incarnation < 2**63
+        return _bad_target(self.target) or (None if good else "run or incarnation")
 
 
 @message(53)

@@ -47,6 +47,16 @@ def up(members: Members, target: int, restarted: bool) -> Members:
     return members
 
 
+def loses(members: Members, target: int) -> bool:
+    """Whether what *target* loses of what it had acknowledged is lost to the chain, because nobody else has all of it.
+
+    1. A power cut takes all members. 2. Who comes back first is synced from those that had everything, too: they are
+    waited for. 3. The last of them comes back: by then it is the only one left, and what it has not got nobody has.
+    Where any of them has kept its page cache it is not so: who has not is offline, or being synced, before that.
+    """
+    return holders(members) == (target,)
+
+
 def leaving(chain: int, members: Members) -> int | None:
     """Who may leave when there are copies enough without it: the first that is draining, or else is offline.
 

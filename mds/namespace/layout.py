@@ -16,7 +16,7 @@ from mds import schema
 from mds.namespace.inode import Inode, Layout
 from mds.placement import wheel
 from mds.store import Store
-from wire.chains import COPIES_MAX, EMPTY, StorageMap, copies_of
+from wire.chains import COPIES_MAX, EMPTY, Losses, StorageMap, copies_of
 from wire.codec import pack, unpack_untrusted
 from wire.errors import FileSystemError
 from wire.inline import INLINE_MAX
@@ -73,6 +73,7 @@ class Storage:
     def __init__(self, store: Store) -> None:
         self._store = store
         self.map: StorageMap = EMPTY
+        self.losses: Losses = ()
         self.shares: dict[int, int] = {}
         """How full targets are, as it was ordered last (mds.placement)."""
         self._weights: dict[int, int] = {}
@@ -98,15 +99,19 @@ class Storage:
             targets.append((int.from_bytes(key, "big"), one.address, one.state, one.run))
             self.shares[int.from_bytes(key, "big")] = one.share
         chains: list[Any] = []
+        losses: list[tuple[int, int]] = []
         self._chains, self._firsts = {}, {}
         for key, value in store.scan(schema.CHAINS, b"", None):
             number = int.from_bytes(key, "big")
-            version_of, members = unpack_untrusted(value)
+            version_of, members, lost = unpack_untrusted(value)
             chains.append((number, version_of, members))
+            if lost:
+                losses.append((number, lost))
             self._weights[number] = min((self.shares.get(t, SHARE_MAX) for t, _ in members), default=0)
             self._firsts[number] = members[0][0] if members else 0
             self._chains.setdefault(copies_of(number), []).append(number)
         self.map = (version, tuple(targets), tuple(chains))
+        self.losses = tuple(losses)
         self._layouts = {}
 
     def layout(self, ino: int, policy: Policy | None = None) -> Layout | None:
@@ -192,6 +197,8 @@ class Target(NamedTuple):
     draining: bool
     share: int = SHARE_MAX
     """How much of new files it should get: see mds.placement."""
+    incarnation: int = 0
+    """Of that run: see wire.targetops.TargetUp."""
 
     @staticmethod
     def unpack(raw: bytes) -> Target:

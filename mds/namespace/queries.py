@@ -178,7 +178,7 @@ def statfs(scope: Scope, op: ops.StatFs, handles: Handles, read: list[int]) -> A
 
 def storage_map(scope: Scope, op: ops.StorageMap, handles: Handles, read: list[int]) -> Any:
     read.append(STORAGE_MAP)
-    return scope.storage.map
+    return scope.storage.map, scope.storage.losses
 
 
 def renew(scope: Scope, op: Renew, handles: Handles, read: list[int]) -> Any:

@@ -265,7 +265,8 @@ class Cluster:
                 conn.send(Beat(1, 0, 0, b""))
                 said, _ = await conn.receive()
                 assert isinstance(said, BeatSaid)
-                self.replica.apply(targetops.TargetUp(number, said.run))
+                assert isinstance(conn.hello, msg.Welcome)
+                self.replica.apply(targetops.TargetUp(number, said.run, conn.hello.incarnation))
                 while True:
                     found = machine.storage_map()
                     body = pack(found) if said.version < found[0] else b""
@@ -294,6 +295,7 @@ async def one_replica(
     stripe_size: int = 1 << 20,
     stripe_count: int = 4,
     inline: int = 4096,
+    copies: int = 1,
     port: int = 0,
     start_targets: bool = True,
 ) -> AsyncIterator[Cluster]:
@@ -301,7 +303,7 @@ async def one_replica(
 
     Without *start_targets* the targets are in the configuration, and nobody has started them yet.
     """
-    storage = StorageConfig(stripe_size, stripe_count, 1, inline)
+    storage = StorageConfig(stripe_size, stripe_count, copies, inline)
     replica = OneReplica(base / "mds", storage)
     listener = Listener(f"127.0.0.1:{port or _kept_port(base, 'mds')}")
     _keep_port(base, "mds", listener.port)

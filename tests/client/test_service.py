@@ -23,9 +23,9 @@ ROOT = ops.Cred(0, 0, ())
 
 @asynccontextmanager
 async def opened(
-    base: Path, targets: int = 2, soft_after: float | None = None, inline: int = 4096
+    base: Path, targets: int = 2, soft_after: float | None = None, inline: int = 4096, copies: int = 1
 ) -> AsyncIterator[tuple[Cluster, FileSystem]]:
-    async with one_replica(base, targets, stripe_size=1 << 16, inline=inline) as cluster:
+    async with one_replica(base, targets, stripe_size=1 << 16, inline=inline, copies=copies) as cluster:
         options = MountOptions(soft_after=soft_after)
         async with open_file_system(cluster.config, options=options) as fs:
             yield cluster, fs

@@ -192,6 +192,25 @@ async def test_a_power_cut_at_the_only_copy_is_told_and_a_killed_target_is_not(
     await two.close()
 
 
+@pytest.mark.parametrize("cut", [(True, True), (True, False), (False, False)])
+async def test_all_copies_have_been_down(tmp_path: Path, cut: tuple[bool, bool]) -> None:
+    """Two copies, and both targets end: by a power cut, or by kill -9, which loses nothing. The one that lost power is
+    back first, and is given what it lacks by the other."""
+    async with opened(tmp_path, inline=0, copies=2) as (cluster, fs):
+        one = await fs.create("/f")
+        await one.write(b"x" * 200_000, 0)
+        await one.flush()
+        for power_cut in reversed(cut):
+            await cluster.crash_target(power_cut=power_cut)
+        for number in (1, 2):
+            await cluster.start_target(number)
+        if all(cut):
+            with pytest.raises(OSError, match="Input/output error"):
+                await one.fsync()
+        await one.fsync()
+        await one.close()
+
+
 async def test_close_tells_what_the_answer_to_a_later_write_shows_to_be_lost(mount: Watched) -> None:
     one = await mount.fs.create("/f")
     await one.write(b"x" * 200_000, 0)

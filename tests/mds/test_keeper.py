@@ -35,7 +35,7 @@ class Watched:
         self.runs = {1: 11, 2: 12, 3: 13}
         self.there = {target for target, *_ in world.machine.storage_map()[1]}
         for target in self.there:
-            self.keeper.connected(target, self.now)
+            self.keeper.connected(target, 1, self.now)
 
     def step(self, us: int = BEAT_US, silent: tuple[int, ...] = ()) -> list[object]:
         """Time passes, targets answer, and what is to be ordered is."""
@@ -59,7 +59,7 @@ class Watched:
 
 def test_a_killed_target_is_offline_when_its_lease_is_over(world: World) -> None:
     watched = Watched(world)
-    assert watched.step() == [targetops.TargetUp(1, 11), targetops.TargetUp(2, 12)]
+    assert watched.step() == [targetops.TargetUp(1, 11, 1), targetops.TargetUp(2, 12, 1)]
     assert watched.step() == []
     watched.there.remove(2)
     watched.keeper.lost(2, watched.now)
@@ -79,7 +79,7 @@ def test_a_silent_target_is_given_more_time(world: World) -> None:
         pass
     assert watched.members() == {1: OFFLINE, 2: SERVING}
     assert SILENCE_US <= watched.now - began < SILENCE_US + 100_000
-    assert watched.step() == [targetops.TargetUp(1, 11)], "it was only stopped"
+    assert watched.step() == [targetops.TargetUp(1, 11, 1)], "it was only stopped"
     assert watched.members() == {1: SYNCING, 2: SERVING}
 
 
@@ -100,7 +100,7 @@ def test_a_target_whose_disk_has_failed_is_offline_until_it_is_started_again(wor
         assert watched.step() == []
     watched.failed.clear()
     watched.runs[2] = 99
-    assert watched.step() == [targetops.TargetUp(2, 99)]
+    assert watched.step() == [targetops.TargetUp(2, 99, 1)]
     assert watched.members() == {1: SERVING, 2: SYNCING}
 
 
@@ -128,11 +128,11 @@ def test_what_is_ordered_is_ordered_once(world: World) -> None:
     watched = Watched(world)
     found = world.machine.storage_map()
     watched.keeper.said(1, 11, 1, 0, (1, 1), (), (), watched.now)
-    assert watched.keeper.orders(found, watched.now) == [targetops.TargetUp(1, 11)]
+    assert watched.keeper.orders(found, watched.now) == [targetops.TargetUp(1, 11, 1)]
     assert watched.keeper.orders(found, watched.now + 1) == [], "it is on its way"
     again = watched.now + ORDER_AGAIN_US
     watched.keeper.said(1, 11, 1, 0, (1, 1), (), (), again)
-    assert targetops.TargetUp(1, 11) in watched.keeper.orders(found, again), "it was lost"
+    assert targetops.TargetUp(1, 11, 1) in watched.keeper.orders(found, again), "it was lost"
 
 
 def test_synced_is_ordered_when_the_member_before_says_so(world: World) -> None:
@@ -169,9 +169,10 @@ def test_a_new_target_takes_its_share_and_a_drained_one_gives_its_up(world: Worl
     watched.step()
     world.internal(ops.TargetSet(3, "h:3", b"3" * 16))
     watched.there.add(3)
-    watched.keeper.connected(3, watched.now)
+    watched.keeper.connected(3, 1, watched.now)
     orders = watched.step()
-    assert orders == [targetops.TargetUp(3, 13), targetops.ChainMove(chain_of(2, 2), 1, 3, 1)], "it has fewest places"
+    few = targetops.ChainMove(chain_of(2, 2), 1, 3, 1)
+    assert orders == [targetops.TargetUp(3, 13, 1), few], "it has fewest places"
     assert watched.members(chain_of(2, 2)) == {2: SERVING, 1: DRAINING, 3: SYNCING}
     world.internal(targetops.ChainSynced(chain_of(2, 2), 2, 3))
     assert watched.step() == [targetops.ChainLeave(chain_of(2, 2), 3, 1)]
@@ -292,7 +293,7 @@ def test_another_takes_the_place_of_one_that_went_away_in_mid_move(world: World)
     moving(world, watched, single, 2)
     world.internal(ops.TargetSet(3, "h:3", b"3" * 16))
     watched.there.add(3)
-    watched.keeper.connected(3, watched.now)
+    watched.keeper.connected(3, 1, watched.now)
     watched.there.discard(2)
     watched.keeper.lost(2, watched.now)
     while watched.members(single)[2] != OFFLINE:
@@ -316,7 +317,7 @@ def test_copies_that_were_lost_for_good_are_made_anew(world: World) -> None:
     assert watched.members(pair) == {1: SERVING} and watched.step() == [], "there is nobody yet"
     world.internal(ops.TargetSet(3, "h:3", b"3" * 16))
     watched.there.add(3)
-    watched.keeper.connected(3, watched.now)
+    watched.keeper.connected(3, 1, watched.now)
     orders = watched.step()
     assert targetops.ChainMove(pair, 2, 3, 0) in orders
     assert watched.members(pair) == {1: SERVING, 3: SYNCING}
@@ -341,5 +342,5 @@ def test_which_keys_a_target_knows(world: World) -> None:
     keeper.said(1, 11, watched.now, 1, (10, 5), (), (), watched.now, b"print")
     assert keeper.keys_of(1) == b"print"
     keeper.lost(1, watched.now)
-    keeper.connected(1, watched.now)
+    keeper.connected(1, 1, watched.now)
     assert keeper.keys_of(1) == b""

@@ -164,7 +164,7 @@ class Histories:
         session, known = rng.choice(sessions)
         return rng.choice(
             [
-                targetops.TargetUp(target, rng.randrange(1, 4)),
+                targetops.TargetUp(target, rng.randrange(1, 4), rng.randrange(1, 3)),
                 targetops.TargetDown(target, rng.randrange(1, 4)),
                 targetops.ChainSynced(chain, version, inside),
                 targetops.ChainMove(chain, version, target, inside),

@@ -43,14 +43,15 @@ def up(scope: Scope, op: targetops.TargetUp) -> Any:
     state = DRAINING if old.draining else SERVING
     if old.run == op.run and old.state == state:
         return _version(scope)
-    _put(scope, op.target, old._replace(run=op.run, state=state))
+    _put(scope, op.target, old._replace(run=op.run, state=state, incarnation=op.incarnation))
+    forgot = restarted and old.incarnation != op.incarnation
     for number, version, members in _all_chains(scope):
         made = chains.up(members, op.target, restarted)
         # 1. It alone serves, and has given other members some writes before it went down. 2. It is started again and
         # numbers its changes from 1, as in the run before. So the chain's version, which goes before that number,
         # has to move with each run of a member even where nothing else changes.
         if made != members or (restarted and any(t == op.target for t, _ in members)):
-            _put_chain(scope, number, version + 1, made)
+            _put_chain(scope, number, version + 1, made, lost=forgot and chains.loses(members, op.target))
     return _moved(scope)
 
 
@@ -149,7 +150,7 @@ def remove(scope: Scope, op: targetops.TargetRemove) -> Any:
             made = tuple((target, SERVING if state == DRAINING else state) for target, state in made)
         return made
 
-    _change_chains(scope, without)
+    _change_chains(scope, without, gone=op.target)
     scope.store.delete(schema.TARGETS, schema.target_key(op.target))
     _fill_empty(scope)
     return _moved(scope)
@@ -162,9 +163,10 @@ def replace(scope: Scope, op: targetops.TargetReplace) -> Any:
     mine = [chain for chain in _all_chains(scope) if any(t == op.target for t, _ in chain[2])]
     if not op.lost and any(holders(members) == (op.target,) for _, _, members in mine):
         raise FileSystemError(errno.EBUSY)
-    _put(scope, op.target, old._replace(uuid=op.uuid, run=0, state=OFFLINE))
+    _put(scope, op.target, old._replace(uuid=op.uuid, run=0, state=OFFLINE, incarnation=0))
     for number, version, members in mine:
-        _put_chain(scope, number, version + 1, chains.down(members, op.target))
+        lost = chains.loses(members, op.target)
+        _put_chain(scope, number, version + 1, chains.down(members, op.target), lost)
     return _moved(scope)
 
 
@@ -200,26 +202,30 @@ def _chain(scope: Scope, number: int) -> tuple[int, Members]:
     raw = scope.store.get(schema.CHAINS, schema.chain_key(number))
     if raw is None:
         raise FileSystemError(errno.ENOENT)
-    version, members = unpack_untrusted(raw)
+    version, members, _lost = unpack_untrusted(raw)
     return version, members
 
 
 def _all_chains(scope: Scope) -> list[tuple[int, int, Members]]:
     scan = scope.store.scan(schema.CHAINS, b"", None)
-    return [(int.from_bytes(key, "big"), *unpack_untrusted(value)) for key, value in scan]
+    return [(int.from_bytes(key, "big"), *unpack_untrusted(value)[:2]) for key, value in scan]
 
 
-def _put_chain(scope: Scope, number: int, version: int, members: Members) -> None:
-    scope.store.put(schema.CHAINS, schema.chain_key(number), pack((version, members)))
+def _put_chain(scope: Scope, number: int, version: int, members: Members, lost: bool = False) -> None:
+    """*lost*: what was acknowledged under earlier versions, and synced under none of them, may be gone."""
+    key = schema.chain_key(number)
+    before = scope.store.get(schema.CHAINS, key)
+    since = version if lost else unpack_untrusted(before)[2] if before is not None else 0
+    scope.store.put(schema.CHAINS, key, pack((version, members, since)))
 
 
-def _change_chains(scope: Scope, change: Any) -> bool:
-    """Whether any has changed."""
+def _change_chains(scope: Scope, change: Any, gone: int = 0) -> bool:
+    """Whether any has changed. *gone*: the target that takes with it what it alone has."""
     changed = False
     for number, version, members in _all_chains(scope):
         made = change(number, members)
         if made != members:
-            _put_chain(scope, number, version + 1, made)
+            _put_chain(scope, number, version + 1, made, lost=chains.loses(members, gone))
             changed = True
     return changed
 

@@ -20,7 +20,8 @@ def test_new_target_gets_a_chain(world: World) -> None:
     version, targets, chains = world.machine.storage_map()
     assert (version, len(targets)) == (4, 4)
     assert world.internal(ops.TargetSet(7, "host:7", b"7" * 16)) == 5
-    version, targets, chains = world.ask(ops.StorageMap())
+    (version, targets, chains), losses = world.ask(ops.StorageMap())
+    assert losses == ()
     assert version == 5
     assert targets[-1] == (7, "host:7", SERVING, 0)
     assert (7, 1, ((7, SERVING),)) in chains
@@ -66,7 +67,7 @@ def states(world: World, number: int = PAIR) -> dict[int, str]:
 def test_a_target_goes_down_and_comes_back(world: World) -> None:
     """Killed, marked by the keeper, started again: it is synced before it serves; the other never stops."""
     for target in (1, 2, 3, 4):
-        world.internal(targetops.TargetUp(target, 100 + target))
+        world.internal(targetops.TargetUp(target, 100 + target, 1))
     assert chain(world, PAIR) == (1, ((1, SERVING), (2, SERVING))), "nothing was missed before the first run"
     world.internal(targetops.TargetDown(1, 101))
     assert chain(world, PAIR) == (2, ((1, OFFLINE), (2, SERVING)))
@@ -74,7 +75,7 @@ def test_a_target_goes_down_and_comes_back(world: World) -> None:
     assert world.machine.storage_map()[1][0][2:] == (OFFLINE, 101)
     world.internal(targetops.TargetDown(2, 102))
     assert states(world) == {1: OFFLINE, 2: SERVING}, "the last one stays, whatever becomes of it"
-    world.internal(targetops.TargetUp(1, 201))
+    world.internal(targetops.TargetUp(1, 201, 1))
     assert chain(world, PAIR) == (3, ((1, SYNCING), (2, SERVING)))
     assert world.internal(targetops.ChainSynced(PAIR, 2, 1)) == world.machine.storage_map()[0], "of another version"
     assert states(world)[1] == SYNCING
@@ -84,27 +85,27 @@ def test_a_target_goes_down_and_comes_back(world: World) -> None:
 
 def test_a_restart_that_nobody_saw_counts_as_one(world: World) -> None:
     """Killed and started within the keeper's heartbeat: what was under way may be at one of two."""
-    world.internal(targetops.TargetUp(1, 1))
-    world.internal(targetops.TargetUp(2, 2))
+    world.internal(targetops.TargetUp(1, 1, 1))
+    world.internal(targetops.TargetUp(2, 2, 1))
     version = chain(world, chain_of(1, 1))[0]
-    world.internal(targetops.TargetUp(1, 9))
+    world.internal(targetops.TargetUp(1, 9, 1))
     assert states(world) == {1: SYNCING, 2: SERVING}
     assert chain(world, chain_of(1, 1)) == (version + 1, ((1, SERVING),)), "its changes are numbered anew"
-    world.internal(targetops.TargetUp(2, 8))
+    world.internal(targetops.TargetUp(2, 8, 1))
     assert states(world) == {1: SYNCING, 2: SERVING}, "it is the only one that has everything"
 
 
 def test_news_of_another_run_is_void(world: World) -> None:
-    world.internal(targetops.TargetUp(1, 1))
+    world.internal(targetops.TargetUp(1, 1, 1))
     before = world.machine.storage_map()
     world.internal(targetops.TargetDown(1, 7))
-    world.internal(targetops.TargetUp(1, 1))
+    world.internal(targetops.TargetUp(1, 1, 1))
     assert world.machine.storage_map() == before
 
 
 def test_draining_moves_each_chain_to_somebody_else(world: World) -> None:
     alone = chain_of(1, 1)
-    world.internal(targetops.TargetUp(1, 1))
+    world.internal(targetops.TargetUp(1, 1, 1))
     world.internal(targetops.TargetDrain(1, True))
     assert world.machine.storage_map()[1][0][2] == DRAINING
     assert world.entry(0, 1, 1, targetops.TargetRemove(1, False)).status == errno.EBUSY
@@ -124,11 +125,11 @@ def test_draining_moves_each_chain_to_somebody_else(world: World) -> None:
 def test_nothing_is_moved_to_a_target_that_is_offline(world: World) -> None:
     """1. A move is on its way. 2. Where it goes to is marked offline before."""
     number = chain_of(1, 1)
-    world.internal(targetops.TargetUp(3, 1))
+    world.internal(targetops.TargetUp(3, 1, 1))
     world.internal(targetops.TargetDown(3, 1))
     world.internal(targetops.ChainMove(number, 1, 3, 1))
     assert chain(world, number) == (1, ((1, SERVING),))
-    world.internal(targetops.TargetUp(3, 2))
+    world.internal(targetops.TargetUp(3, 2, 1))
     world.internal(targetops.ChainMove(number, 1, 3, 1))
     assert states(world, number) == {1: DRAINING, 3: SYNCING}
 
@@ -157,11 +158,11 @@ def test_what_is_taken_back_too_late_is_finished(world: World) -> None:
 
 @pytest.mark.parametrize("number", [chain_of(1, 1), PAIR])
 def test_who_is_started_again_while_it_leaves_does_not_come_back(world: World, number: int) -> None:
-    world.internal(targetops.TargetUp(1, 1))
+    world.internal(targetops.TargetUp(1, 1, 1))
     before = [target for target, _ in chain(world, number)[1] if target != 1]
     world.internal(targetops.ChainMove(number, chain(world, number)[0], 3, 1))
     world.internal(targetops.ChainSynced(number, chain(world, number)[0], 3))
-    world.internal(targetops.TargetUp(1, 2))
+    world.internal(targetops.TargetUp(1, 2, 1))
     assert states(world, number) == {1: SYNCING, **dict.fromkeys([*before, 3], SERVING)}
     world.internal(targetops.ChainSynced(number, chain(world, number)[0], 1))
     assert states(world, number) == dict.fromkeys([*before, 3], SERVING)
@@ -169,7 +170,7 @@ def test_who_is_started_again_while_it_leaves_does_not_come_back(world: World, n
 
 def test_who_dies_while_it_leaves_is_not_waited_for(world: World) -> None:
     number = chain_of(1, 1)
-    world.internal(targetops.TargetUp(1, 1))
+    world.internal(targetops.TargetUp(1, 1, 1))
     world.internal(targetops.ChainMove(number, chain(world, number)[0], 3, 1))
     world.internal(targetops.ChainSynced(number, chain(world, number)[0], 3))
     world.internal(targetops.TargetDown(1, 1))
@@ -204,7 +205,7 @@ def test_who_was_to_leave_stays_when_its_successor_is_lost(world: World) -> None
 
 
 def test_a_new_disk_for_a_target(world: World) -> None:
-    world.internal(targetops.TargetUp(1, 1))
+    world.internal(targetops.TargetUp(1, 1, 1))
     op = targetops.TargetReplace(1, b"n" * 16, False)
     assert world.entry(0, 1, 1, op).status == errno.EBUSY, "files with one copy would be gone"
     for part in range(PARTS):
@@ -215,7 +216,7 @@ def test_a_new_disk_for_a_target(world: World) -> None:
         world.internal(targetops.ChainLeave(number, version + 2, 1))
     world.internal(op)
     assert states(world) == {1: OFFLINE, 2: SERVING}
-    world.internal(targetops.TargetUp(1, 55))
+    world.internal(targetops.TargetUp(1, 55, 1))
     assert states(world) == {1: SYNCING, 2: SERVING}
 
 
