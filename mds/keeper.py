@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mds.balance import Balance
-from mds.namespace.chains import leaving
+from mds.namespace.chains import leaving, surplus
 from wire import targetops
 from wire.chains import DRAINING, HOLDS, OFFLINE, SERVING, SYNCING, Members, StorageMap, copies_of, holders
 from wire.storage import LEASE_US
@@ -32,7 +32,7 @@ ORDER_AGAIN_US: Final = 1_000_000
 SHUNNED_US: Final = 5_000_000
 """A target that another one cannot reach, although we do, comes back into the chains after so long at the earliest."""
 AWAY_US: Final = 60_000_000
-"""A target that was to take another's place and has been offline for so long is replaced by a third."""
+"""A target that one which drains waits for and that has been offline for so long is replaced by a third."""
 
 assert 3 * BEAT_US < LEASE_US < SILENCE_US, "two heartbeats may be lost before a read has to wait"
 
@@ -180,6 +180,9 @@ class Keeper:
                 # One that has died since is not offline yet: it must not become the only one that has everything.
                 if state == SYNCING and (number, version, target) in finished and self.alive(target, now):
                     yield targetops.ChainSynced(number, version, target)
+            spare = surplus(number, members)
+            if spare and all(self.alive(t, now) for t in spare):
+                yield targetops.ChainLeave(number, version, max(spare[::-1], key=lambda t: states.get(t) == DRAINING))
             going = leaving(number, members)
             if going is not None and all(self.alive(t, now) for t in holders(members) if t != going):
                 knows = self._of(going).version >= found[0]
@@ -207,6 +210,8 @@ class Keeper:
                 if target in there and state != DRAINING:
                     there[target] += 1
         for number, version, members in chains:
+            if surplus(number, members):
+                continue  # whoever is to leave need not be replaced
             under_way = any(state in (SYNCING, DRAINING) for _, state in members)
             gone = self._gone(number, members, now) if under_way else None
             if (under_way and gone is None) or not holders(members):
@@ -233,11 +238,14 @@ class Keeper:
             yield targetops.ChainMove(number, version, best, drained)
 
     def _gone(self, number: int, members: Members, now: int) -> int | None:
-        """Who was to take the place of one that drains, which is last in the chain, and has been away for long."""
-        target, state = members[-1]
-        if state != OFFLINE or len(members) <= copies_of(number) or any(s == SYNCING for _, s in members):
+        """Who has been away for long and keeps one that drains from leaving: the one that was to take its place, which
+        is last in the chain, or an older member. (1. A copy is offline. 2. Another one is drained, and somebody synced
+        in its place. 3. It is still needed, because without it there are too few copies.)"""
+        states = [state for _, state in members]
+        if SYNCING in states or DRAINING not in states or len(members) <= copies_of(number):
             return None
-        return target if now - self._of(target).offline_us >= AWAY_US else None
+        away = (t for t, s in reversed(members) if s == OFFLINE and now - self._of(t).offline_us >= AWAY_US)
+        return next(away, None)
 
 
 def _left_out(found: StorageMap, target: int) -> bool:

@@ -118,7 +118,8 @@ class TargetReplace:
 
 @message(59)
 class ChainLeave:
-    """By the keeper: *target*, which is draining and knows that it answers no reads, leaves chain *chain*.
+    """By the keeper: *target*, which is draining and knows that it answers no reads, leaves chain *chain*. Where more
+    serve than there should be copies, one that does is to drain from now on, and leaves with the next such request.
 
     Void unless the chain's version is *version*. Result: storage map version.
     """

@@ -60,6 +60,13 @@ def leaving(chain: int, members: Members) -> int | None:
     return None
 
 
+def surplus(chain: int, members: Members) -> tuple[int, ...]:
+    """Those of whom one is too many: more serve than there should be copies, and none of them is to leave yet. Left by
+    moves that were interrupted."""
+    serving = tuple(target for target, state in members if state == SERVING)
+    return serving if len(serving) > copies_of(chain) and len(serving) == len(holders(members)) else ()
+
+
 def move(chain: int, members: Members, target: int, instead_of: int) -> Members:
     """*target* comes in to be synced; *instead_of* leaves when it is. One change at a time per chain. Instead of 0: of
     nobody, where a member was lost for good."""

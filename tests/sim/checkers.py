@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from tests.sim.holding import Part
 from tests.sim.linear import Operation, illegal
@@ -16,6 +16,9 @@ from vsync.effects import Delivered, ViewEvent
 from vsync.records import AcceptedValue, Decided, Entry, Record
 from vsync.view import Position
 from wire.group import View
+
+ROUNDED: Final = 2
+"""By so much (us) the time when a skewed clock shows something is rounded up: by then its owner may have gone by it."""
 
 
 class Violation(AssertionError):
@@ -57,6 +60,8 @@ class Checkers:
         """Requests that were executed later than they were delivered, at one replica or another."""
         self.views_after_holds = 0
         """View events before which something had been held."""
+        self.shortened = 0
+        """How often a replica waited for what a dead one had lent, and heard that it was back."""
         self._executed: dict[tuple[int, int], int] = {}
         """(client, number) -> index of the item that executed it."""
         self._since_view: dict[int, tuple[int, list[tuple[int, int, int]]] | None] = {}
@@ -173,6 +178,19 @@ class Checkers:
             if by in holders and holders[by][0] > now:
                 holders[by] = holders[by][1], holders[by][1]
 
+    def in_use(self, by: int) -> tuple[Part, ...]:
+        """Parts that clients of replica *by* contradict, or did."""
+        return tuple(part for part, holders in self._held.items() if by in holders)
+
+    def returned(self, by: int, parts: tuple[Part, ...], since: int, now: int) -> None:
+        """The clients of replica *by*, which died at *since* while *parts* were in use, have let go of everything."""
+        for key in self._lent:
+            self.back(by, key, since)
+        for part in parts:
+            holders = self._held.get(part, {})
+            if by in holders:
+                holders[by] = min(now, holders[by][0]), min(now, holders[by][1])
+
     def let_go(self, by: int, now: int) -> None:
         """The clients of replica *by* have let go of everything."""
         for holders in self._held.values():
@@ -196,7 +214,7 @@ class Checkers:
 
     def changes(self, by: int, index: int, key: int, now: int) -> None:
         """Replica *by*, a member, executes what changes *key* at *index*: no client keeps what it was told before."""
-        loans = self._lent[key] = [one for one in self._lent.get(key, []) if one[3] > now]
+        loans = self._lent[key] = [one for one in self._lent.get(key, []) if one[3] > now + ROUNDED]
         for holder, told_at, when, until in loans:
             if told_at <= index:
                 raise Violation(

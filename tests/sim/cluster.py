@@ -11,6 +11,7 @@ from tests.sim.checkers import Checkers, Violation
 from tests.sim.clients import Administrator, Client, Lines, Reader
 from tests.sim.clock import MS, SECOND, Scheduler, SkewedClock
 from tests.sim.faults import Faults
+from tests.sim.holding import Part
 from tests.sim.network import Network, pairs_of
 from tests.sim.processes import Process, Snapshot, WitnessProcess
 from tests.sim.replica import Replica
@@ -96,6 +97,7 @@ class Cluster:
         self._retired: set[int] = set()
         self._acquaintances: dict[int, Acquaintances] = {}
         self._rng_choices = self._rng("choices")
+        self._rng_returning = self._rng("returning")
         self._kept_down: set[int] = set()
         self._lost: set[int] = set()
         """Whose disk is gone: they never come back under their number."""
@@ -186,13 +188,29 @@ class Cluster:
     def crash(self, who: int, certified: bool = False) -> None:
         self.trace(who, "crashes")
         process = self.processes[who]
+        in_use = self.checkers.in_use(who)
         process.crash()
         self.network.process_died(who)
         if certified and isinstance(process, Replica):
+            if self._rng_returning.random() < self.setup.returning:
+                after = self._rng_returning.randrange(60 * MS)
+                dead = who, process.disk.incarnation
+                self.clock.after(after, self._let_go, dead, in_use, self.clock.now)
             rng = self._rng_choices
             for peer in self.replica_ids:
                 late = rng.randrange(600 * MS) if rng.random() < 0.2 else rng.randrange(20 * MS)
                 self.clock.after(late, self._certify, peer, who, process.disk.incarnation)
+
+    def _let_go(self, dead: tuple[int, int], in_use: tuple[Part, ...], died: int) -> None:
+        """The clients of the dead replica have let go of all that it lent; the others hear of that, or do not."""
+        self.checkers.returned(dead[0], in_use, died, self.clock.now)
+        for peer in self.replica_ids:
+            if self._rng_returning.random() < 0.8:
+                self.clock.after(self._rng_returning.randrange(20 * MS), self._tell_returned, peer, dead)
+
+    def _tell_returned(self, peer: int, dead: tuple[int, int]) -> None:
+        if self.processes[peer].running:
+            self.processes[peer].take("returned", dead)
 
     def _certify(self, peer: int, who: int, incarnation: int) -> None:
         """The watchdog's certificate has come, over a connection of its own."""
@@ -331,7 +349,9 @@ class Cluster:
         self._faults = None
         for asker in (*self.clients, *self.readers):
             asker.stopped = True
-        self.live = self._enough(self._there)
+        # 1. All but one are removed, and that one loses its disk before it has been taken in. 2. Those removed go on,
+        # as they should; nobody of the roster is left who could converge.
+        self.live = bool(self.working) and self._enough(self._there)
         if self.live:
             self._converge()
             if self.setup.forced:

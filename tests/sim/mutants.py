@@ -378,6 +378,14 @@ MUTANTS: Final = (
         ("learners",),
         holding=True,
     ),
+    Mutant(
+        "unnamed-ends-with-the-view",
+        "what is owed to a member without a name ends with the first promise to it by name, not with the view",
+        (Edit(Leases, "activate", "self.held.clear()",
+              "self.held.clear()\n    self._owed = {k: v for k, v in self._owed.items() if k[1] != UNKNOWN}"),),
+        ("loans",),
+        holding=True,
+    ),
     # What is forgotten.
     Mutant(
         "chain-forgotten",

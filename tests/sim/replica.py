@@ -111,6 +111,8 @@ class Replica(Process):
         self._on_disk = 0
         self._uncommitted = 0
         """View events delivered since the last commit."""
+        self._returned: set[tuple[int, int]] = set()
+        """(replica, incarnation) of the dead whose clients have said that they keep nothing of what it lent."""
         self._installing: tuple[int, Position, State] | None = None
         """A snapshot whose state is committed when the journal has the ticket on disk."""
         self._timer_at = -1
@@ -160,9 +162,14 @@ class Replica(Process):
         elif kind == "event":
             if isinstance(args[0], ev.Leave):
                 self._call_back()
+            if isinstance(args[0], ev.ChangeView) and not self.machine.core.history.views:
+                return  # no administrator can ask that of a replica which has joined and not been told of a view yet
             self.step(args[0])
         elif kind == "let go":
             self._let_go(*args)
+        elif kind == "returned":
+            self._returned.add(args[0])
+            self.step(ev.Tick())
         elif kind == "snapshot":
             self._snapshot_came(*args)
         elif kind == "snapshot sent":
@@ -312,6 +319,10 @@ class Replica(Process):
         for peer in out.snapshot_for:
             self._send_snapshot(peer)
         self._watch_activity()
+        if self._returned:
+            back = [dead for dead in machine.awaits_return(self.now) if dead in self._returned]
+            self._events.extend(ev.Returned(*dead) for dead in back)
+            world.checkers.shortened += len(back)
         world.stepped(self, out)
 
     def _watch_activity(self) -> None:

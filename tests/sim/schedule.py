@@ -49,6 +49,8 @@ class Profile:
     drift: tuple[int, ...] = (0, 1000, 40_000)
     busy: bool = False
     """Many requests and questions."""
+    lending: bool = False
+    """Clients always keep something, and those of the dead often say that they have let go of it."""
     safety: tuple[int, ...] = (3, 5, 7)
 
 
@@ -76,7 +78,8 @@ PROFILES: Final = (
     GENERAL,
     Profile("proposers", (("proposer dies", 6), ("duel", 1), ("slow disk", 1)), (3, 3, 5), (0, 0, 1, 2), pace=(150,),
             hurry=1.0, delay=(200, 1000)),
-    GENERAL,
+    Profile("loans", (("killed young", 6), ("storm", 6), ("alone", 4), ("crash", 1), ("leave", 1)), (2, 2, 3, 3, 4),
+            (0, 1, 2), pace=(400, 800), hurry=0.5, delay=(200, 1000, 8000), drift=(0, 40_000), busy=True, lending=True),
     Profile("seals", (("forgotten seal", 1),), (3,), (2,), pace=(1800,), hurry=0.0, small=0.0, delay=(200,),
             busy=True, safety=(7,)),
     GENERAL,
@@ -107,7 +110,7 @@ PROFILES: Final = (
 
 AIMED: Final = (
     "cut off", "leaving", "ballot again", "second life", "amnesia", "late grant", "forgotten seal", "proposer dies",
-    "crossing", "old hand", "nobody flushed",
+    "crossing", "old hand", "nobody flushed", "killed young", "storm", "alone",
 )  # fmt: skip
 """Kinds that are told as stories (tests.sim.stories), about one replica."""
 MOMENTS: Final = ("starts", "seals", "reports", "proposes", "learns", "flushes", "activates")

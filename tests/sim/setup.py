@@ -48,6 +48,8 @@ class Setup:
     holding: float
     """Share of the parts of messages that contradict what a client of some replica keeps, at each replica; 0: clients
     keep nothing."""
+    returning: float
+    """Share of the certified deaths after which the clients of the dead say that they have let go of what it lent."""
     inline: bool
     """Journals write to a fast disk at once, as the real one does; else in the background always."""
     safety: int
@@ -88,7 +90,8 @@ def setup_of(seed: int) -> Setup:
         client_pace=rng.choice((6, 15) if profile.busy else (4, 15, 60)) * MS,
         reader_pace=rng.choice((6, 12) if profile.busy else (20, 60)) * MS,
         commit_pace=rng.choice((20, 200, 2000)) * MS,
-        holding=Random(f"{seed} holding").choice((0.0, 0.0, 0.0, 0.1, 0.5)),
+        holding=Random(f"{seed} holding").choice((0.1, 0.3, 0.5) if profile.lending else (0.0, 0.0, 0.0, 0.1, 0.5)),
+        returning=0.7 if profile.lending else 0.0,
         inline=rng.random() < 0.4,
         safety=safety,
         schedule=tuple(draw(Random(f"{seed} schedule"), profile, replicas, witnesses, safety)),

@@ -322,6 +322,91 @@ def nobody_flushed(stage: Stage, rng: Random, who: int) -> Story:
     stage.restart(c)
 
 
+def killed_young(stage: Stage, rng: Random, who: int) -> Story:
+    """Somebody dies on the way into a view, or soon after it, while what is lent in the one before is in use, and is
+    back at once or when all of that has run out; several times over."""
+    others = [r for r in stage.working if r != who]
+    if not others:
+        return
+    for _ in range(rng.choice((1, 2, 3, 4))):
+        stage.replicas[rng.choice((who, *others))].take("event", ChangeView("an administrator wants one"))
+        what = rng.choice(("activates", "activates", "flushes", "learns", "reports", "seals"))
+        yield Moment(what, rng.choice(((who,), (rng.choice(others),), ())), 300 * MS)
+        yield rng.randrange(0, rng.choice((300, 3 * MS, 30 * MS, 150 * MS, 260 * MS)))
+        victim = rng.choice((who, who, who, rng.choice(others)))
+        stage.crash(victim, rng.random() < 0.8)
+        yield rng.randrange(50, rng.choice((1 * MS, 8 * MS, 60 * MS, 280 * MS)))
+        stage.restart(victim)
+        if rng.random() < 0.5:
+            yield Moment("activates", (victim,), 1500 * MS)
+            yield rng.randrange(0, 200 * MS)
+
+
+def storm(stage: Stage, rng: Random, who: int) -> Story:
+    """Views are asked for faster than they become active, by everybody, while replicas die, sleep and lose frames."""
+    everyone = list(stage.working)
+    if len(everyone) < 2:
+        return
+    down: list[int] = []
+    for _ in range(rng.randrange(6, 25)):
+        one, other = rng.sample(everyone, 2)
+        what = rng.choices(("change", "crash", "reset", "lose", "pause"), (55, 20, 10, 7, 8))[0]
+        if what == "change":
+            stage.replicas[one].take("event", ChangeView("an administrator wants one"))
+        elif what == "crash":
+            stage.crash(one, rng.random() < 0.6)
+            down.append(one)
+        elif what == "reset":
+            stage.reset(one, other)
+        elif what == "lose":
+            stage.lose_data(one, other)
+        else:
+            stage.pause(one, rng.randrange(1 * MS, 200 * MS))
+        yield rng.randrange(100, rng.choice((2 * MS, 20 * MS, 80 * MS)))
+        for r in [r for r in down if rng.random() < 0.6]:
+            stage.restart(r)
+            down.remove(r)
+    for r in down:
+        stage.restart(r)
+
+
+def alone(stage: Stage, rng: Random, who: int) -> Story:
+    """*who* is cut off until one side goes on alone, and lends to its clients what nobody else has promised anything
+    for. When they meet again somebody dies, is cut off, sleeps or slows down on the way into each common view."""
+    others = [r for r in stage.working if r != who]
+    if not others:
+        return
+    for other in others:
+        stage.cut(who, other, True)
+    yield Moment("activates", (who,), 1500 * MS)
+    yield Moment("activates", (), 300 * MS)
+    yield rng.randrange(20 * MS, 400 * MS)
+    for other in others:
+        stage.mend(who, other)
+    for _ in range(rng.choice((1, 2, 3))):
+        what = rng.choice(("reports", "learns", "flushes", "activates", "proposes"))
+        yield Moment(what, rng.choice(((who,), (rng.choice(others),), ())), 1500 * MS)
+        yield rng.randrange(0, rng.choice((300, 2 * MS, 20 * MS, 200 * MS)))
+        victim = rng.choice((who, *others))
+        happens = rng.choices(("dies", "cut off", "sleeps", "slows down"), (40, 30, 15, 15))[0]
+        if happens == "dies":
+            stage.crash(victim, rng.random() < 0.7)
+            yield rng.randrange(50, rng.choice((1 * MS, 30 * MS, 300 * MS)))
+            stage.restart(victim)
+        elif happens == "cut off":
+            for other in others:
+                stage.cut(who, other, True, unnoticed_by=rng.choice((0, who)))
+            yield rng.randrange(1 * MS, 400 * MS)
+            for other in others:
+                stage.mend(who, other)
+        elif happens == "sleeps":
+            stage.pause(victim, rng.randrange(20 * MS, 400 * MS))
+        else:
+            stage.slow(victim, rng.choice((1, 2)))
+            yield rng.randrange(1 * MS, 200 * MS)
+            stage.slow(victim, 0)
+
+
 STORIES: Final[dict[str, Callable[[Stage, Random, int], Story]]] = {
     "cut off": cut_off,
     "leaving": leaving,
@@ -334,4 +419,7 @@ STORIES: Final[dict[str, Callable[[Stage, Random, int], Story]]] = {
     "crossing": crossing,
     "old hand": old_hand,
     "nobody flushed": nobody_flushed,
+    "killed young": killed_young,
+    "storm": storm,
+    "alone": alone,
 }

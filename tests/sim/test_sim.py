@@ -70,6 +70,16 @@ def test_clients_keep_what_messages_contradict() -> None:
     assert held > 100 and late > 50 and views > 10
 
 
+def test_clients_of_the_dead_let_go() -> None:
+    """There are views that wait for what the dead has lent, and no longer when it is back."""
+    shortened = 0
+    for seed in islice((s for s in SEEDS if setup_of(s).returning), 24):
+        cluster = Cluster(seed)
+        cluster.run()
+        shortened += cluster.checkers.shortened
+    assert shortened > 5
+
+
 def test_a_seed_reproduces_the_run() -> None:
     first, again = Cluster(7), Cluster(7)
     first.run()
@@ -124,6 +134,7 @@ QUICKLY_CAUGHT: Final[dict[str, tuple[int, ...]]] = {
     "overtaken-word": (5,),
     "lent-by-members": (438, 508),
     "lent-by-an-earlier-life": (719,),
+    "unnamed-ends-with-the-view": (1665,),
 }
 """Mutant -> seeds that have caught it, tried first: what happens in them changes with any change of the protocol."""
 RUNS_MAX: Final = 60

@@ -81,9 +81,15 @@ def synced(scope: Scope, op: targetops.ChainSynced) -> Any:
 
 def leave(scope: Scope, op: targetops.ChainLeave) -> Any:
     version, members = _chain(scope, op.chain)
-    if version != op.version or chains.leaving(op.chain, members) != op.target:
+    if version != op.version:
         return _version(scope)
-    _put_chain(scope, op.chain, version + 1, chains.without(members, op.target))
+    if op.target in chains.surplus(op.chain, members):
+        made = chains.put(members, op.target, DRAINING)  # first it must know that it answers no reads any more
+    elif chains.leaving(op.chain, members) == op.target:
+        made = chains.without(members, op.target)
+    else:
+        return _version(scope)
+    _put_chain(scope, op.chain, version + 1, made)
     return _moved(scope)
 
 
