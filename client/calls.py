@@ -28,6 +28,7 @@ class Call:
     opens: bool
     expires: float
     """Soft mode: when the caller is told ETIMEDOUT."""
+    capability: bytes = b""
     slot: int = -1
     number: int = 0
     sent_as: int = 0

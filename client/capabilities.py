@@ -1,10 +1,11 @@
-"""The capabilities of open files (:mod:`wire.capability`): kept, shown with every call to a target, renewed in time."""
+"""The capabilities of open files (:mod:`wire.capability`): kept, shown with every call to a target and with what the
+service is asked about the data of a file (:mod:`mds.rights`), renewed in time."""
 
 from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import trio
@@ -43,7 +44,8 @@ class Held:
         cap = parse_untrusted(token)
         for right in (READ, WRITE, TRUNCATE):
             if cap is not None and cap.rights & right:
-                self._by_right[right] = token, now
+                # Of a file that had no layout it is good for the service alone.
+                self._by_right[right] = token, now if cap.chains else -LIFETIME_S
             if cred is not None and cap is not None and cap.rights & right:
                 self._creds[right] = cred
         if cred is not None:
@@ -62,6 +64,11 @@ class Held:
     def void(self) -> None:
         """They are for other objects than the file has by now: each is renewed before it is shown again."""
         self._by_right = {right: (token, -LIFETIME_S) for right, (token, _) in self._by_right.items()}
+
+    @property
+    def any_right(self) -> int:
+        """READ or WRITE, whichever was given: for what needs either."""
+        return WRITE if self.latest(WRITE) else READ
 
     def latest(self, right: int) -> bytes:
         """The one given last, good or not."""
@@ -135,6 +142,41 @@ class Access:
                     await trio.sleep(pause)  # the target hears of keys within a heartbeat of the keeper
                     pause = min(2 * pause, limits.OVERLOADED_MAX_S)
             if held.renewable and token == held.latest(right):
+                await self.renew(held, right)
+
+    async def request(self, held: Held, right: int, op: Any) -> tuple[Any, bytes]:
+        """As :meth:`client.service.MetadataClient.request_granting` of *op*, which needs *right* on the file of *held*.
+
+        Raises :class:`FileSystemError`.
+        """
+        return await self._asked(self._service.request_granting, held, right, op)
+
+    async def query(self, held: Held, right: int, op: Any) -> Any:
+        """The same for a query; its result."""
+        return (await self._asked(self._service.query_granting, held, right, op))[0]
+
+    async def _asked(
+        self, ask: Callable[[Any, bytes], Awaitable[tuple[Any, bytes]]], held: Held, right: int, op: Any
+    ) -> tuple[Any, bytes]:
+        """Expired or not, what is held is shown; when the service does not know its key or session, it is renewed."""
+        pause = limits.OVERLOADED_FIRST_S
+        first_refused: float | None = None
+        while True:
+            token = held.latest(right) or await self.renew(held, right)
+            try:
+                return await ask(op, token)
+            except FileSystemError as exc:
+                if exc.status != Status.CAPABILITY_EXPIRED:
+                    raise
+                now = trio.current_time()
+                if first_refused is None:
+                    first_refused = now
+                elif now - first_refused > limits.FRESH_REFUSED_S:
+                    raise FileSystemError(errno.EACCES, exc.what) from exc
+                else:  # renewed at one replica, and shown at another that is behind
+                    await trio.sleep(pause)
+                    pause = min(2 * pause, limits.OVERLOADED_MAX_S)
+            if token == held.latest(right):
                 await self.renew(held, right)
 
     async def renew(self, held: Held, right: int) -> bytes:

@@ -186,7 +186,8 @@ class FileData:
             # Other mounts append, too: where these bytes belong is ordered. Under the lock, so that no truncation of
             # this mount comes between the answer and the bytes.
             async with self._changing:
-                offset, attr = await self._pool.service.request(Reserve(self.ino, size, self._end))
+                room = Reserve(self.ino, size, self._end)
+                (offset, attr), _ = await self._pool.access.request(self.held, WRITE, room)
                 self.learn(attr_untrusted(attr))
                 self._take(offset, data, privileged)
                 # Not gathered: as soon as others have appended behind it, it is a hole to whoever reads there.
@@ -347,7 +348,8 @@ class FileData:
         pause = limits.OVERLOADED_FIRST_S
         while True:
             try:
-                return attr_untrusted(await self._pool.service.request(op))
+                attr, _ = await self._pool.access.request(self.held, WRITE, op)
+                return attr_untrusted(attr)
             except FileSystemError as exc:
                 if exc.status != Status.OVERLOADED:
                     raise
@@ -414,7 +416,7 @@ class FileData:
             return
         _, chains = self._layout()
         done: set[int] = set()
-        right = WRITE if self.held.latest(WRITE) else READ  # either will do for a target
+        right = self.held.any_right  # either will do for a target
 
         async def sync(column: int) -> None:
             key, chain = ObjectKey(self.attr.objects, column), chains[column]
@@ -537,7 +539,8 @@ class FileData:
     async def _set_size(self, op: SetAttr) -> Attr:
         for _ in range(limits.TRIM_RETRIES):
             try:
-                result, granted = await self._pool.service.request_granting(op)
+                shown = self.held.latest(TRUNCATE) if op.handle else b""
+                result, granted = await self._pool.service.request_granting(op, shown)
                 self.held.take(granted, None, trio.current_time())
                 return attr_untrusted(result)
             except FileSystemError as exc:
@@ -546,7 +549,7 @@ class FileData:
             attr = attr_untrusted(await self._pool.service.query(GetAttr(self.ino)))
             await self._trim(attr)
             if attr.truncations:
-                await self._pool.service.request(Settle(self.ino, attr.truncations[-1][0]))
+                await self._pool.access.request(self.held, TRUNCATE, Settle(self.ino, attr.truncations[-1][0]))
         raise FileSystemError(errno.EAGAIN, "truncated too often by others")
 
     async def _trim(self, attr: Attr) -> None:
@@ -573,7 +576,7 @@ class FileData:
 
     async def _settle_truncations(self, seq: int) -> None:
         try:
-            await self._pool.service.request(Settle(self.ino, seq))
+            await self._pool.access.request(self.held, TRUNCATE, Settle(self.ino, seq))
         except FileSystemError as exc:
             # Harmless: the entries stay, and whoever truncates often enough settles them.
             log.info("inode %d: settling truncation %d: %s", self.ino, seq, exc)

@@ -143,14 +143,15 @@ class MetadataClient:
         result, _ = await self.request_granting(op)
         return result
 
-    async def request_granting(self, op: Any) -> tuple[Any, bytes]:
-        """As :meth:`request`: (result, the capability that came with it or b"")."""
+    async def request_granting(self, op: Any, shown: bytes = b"") -> tuple[Any, bytes]:
+        """As :meth:`request`: (result, the capability that came with it or b""). *shown*: the capability that *op*
+        needs (see :meth:`client.capabilities.Access.request`)."""
         cache = self.cache
         self._use_cache()
         touched = cache.begin(op)
         token = self._token + 1
         try:
-            status, body, stamp, granted = await self._call(Kind.REQUEST, op)
+            status, body, stamp, granted = await self._call(Kind.REQUEST, op, shown)
         except trio.Cancelled:
             self._given_up.append((token, op, touched))
             raise
@@ -169,9 +170,9 @@ class MetadataClient:
         result, _ = await self.query_granting(op)
         return result
 
-    async def query_granting(self, op: Any) -> tuple[Any, bytes]:
-        """As :meth:`query`: (result, the capability that came with it or b"")."""
-        status, body, _, granted = await self._call(Kind.QUERY, op)
+    async def query_granting(self, op: Any, shown: bytes = b"") -> tuple[Any, bytes]:
+        """As :meth:`query`: (result, the capability that came with it or b""). *shown*: as for requests."""
+        status, body, _, granted = await self._call(Kind.QUERY, op, shown)
         if status != OK:
             raise FileSystemError(status, type(op).__name__)
         return unpack_untrusted(body), granted
@@ -182,10 +183,10 @@ class MetadataClient:
         status, body, stamp, _ = await self._call(Kind.QUERY, op)
         return status, unpack_untrusted(body) if status == OK else None, stamp
 
-    async def _call(self, kind: Kind, op: Any) -> tuple[int, bytes, Stamp | None, bytes]:
+    async def _call(self, kind: Kind, op: Any, shown: bytes = b"") -> tuple[int, bytes, Stamp | None, bytes]:
         self._token = token = self._token + 1
         now = trio.current_time()
-        self._carry_out(self._core.step(Submit(token, kind, encode(op), isinstance(op, _OPENS)), now))
+        self._carry_out(self._core.step(Submit(token, kind, encode(op), isinstance(op, _OPENS), shown), now))
         if self._early:
             # Refused within the step, without any answer from outside.
             early = self._early.pop(token, None)

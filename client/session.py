@@ -208,7 +208,7 @@ class Session:
 
     def _on_submit(self, event: Submit, now: float) -> None:
         expires = NEVER if self._soft_after is None else now + self._soft_after
-        call = Call(event.token, event.kind, event.op, event.opens, expires)
+        call = Call(event.token, event.kind, event.op, event.opens, expires, event.capability)
         if self.state is State.CLOSING:
             self._out.append(Complete(call.token, errno.ESHUTDOWN, b""))
         elif not self._calls.add(call):
@@ -272,9 +272,10 @@ class Session:
         self._next_call = number + 1
         self._calls.sent(call, number)
         if call.kind is Kind.QUERY:
-            self._out.append(Send(self._conn, QueryCall(number, call.op)))
+            self._out.append(Send(self._conn, QueryCall(number, call.op, call.capability)))
         else:
-            self._out.append(Send(self._conn, RequestCall(number, self.session, call.slot, call.number, call.op)))
+            request = RequestCall(number, self.session, call.slot, call.number, call.op, call.capability)
+            self._out.append(Send(self._conn, request))
         self._pulse.asked(now)
 
     def _send_rest(self, now: float) -> None:

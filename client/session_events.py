@@ -21,12 +21,14 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """A caller asks. ``opens``: a success counts an open handle of the inode in the answer (Open, Create)."""
+    """A caller asks. ``opens``: a success counts an open handle of the inode in the answer (Open, Create).
+    ``capability``: what is shown with it."""
 
     token: int
     kind: Kind
     op: bytes
     opens: bool = False
+    capability: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

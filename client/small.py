@@ -125,7 +125,8 @@ class SmallFile(FileData):
         async with self._changing:
             if not self._small:
                 return 0
-            offset, attr = await self._pool.service.request(Reserve(self.ino, len(data), self._end))
+            room = Reserve(self.ino, len(data), self._end)
+            (offset, attr), _ = await self._pool.access.request(self.held, WRITE, room)
             self.learn(attr_untrusted(attr))
             if offset + len(data) <= self.attr.inline:
                 self._take_in(offset + len(data), data, privileged)
@@ -247,12 +248,13 @@ class SmallFile(FileData):
         """Until the service says that the bytes are in objects. Called with ``_changing`` held."""
         pause = limits.GROW_FIRST_S
         while self.attr.inline:
-            (number, values), granted = await self._pool.service.request_granting(GrowOut(self.ino))
+            (number, values), granted = await self._pool.access.request(self.held, WRITE, GrowOut(self.ino))
             self._attr_moves += 1
             attr = attr_untrusted(values)
             if number and granted and await self._copied(number, granted):
                 try:
-                    attr = attr_untrusted(await self._pool.service.request(GrownOut(self.ino, number)))
+                    grown, _ = await self._pool.access.request(self.held, WRITE, GrownOut(self.ino, number))
+                    attr = attr_untrusted(grown)
                 except FileSystemError as exc:
                     if exc.status != Status.STALE_LAYOUT:
                         raise
@@ -276,7 +278,7 @@ class SmallFile(FileData):
         """Write the bytes of now to the objects of *number*, durably. False: there are none, or a target lost some."""
         held = Held(number, renewable=False)  # the service knows of no file of that number
         held.take(granted, None, trio.current_time())
-        values, contents = await self._pool.service.query(ReadInline(self.ino))
+        values, contents = await self._pool.access.query(self.held, WRITE, ReadInline(self.ino))
         attr = attr_untrusted(values)
         if contents is None or not contents[1]:
             return False
@@ -357,7 +359,8 @@ class SmallFile(FileData):
         async with self._asking:
             while True:
                 before = self._attr_moves, self._changes
-                values, contents = await self._pool.service.query(ReadInline(self.ino))
+                right = self.held.any_right
+                values, contents = await self._pool.access.query(self.held, right, ReadInline(self.ino))
                 # Otherwise the answer may be from before what we have done, or learned, meanwhile (FileData.refresh).
                 if before == (self._attr_moves, self._changes):
                     break

@@ -32,6 +32,7 @@ from client.service import MetadataClient, boottime
 from client.small import Contents, SmallFile
 from client.targets import Targets
 from wire import ids, ops
+from wire.capability import WRITE
 from wire.codec import unpack_untrusted
 from wire.errors import OK, FileSystemError
 from wire.messages import TargetStat
@@ -206,7 +207,10 @@ class Volume:
             if data is not None and op.valid & (ops.SET_MTIME | ops.SET_MTIME_NOW):
                 # Written before, so committed before: a later commit would move the time that is set now.
                 await data.flush()
-            changed = attr_untrusted(await self.service.request(op))
+            # Through a descriptor: whether that is open for writing counts for set-id bits.
+            shown = data.held.latest(WRITE) if data is not None and op.handle else b""
+            result, _ = await self.service.request_granting(op, shown)
+            changed = attr_untrusted(result)
             if op.valid & ops.SET_MODE and changed.mode & 0o111 != 0o111:
                 # Whoever may pass through a directory has changed when this returns, for the kernel here, too.
                 await self._kernel_forgets(op.ino)

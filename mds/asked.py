@@ -6,6 +6,7 @@ import logging
 import typing
 from typing import Any, Final
 
+from mds.rights import Rights
 from mds.shell import Client
 from wire import messages as msg
 from wire import ops, targetops
@@ -27,9 +28,10 @@ _OF_ADMINISTRATORS: Final = (
 )  # fmt: skip
 
 
-def request_untrusted(client: Client, m: msg.RequestCall) -> tuple[Any, bytes] | None:
+def request_untrusted(client: Client, m: msg.RequestCall, rights: Rights, now_us: int) -> tuple[Any, bytes] | None:
     """The operation that *client* asks for and its encoding, as it is to be ordered: with the credentials that count
-    (see mds.exports). None for what is no request of a client."""
+    (see mds.exports), and denied when it has no right to it (see mds.rights). None for what is no request of a client.
+    """
     try:
         op = decode(m.op)
     except WireError as exc:
@@ -37,9 +39,9 @@ def request_untrusted(client: Client, m: msg.RequestCall) -> tuple[Any, bytes] |
         return None
     if not isinstance(op, _OF_CLIENTS):
         return None
-    if client.squash is None:
-        return op, m.op
-    counts = client.squash.applied(op)
+    counts = rights.asked(client, op, m.capability, now_us)
+    if client.squash is not None:
+        counts = client.squash.applied(counts)
     return counts, m.op if counts is op else encode(counts)
 
 

@@ -28,7 +28,7 @@ from mds.namespace.inode import S_IFDIR, decode
 from mds.namespace.queries import STORAGE_MAP
 from mds.store import Store
 from wire import ops, quotaops, targetops
-from wire.fileops import Reserve
+from wire.fileops import Denied, Reserve
 from wire.inline import GrownOut, GrowOut, InlineRequest, WriteInline
 from wire.roster import RosterRequest
 
@@ -175,6 +175,7 @@ _LOCKS: Final[dict[type, Callable[[Any], list[tuple[Key, int]]]]] = {
     **dict.fromkeys((ops.SetAttr, ops.Commit, ops.Settle, Reserve, WriteInline, GrownOut), _inode),
     **dict.fromkeys((ops.SetXattr, ops.RemoveXattr), _attribute),
     GrowOut: lambda op: [(op.ino, WRITE), (STORAGE, READ)],
+    Denied: lambda op: [],
     ops.Link: lambda op: [(op.ino, WRITE), (op.parent, UPDATE), ((op.parent, op.name), WRITE)],
     # Of an inode that somebody reads, atime is nobody's business.
     ops.Accessed: lambda op: [(ino, UPDATE) for ino, _ in op.files],
@@ -322,7 +323,7 @@ _TOUCHES: Final[dict[type, Callable[[Any], frozenset[int]]]] = {
     ops.OrphanAnswer: lambda op: frozenset(op.released + op.pinned),
     ops.TargetSet: _storage,
     **dict.fromkeys(typing.get_args(targetops.TargetRequest), _storage),
-    **dict.fromkeys((targetops.KeyRotate, targetops.TargetSpace), _nothing),
+    **dict.fromkeys((targetops.KeyRotate, targetops.TargetSpace, Denied), _nothing),
 }
 
 _TOUCHES_SEEN: Final[dict[type, Callable[[Any, Seen], frozenset[int]]]] = {

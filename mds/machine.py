@@ -28,6 +28,7 @@ from mds.namespace.ops import (
     accessed,
     commit,
     create,
+    denied,
     keys,
     link,
     mend,
@@ -58,7 +59,7 @@ from wire import ids, ops, quotaops, targetops
 from wire.chains import StorageMap
 from wire.codec import pack, unpack_untrusted
 from wire.errors import OK, FileSystemError, Status, WireError
-from wire.fileops import Reserve
+from wire.fileops import Denied, Reserve
 from wire.mending import Mend
 from wire.roster import ReplicaRemove, ReplicaSet, WitnessRemove, WitnessSet
 
@@ -84,6 +85,7 @@ _APPLY: Final[dict[type, Callable[[Scope, Any], Any]]] = {
     ops.Accessed: accessed.apply,
     **inline_ops.APPLY,
     Reserve: reserve.apply,
+    Denied: denied.apply,
 }
 """What clients ask, in a slot of their session."""
 

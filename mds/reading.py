@@ -15,6 +15,7 @@ from mds.handles import Handles
 from mds.lending import Lending
 from mds.machine import StateMachine
 from mds.pending import Key, Pending
+from mds.rights import NEEDED, Rights
 from mds.shell import Client, Shell
 from vsync.machine import Machine
 from wire import messages as msg
@@ -65,6 +66,7 @@ class Reading:
         self._handles = handles
         self._lending = lending
         self._signer = signer
+        self.rights = Rights(signer)
         self._shell = shell
 
     def query(self, client: Client, m: msg.QueryCall) -> None:
@@ -77,6 +79,12 @@ class Reading:
             return
         if client.squash is not None:
             op = client.squash.applied(op)
+        if type(op) in NEEDED:
+            known = client.session != 0
+            status = self.rights.judge(client, op, m.capability, self._shell.now()) if known else Status.NOT_ATTACHED
+            if status != OK:
+                client.send(msg.Answer(m.call, status, b""))
+                return
         query = Parked(client, m.call, op, frozenset())
         if not self._answer(query, first=True):
             self.parked.append(query)

@@ -302,9 +302,7 @@ class Replica:
                 # A reply given again tells of a state that others may have changed since.
                 made = op if outcome.status == OK and outcome.store_reply else None
                 lease = self.lending.grant_made(client, made, outcome.body, k, uncertain)
-                capability = b""
-                if outcome.status == OK and attached:
-                    capability = self.signer.answered(client.uuid, outcome.session, op, outcome.body)
+                capability = self.signer.replied(client.uuid, op, outcome) if attached else b""
                 client.send(msg.Answer(call, outcome.status, outcome.body, lease, capability))
         elif outcome.slot == self.me:
             done = self._internal.pop(outcome.number, None)
@@ -462,7 +460,7 @@ class Replica:
         if client.session != m.session:
             client.send(msg.Answer(m.call, Status.NOT_ATTACHED, b""))
             return
-        asked = request_untrusted(client, m)
+        asked = request_untrusted(client, m, self.reading.rights, self.shell.now())
         if asked is None:
             client.send(msg.Answer(m.call, Status.BAD_MESSAGE, b""))
             return

@@ -40,6 +40,10 @@ class Client:
     gone: bool = False
     uuid: bytes = bytes(16)
     """Of its Hello: its capabilities are good for that alone."""
+    refused: int = 0
+    """Refusals for what it has shown that are not logged yet (mds.rights)."""
+    told_us: int | None = None
+    """When such were logged last."""
 
     def send(self, message: Any) -> None:
         """Send, unless the connection is gone: the client asks again elsewhere."""

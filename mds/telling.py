@@ -46,6 +46,7 @@ def told_by(process: Process) -> dict[str, Any]:
         "unwritten_bytes": replica.state.store.pending_bytes,
         "requests": replica.answered,
         "queries": replica.reading.answered,
+        "refused": replica.reading.rights.refused,
         "locks": replica.schedule.statistics(),
         "open_files": len(replica.handles),
         "readable": replica.group.may_read(process.now()),

@@ -5,6 +5,8 @@ target, and the target checks it before it touches anything. It says which file,
 session and until when, and is signed with a key that only replicas and targets know. The signature covers the uuid
 that the client gives in its Hello, so nobody else can use it.
 
+The client shows it to the service as well, with what it asks about the data of a file (mds.rights).
+
 *Keys* are ordered state (mds.namespace.ops.keys): the next one, the current one, the one before, newest first. Targets
 are told all three and accept them; replicas sign with the current one. So a target knows a key hours before it is
 used, and rotating it invalidates nothing that has not expired anyway.
@@ -45,7 +47,7 @@ MAC_BYTES: Final = 16
 SIZE_MAX: Final = 512
 """Bytes of one: no file has more columns than make it this long."""
 
-_HEAD: Final = struct.Struct(">4sBQQQ")
+_HEAD: Final = struct.Struct(">4sBQQQQ")
 
 
 class Capability(NamedTuple):
@@ -55,11 +57,14 @@ class Capability(NamedTuple):
     """Which key: see :func:`key_id`."""
     rights: int
     ino: int
+    """The number of the file's objects."""
+    file: int
+    """The inode, which may have objects of another number; 0: good for nothing but these objects."""
     session: int
     expires_us: int
     """Wall clock."""
     chains: tuple[int, ...]
-    """The file's layout: the chain of each column. Of ALL_FILES: none."""
+    """The file's layout: the chain of each column. None for ALL_FILES, and for a file without a layout."""
 
 
 def key_id(key: bytes) -> bytes:
@@ -88,10 +93,17 @@ def _mac(key: bytes, body: bytes, client: bytes) -> bytes:
 
 
 def sign(
-    key: bytes, client: bytes, rights: int, ino: int, session: int, expires_us: int, chains: tuple[int, ...]
+    key: bytes,
+    client: bytes,
+    rights: int,
+    ino: int,
+    session: int,
+    expires_us: int,
+    chains: tuple[int, ...],
+    file: int = 0,
 ) -> bytes:
     """A capability for the client with uuid *client* (16 bytes, as in its Hello), signed with *key*."""
-    body = _HEAD.pack(key_id(key), rights, ino, session, expires_us) + struct.pack(f">{len(chains)}I", *chains)
+    body = _HEAD.pack(key_id(key), rights, ino, file, session, expires_us) + struct.pack(f">{len(chains)}I", *chains)
     return body + _mac(key, body, client)
 
 
@@ -100,8 +112,9 @@ def parse_untrusted(token: bytes) -> Capability | None:
     extra = len(token) - _HEAD.size - MAC_BYTES
     if extra < 0 or extra % 4 or len(token) > SIZE_MAX:
         return None
-    key, rights, ino, session, expires_us = _HEAD.unpack_from(token)
-    return Capability(key, rights, ino, session, expires_us, struct.unpack_from(f">{extra // 4}I", token, _HEAD.size))
+    key, rights, ino, file, session, expires_us = _HEAD.unpack_from(token)
+    chains = struct.unpack_from(f">{extra // 4}I", token, _HEAD.size)
+    return Capability(key, rights, ino, file, session, expires_us, chains)
 
 
 def is_signed(token: bytes, cap: Capability, keys: Mapping[bytes, bytes], client: bytes) -> bool:

@@ -1,10 +1,16 @@
-"""Pure. A request and a query about the data of one file: room to append, and another capability. See wire.ops."""
+"""Pure. A request and a query about the data of one file: room to append, and another capability. See wire.ops.
+
+And what is ordered in place of a request that its client has no right to.
+"""
 
 from __future__ import annotations
+
+import errno
 
 from wire import ids
 from wire.capability import READ, SIZE_MAX, TRUNCATE, WRITE
 from wire.codec import message
+from wire.errors import Status
 from wire.ops import Cred, bad_ino
 
 
@@ -25,6 +31,21 @@ class Reserve:
         if not 0 < self.length <= ids.FILE_SIZE_MAX or not 0 <= self.end <= ids.FILE_SIZE_MAX:
             return f"{self.length} bytes behind {self.end}"
         return bad_ino(self.ino)
+
+
+@message(74)
+class Denied:
+    """By a replica, in place of a client's request and in its slot: the client may not ask that. Result: *status*.
+
+    Ordered, and not just answered: the request may be in history already, by another replica that was shown something
+    better, and then its recorded answer is the answer. EACCES; CAPABILITY_EXPIRED: with another capability it may.
+    """
+
+    status: int
+
+    def invalid(self) -> str | None:
+        good = self.status in (errno.EACCES, Status.CAPABILITY_EXPIRED)
+        return None if good else f"denied with status {self.status}"
 
 
 @message(95)

@@ -96,7 +96,8 @@ class RequestCall:
     """A client's state-changing request. *op*, an encoded wire.ops request, is executed once per
     (session, slot, number).
 
-    ``call`` pairs the answer with it on this connection only.
+    ``call`` pairs the answer with it on this connection only. ``capability``: shown with what needs one (mds.rights),
+    checked by the replica that it comes to, and not ordered.
     """
 
     call: int
@@ -104,8 +105,11 @@ class RequestCall:
     slot: int
     number: int
     op: bytes
+    capability: bytes = b""
 
     def invalid(self) -> str | None:
+        if (reason := bad_capability(self.capability)) is not None:
+            return reason
         if not 0 <= self.call < 2**63:
             return "call"
         if not 0 < self.session < 2**63:
@@ -117,13 +121,14 @@ class RequestCall:
 
 @message(5)
 class QueryCall:
-    """A client's query: *op* is an encoded wire.ops query."""
+    """A client's query: *op* is an encoded wire.ops query. ``capability``: as in RequestCall."""
 
     call: int
     op: bytes
+    capability: bytes = b""
 
     def invalid(self) -> str | None:
-        return None if 0 <= self.call < 2**63 else "call"
+        return bad_capability(self.capability) or (None if 0 <= self.call < 2**63 else "call")
 
 
 @message(6)
@@ -132,8 +137,8 @@ class Answer:
 
     ``lease``: the client may keep what this tells of the inodes asked about, and of those in the result, for as long
     as its cache lease runs (KeepCache) and until they are recalled (Recall).
-    ``capability``: with the answer to Open, Create, Renew and a truncation: what targets want to see (wire.capability).
-    Empty when the file has no objects, or there is no signing key yet.
+    ``capability``: with the answer to Open, Create, Renew and a truncation: what targets want to see, and the service
+    when it is asked about the file's data (wire.capability). Empty when there is no signing key yet.
     """
 
     call: int

@@ -30,6 +30,8 @@ from daemon.config import Config, ReplicaConfig, StorageConfig, TargetConfig
 from mds.capabilities import Signer
 from mds.handles import Handles
 from mds.machine import Bootstrap, Outcome, StateMachine
+from mds.rights import NEEDED, Rights
+from mds.shell import Client
 from mds.store import Store
 from ossd import identity
 from ossd import serve as ossd
@@ -74,6 +76,7 @@ class OneReplica:
         self.connections: set[Connection] = set()
         self._entry = 0
         self.signer = Signer(self.machine, time.time_ns)
+        self.rights = Rights(self.signer)
         if not self.machine.members:
             self.machine.view_event(self.machine.index + 1, 1, 1, (REPLICA,))
             self.rotate_keys()
@@ -113,6 +116,7 @@ class OneReplica:
 
     async def converse(self, conn: Connection, hello: msg.Hello) -> None:
         session = 0
+        who = Client(conn, hello.name, uuid=hello.uuid)
         self.connections.add(conn)
         try:
             while True:
@@ -120,23 +124,24 @@ class OneReplica:
                 if self.faults.hold is not None and isinstance(message, msg.RequestCall | msg.QueryCall):
                     await self.faults.hold.wait()
                 match message:
-                    case msg.QueryCall(call, data):
+                    case msg.QueryCall(call, data, shown):
                         if self._refused(conn, call):
                             continue
-                        self._query(conn, hello.uuid, session, call, data)
-                    case msg.RequestCall(call, number_of, slot, number, data):
+                        who.session = session
+                        self._query(who, call, data, shown)
+                    case msg.RequestCall(call, number_of, slot, number, data, shown):
                         if self._refused(conn, call):
                             continue
-                        outcome = self.apply(data, number_of, slot, number)
+                        who.session = session
+                        asked = self.rights.asked(who, decode(data), shown, time.monotonic_ns() // 1000)
+                        outcome = self.apply(asked, number_of, slot, number)
                         if self.faults.lose_replies:
                             self.faults.lose_replies -= 1
                             conn.close("reply lost")
                             continue
                         if outcome.opened and outcome.status == OK:
                             self.handles.open(session, outcome.opened)
-                        granted = b""
-                        if outcome.status == OK:
-                            granted = self.signer.answered(hello.uuid, session, decode(data), outcome.body)
+                        granted = self.signer.replied(hello.uuid, asked, outcome)
                         conn.send(msg.Answer(call, outcome.status, outcome.body, False, granted))
                     case msg.OpenSession(call, key, client, slots, attempt):
                         outcome = self.apply(ops.SessionOpen(key, client, slots, REPLICA, attempt))
@@ -173,11 +178,16 @@ class OneReplica:
             return True
         return False
 
-    def _query(self, conn: Connection, uuid: bytes, session: int, call: int, data: bytes) -> None:
+    def _query(self, client: Client, call: int, data: bytes, shown: bytes) -> None:
+        conn, uuid, session = client.conn, client.uuid, client.session
         try:
             op = decode(data)
         except WireError:
             conn.send(msg.Answer(call, Status.BAD_MESSAGE, b""))
+            return
+        status = self.rights.judge(client, op, shown, time.monotonic_ns() // 1000) if type(op) in NEEDED else OK
+        if status != OK:
+            conn.send(msg.Answer(call, status, b""))
             return
         result = self.machine.query(op, self.handles)
         if isinstance(op, ops.Open) and result.status == OK:
@@ -285,8 +295,12 @@ async def one_replica(
     stripe_count: int = 4,
     inline: int = 4096,
     port: int = 0,
+    start_targets: bool = True,
 ) -> AsyncIterator[Cluster]:
-    """The service with its data below *base*, on free ports (kept in *base* for the next start)."""
+    """The service with its data below *base*, on free ports (kept in *base* for the next start).
+
+    Without *start_targets* the targets are in the configuration, and nobody has started them yet.
+    """
     storage = StorageConfig(stripe_size, stripe_count, 1, inline)
     replica = OneReplica(base / "mds", storage)
     listener = Listener(f"127.0.0.1:{port or _kept_port(base, 'mds')}")
@@ -309,7 +323,7 @@ async def one_replica(
     try:
         async with trio.open_nursery() as nursery:
             cluster = Cluster(config, replica, nursery, [])
-            for target in members:
+            for target in members if start_targets else ():
                 _keep_port(base, f"target-{target.id}", await cluster.start_target(target.id))
             nursery.start_soon(listener.serve, nursery, CLUSTER, lambda hello: None, lambda hello: welcome, converse)
             yield cluster

@@ -12,10 +12,11 @@ import trio
 import trio.testing
 
 from client import capabilities, limits
-from client.api import FileSystem
+from client.api import FileSystem, open_file_system
 from client.capabilities import LIFETIME_S, Held
+from client.options import MountOptions
 from ossd.capabilities import Keys
-from tests.client.one_replica import Cluster
+from tests.client.one_replica import Cluster, one_replica
 from tests.client.test_service import opened
 from wire import ops
 from wire.capability import DRIFT_US, LIFETIME_US, READ, TRUNCATE, WRITE, parse_untrusted, sign
@@ -109,13 +110,76 @@ async def test_an_open_file_keeps_its_rights(tmp_path: Path) -> None:
 
 
 async def test_who_asks_for_what_has_happened_is_given_nothing(tmp_path: Path) -> None:
-    """GrowOut asks for no permission: of a file in objects it must give nothing, or anybody could write there."""
+    """Of a file that is in objects GrowOut gives no capability: what it needs was shown already."""
     async with opened(tmp_path) as (_, fs):
         await fs.write_file("/large", bytes(4097))
         await fs.write_file("/empty", b"")
         for path in ("/large", "/empty"):
-            (number, _), granted = await fs.volume.service.request_granting(GrowOut((await fs.stat(path)).ino))
-            assert (number, granted) == (0, b""), path
+            async with await fs.open(path, os.O_WRONLY) as file:
+                shown = file._handle.data.held.latest(WRITE)
+                (number, _), granted = await fs.volume.service.request_granting(GrowOut(file.ino), shown)
+                assert (number, granted) == (0, b""), path
+
+
+async def test_a_small_file_outlives_the_keys_that_its_rights_were_signed_with(tmp_path: Path) -> None:
+    """All keys are forgotten (lockstep target rotate-keys --forget): permission is asked for anew, with each of what is
+    asked about the data, and nobody notices."""
+    async with opened(tmp_path) as (cluster, fs):
+
+        def forget() -> None:
+            for _ in range(4):
+                cluster.replica.rotate_keys()
+
+        async with await fs.open("/f", os.O_RDWR | os.O_CREAT) as file:
+            await file.write(b"0123456789")
+            forget()
+            await file.flush()
+            assert cluster.replica.rights.refused == 1
+            forget()
+            assert bytes(await fs.volume.read(file._handle, 0, 10)) == b"0123456789"
+            forget()
+            await file.truncate(8)
+            forget()
+            await file.write(b"end", 5000)
+            await file.flush()
+        async with await fs.open("/f", os.O_WRONLY | os.O_APPEND) as file:
+            forget()
+            await file.write(b"!")
+        assert await fs.read_file("/f") == b"01234567" + bytes(4992) + b"end!"
+
+
+async def test_a_file_open_for_writing_is_cut_off_whatever_its_mode_is(tmp_path: Path) -> None:
+    """ftruncate(2) asks for a descriptor that is open for writing, and for nothing else."""
+    async with opened(tmp_path) as (_, fs):
+        await fs.chmod("/", 0o777)
+        for name, size in ((b"small", 10), (b"large", 9000)):
+            handle, attr = await fs.volume.create(ALICE, 1, name, 0o600, os.O_RDWR)
+            await fs.volume.write(handle, 0, b"x" * size)
+            await fs.volume.flush(handle)
+            await fs.chmod("/" + name.decode(), 0)
+            cut = ops.SetAttr(ALICE, attr.ino, ops.SET_SIZE, 0, 0, 0, 5, 0, 0, True)
+            assert (await fs.volume.setattr(cut)).size == 5
+            assert bytes(await fs.volume.read(handle, 0, 10)) == b"xxxxx"
+            with pytest.raises(FileSystemError) as caught:
+                await fs.volume.service.request(cut)
+            assert caught.value.status == errno.EACCES, "who shows nothing may as much as the mode says"
+            await fs.volume.close_file(handle)
+
+
+async def test_a_small_file_made_before_there_was_a_target(tmp_path: Path) -> None:
+    """It has no layout, and its capability is good for the service alone. When it gets one another is asked for."""
+    async with (
+        one_replica(tmp_path, 1, start_targets=False) as cluster,
+        open_file_system(cluster.config, options=MountOptions()) as fs,
+    ):
+        async with await fs.open("/f", os.O_RDWR | os.O_CREAT) as file:
+            await file.write(b"small")
+            await file.flush()
+            await cluster.start_target(1)
+            await file.write(b"end", 5000)
+            await file.fsync()
+        assert await fs.read_file("/f") == b"small" + bytes(4995) + b"end"
+        assert cluster.replica.rights.refused == 0
 
 
 async def test_what_is_not_renewed(tmp_path: Path) -> None:
@@ -219,4 +283,8 @@ def test_held() -> None:
     assert (held.cred(READ), held.cred(WRITE)) == (BOB, ALICE)
     assert held.at_hand(WRITE, LIFETIME_S) == b"" and held.latest(WRITE) == token
     assert held.due(LIFETIME_S / 2 - 1) == []
+    held.take(sign(b"k" * 32, bytes(16), WRITE, 5, 1, 0, (), 5), BOB, 100.0)
+    assert held.at_hand(WRITE, 100.0) == b"" and held.latest(WRITE), "no target would take it"
+    held.take(token, ALICE, 0.0)
+    held.take(only_read, BOB, 100.0)
     assert len(held.due(LIFETIME_S / 2)) == 1 and len(held.due(LIFETIME_S)) == 2, "each once"

@@ -77,7 +77,7 @@ class Line:
         self.stalled = False
         """Nothing gets to the client any more, but nobody notices."""
         self._arrives = [0, 0]
-        self.client = Client(self, user.name)
+        self.client = Client(self, user.name, uuid=user.uuid)
         node.lines.append(self)
         node.take(lambda: node.replica.client_joined(self.client))
 
@@ -431,6 +431,10 @@ class Call:
     status: int = -1
     """-1: not answered."""
     body: Any = None
+    shown: bytes = b""
+    """The capability that it shows."""
+    granted: bytes = b""
+    """The one that came with the answer."""
     ended: int = 0
     answers: int = 0
     refusals: list[int] = field(default_factory=list)
@@ -451,6 +455,8 @@ class User:
     def __init__(self, world: Group, name: str, slots: int = 64) -> None:
         self.world = world
         self.name = name
+        self.uuid = name.encode()[:16].ljust(16, b"-")
+        """In its Hello, as it were."""
         self.slots = slots
         self.key = world.rng.randbytes(16)
         self.session = 0
@@ -547,20 +553,20 @@ class User:
 
     # -- calls
 
-    def request(self, op: Any, slot: int = -1) -> Call:
-        """Begin a request, in a free slot if none is given."""
+    def request(self, op: Any, slot: int = -1, shown: bytes = b"") -> Call:
+        """Begin a request, in a free slot if none is given, that shows a capability."""
         busy = {call.slot for call in self.calls}
         if slot < 0:
             slot = next(s for s in range(self.slots) if s not in busy)
         assert slot not in busy, "one request at a time in a slot"
         self._numbers[slot] += 1
-        call = Call(op, self.world.clock.now, slot, self._numbers[slot])
+        call = Call(op, self.world.clock.now, slot, self._numbers[slot], shown=shown)
         self.calls.append(call)
         self._send(call)
         return call
 
-    def query(self, op: Any) -> Call:
-        call = Call(op, self.world.clock.now)
+    def query(self, op: Any, shown: bytes = b"") -> Call:
+        call = Call(op, self.world.clock.now, shown=shown)
         self.calls.append(call)
         self._send(call)
         return call
@@ -571,9 +577,10 @@ class User:
         self._call += 1
         self.pending[self._call] = call
         if call.slot < 0:
-            self.line.ask(msg.QueryCall(self._call, encode(call.op)))
+            self.line.ask(msg.QueryCall(self._call, encode(call.op), call.shown))
         else:
-            self.line.ask(msg.RequestCall(self._call, self.session, call.slot, call.number, encode(call.op)))
+            op = encode(call.op)
+            self.line.ask(msg.RequestCall(self._call, self.session, call.slot, call.number, op, call.shown))
 
     def close(self, ino: int, count: int = 1) -> None:
         """Close handles of *ino*."""
@@ -630,6 +637,7 @@ class User:
                 return
         self.calls.remove(call)
         call.status = answer.status
+        call.granted = answer.capability
         call.ended = self.world.clock.now
         if call.ok:
             call.body = unpack_untrusted(answer.body)

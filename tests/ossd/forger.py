@@ -1,8 +1,8 @@
-"""A raw client that shows a target what it should not: forged, expired and foreign capabilities, and none.
+"""A raw client that shows targets and the service what it should not: forged, expired and foreign capabilities, none.
 
     python -m tests.ossd.forger CLUSTER FILE        FILE: on a mount of that cluster, and not empty
 
-Prints what was shown, what was asked and what the target answered. Ends with "N passed, 0 failed": everything was
+Prints what was shown, what was asked and what the answer was. Ends with "N passed, 0 failed": everything was
 refused with a permission error, and the file is what it was.
 """
 
@@ -24,13 +24,17 @@ from client.api import open_file_system
 from daemon.config import Config
 from wire.capability import DRIFT_US, LIFETIME_US, READ, TRUNCATE, WRITE, sign
 from wire.chains import path
-from wire.errors import describe, to_errno
+from wire.errors import FileSystemError, describe, to_errno
+from wire.fileops import Reserve
 from wire.ids import PROTOCOL_VERSION
+from wire.inline import GrownOut, GrowOut, ReadInline, WriteInline
 from wire.messages import Answer, Hello, ObjectKey, ObjectRead, ObjectSync, ObjectTruncate, ObjectWrite, Role
+from wire.ops import SET_SIZE, Commit, Cred, SetAttr, Settle
 from wire.peer import Connection, dial
 
 ALL = READ | WRITE | TRUNCATE
 ME = b"uuid of a forger"
+NOBODY = Cred(65534, 65534, ())
 
 
 Shown = list[tuple[str, bytes, bytes]]
@@ -94,6 +98,39 @@ async def attempts(config: Config, ino: int, chains: tuple[int, ...]) -> tuple[i
     return passed, failed
 
 
+async def of_service(config: Config, ino: int) -> tuple[int, int]:
+    """The same of the metadata service, for what changes or tells a file's data there."""
+    passed = failed = 0
+    async with open_file_system(config) as fs:
+        service, name = fs.volume.service, f"/forger-{os.getpid()}"
+        async with await fs.create(name) as file:
+            own = file._handle.data.held.latest(WRITE)
+        await fs.unlink(name)
+        session = service.core.session
+        forged = sign(os.urandom(32), service.uuid, ALL, ino, session, 2**62, (1,), ino)
+        shown = [("nothing", b""), ("noise", os.urandom(len(own))), ("forged", forged), ("foreign", own)]
+        for what, token in [*shown, ("altered", own[:-1] + bytes([own[-1] ^ 1]))]:
+            for op in (
+                Commit(ino, 2**40, 1),
+                WriteInline(ino, ((0, b"overwritten"),), 1),
+                Reserve(ino, 2**40, 0),
+                GrowOut(ino),
+                GrownOut(ino, 1),
+                Settle(ino, 2**40),
+                SetAttr(NOBODY, ino, SET_SIZE, 0, 0, 0, 0, 0, 0, True),
+                ReadInline(ino),
+            ):
+                status, ask = 0, service.query_granting if isinstance(op, ReadInline) else service.request_granting
+                try:
+                    await ask(op, token)
+                except FileSystemError as exc:
+                    status = exc.status
+                good = status != 0 and to_errno(status) == errno.EACCES
+                passed, failed = passed + good, failed + (not good)
+                print(f"{what:8} {type(op).__name__:15} {describe(status)}{'' if good else '   WRONG'}")
+    return passed, failed
+
+
 def run(config: Config, file: Path) -> tuple[int, int]:
     """Try everything on *file*: (passed, failed)."""
     before = file.read_bytes()
@@ -101,6 +138,8 @@ def run(config: Config, file: Path) -> tuple[int, int]:
     text = os.getxattr(file, "lockstep.layout").decode()
     chains = tuple(int(n) for n in dict(word.split("=") for word in text.split())["chains"].split(","))
     passed, failed = trio.run(attempts, config, file.stat().st_ino, chains)
+    more, wrong = trio.run(of_service, config, file.stat().st_ino)
+    passed, failed = passed + more, failed + wrong
     if file.read_bytes() == before:
         return passed + 1, failed
     print("the file has changed   WRONG")
