@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,7 +90,13 @@ def clear_abandoned() -> list[Path]:
     cleared = []
     for path in temporary_root().glob("lockstep-*"):
         match = _NAME.fullmatch(path.name)
-        if match is None or path.is_symlink() or not path.is_dir() or path.stat().st_uid != os.geteuid():
+        if match is None:
+            continue
+        try:
+            found = path.lstat()
+        except FileNotFoundError:
+            continue  # another run has cleared it meanwhile
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
             continue
         owner = processes.identify(int(match[1]))
         if owner is not None and owner.start_ticks == int(match[2]):

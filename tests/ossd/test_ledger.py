@@ -10,13 +10,26 @@ from pathlib import Path
 
 import pytest
 
+from ossd import clearing, copystore, identity, objectfile, resync
 from ossd import ledger as ledger_module
+from ossd import store as store_module
 from ossd.ledger import BLOCK, ENTRY, ENTRY_SIZE, LOST, NO_STAMP, BadBlock, Ledger, header_of
+from ossd.objectfile import fanout_of
 from ossd.store import Key, Store, file_name
 from tests.ossd.disks import CLUSTER, FaultyDisk
 from tests.ossd.storing import read, truncate, write
 
 A: Key = (1, 0)
+FANOUT = 64
+
+
+@pytest.fixture(autouse=True)
+def few_directories(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stores of 2 * 64 directories, not 2 * 1024: making and deleting them was most of these tests' time."""
+    for module in (identity, clearing, resync):
+        monkeypatch.setattr(module, "FANOUT", FANOUT)
+    for shared in (objectfile, store_module, copystore):
+        monkeypatch.setattr(shared, "fanout_of", lambda ino: fanout_of(ino) % FANOUT)
 
 
 @pytest.fixture
