@@ -296,8 +296,8 @@ class Targets:
                 if answered is not None:
                     answered(Ack(version, lost))
                 return data
-            if status == Status.CORRUPT and read:
-                bad.add(link.target)  # it could not mend it: another copy may be good
+            if status in (Status.CORRUPT, errno.EIO) and read:
+                bad.add(link.target)  # it could not mend it, or its disk fails: another copy may be good
                 if bad >= set(readers(self._chains[chain][1])):
                     raise FileSystemError(status, f"chain {chain}: no good copy")
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ import trio.testing
 from client import limits
 from client.api import File, FileSystem, open_file_system
 from client.options import MountOptions
+from ossd.disk import Disk
 from tests.client.one_replica import Cluster, one_replica
 from wire import ops
 
@@ -112,7 +114,7 @@ async def test_session_expires_and_open_files_are_stale(tmp_path: Path) -> None:
             await file.read(1, 0)
         with pytest.raises(OSError, match="Stale"):
             await file.close()
-        async with await fs.open("/f") as again:
+        async with await fs.open(Path("/f")) as again:
             assert again.ino == file.ino
 
 
@@ -185,7 +187,7 @@ async def test_full_target_is_reported_once_per_handle(tmp_path: Path, monkeypat
         with pytest.raises(OSError, match="No space"):
             await two.flush()
         await two.flush()
-        late = await fs.open("/f")
+        late = await fs.open(Path("/f"))
         for file in (one, two, late):
             await file.close()
         assert (await fs.stat("/f")).size == 0
@@ -254,3 +256,33 @@ async def test_an_unmount_does_not_wait_for_atime(tmp_path: Path, monkeypatch: p
         monkeypatch.setattr(fs.volume, "_tell_accesses", noted)
         await fs.volume.close()
         assert left and left[0] <= limits.CLOSE_TIMEOUT_S < limits.UNMOUNT_FLUSH_S
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+async def test_a_copy_that_a_disk_cannot_read_is_no_error_while_there_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    def broken(fd: int) -> bool:
+        return f"/target-{failing}/" in os.readlink(f"/proc/self/fd/{fd}")
+
+    def pread(fd: int, length: int, offset: int) -> bytes:
+        if broken(fd):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return os.pread(fd, length, offset)
+
+    def preadv(fd: int, buffers: list[bytearray], offset: int, flags: int) -> int:
+        if broken(fd):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return os.preadv(fd, buffers, offset, flags)
+
+    async with opened(tmp_path, inline=0, copies=2) as (_, fs):
+        one = await fs.create("/f")
+        await one.write(b"x" * 200_000, 0)
+        await one.fsync()
+        await one.close()
+        monkeypatch.setattr(Disk, "pread", staticmethod(pread))
+        monkeypatch.setattr(Disk, "preadv", staticmethod(preadv))
+        for _ in range(4):  # whichever copy is asked first
+            one = await fs.open(Path("/f"))
+            assert await one.read(200_000, 0) == b"x" * 200_000
+            await one.close()
