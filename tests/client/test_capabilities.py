@@ -46,7 +46,7 @@ async def refused(fs: FileSystem) -> int:
     await fs.statfs()  # links to all of them are made
     count = 0
     for link in fs.volume._targets._links.values():
-        answer, _, _ = await link.call(StatusCall)
+        answer, _ = await link.call(StatusCall)
         count += unpack_untrusted(answer.body)["refused"]
     return count
 

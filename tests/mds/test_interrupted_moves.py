@@ -25,7 +25,7 @@ def world(tmp_path: Path) -> World:
 
 def found(world: World, number: int, members: Members) -> None:
     """The state has had the chain like this for long."""
-    world.store.put_alone(schema.CHAINS, schema.chain_key(number), pack((version_of(world, number), members)))
+    world.store.put_alone(schema.CHAINS, schema.chain_key(number), pack((version_of(world, number), members, 0)))
     address = f"moved:{world.machine.storage_map()[0]}"  # the map is read anew when it moves
     world.internal(ops.TargetSet(4, address, bytes([4]) * 16))
 
