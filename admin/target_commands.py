@@ -31,7 +31,7 @@ Exit codes:
   2  the configuration is not usable"""
 
 
-@click.group(short_help="Storage targets: list, add, drain, give-up, remove, replace.", epilog=_CODES)
+@click.group(short_help="Storage targets: list, add, drain, remove, replace.", epilog=_CODES)
 def target() -> None:
     """Storage targets: which there are, what becomes of them."""
 
@@ -56,8 +56,7 @@ def list_(spec: Path, as_json: bool) -> None:
                 }
                 for s in under_way
             ]  # fmt: skip
-            bad = [one.to_json() for one in targets.unreadable(states)]
-            print(json.dumps({"targets": [s.to_json() for s in states], "syncing": syncing, "unreadable": bad}))
+            print(json.dumps({"targets": [state.to_json() for state in states], "syncing": syncing}))
             return
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
         for heading in ("target", "address", "state", "chains", "free MiB", "objects", "bad blocks", "mended"):
@@ -78,20 +77,6 @@ def list_(spec: Path, as_json: bool) -> None:
                 f"chain {s.chain}: target {s.target} is being synced: {s.percent} %, {s.objects} objects, "
                 f"{s.bytes >> 20} MiB so far, {left}"
             )
-        _print_unreadable(states)
-
-
-def _print_unreadable(states: list[targets.TargetState]) -> None:
-    for one in states:
-        listed = targets.unreadable([one])
-        if listed:
-            count = one.said.get("unreadable_objects", len(listed))
-            print(
-                f"target {one.id}: {count} objects cannot be read, and nobody else has them; it tries again every "
-                f"minute, and `lockstep target give-up ... {one.id}` ends the waiting:"
-            )
-        for bad in listed:
-            print(f"  {bad}")
 
 
 @target.command(epilog=_CODES)
@@ -117,35 +102,10 @@ def add(spec: Path, number: int, timeout_s: float) -> None:
 def drain(spec: Path, number: int, undo: bool, timeout_s: float) -> None:
     """Move everything that is on target ID elsewhere, in the background; `target list` shows how far it is.
 
-    The target serves until the last of it is moved. Then it has no chains, and `target remove` takes it out. What
-    cannot be read from it any more is shown by `target list`, too; everything else is moved, and the drain then waits
-    for it, is taken back (--undo), or ends with `target give-up`.
+    The target serves until the last of it is moved. Then it has no chains, and `target remove` takes it out.
     """
     with reported():
         trio.run(targets.drain, find_config(spec), number, undo, timeout_s)
-
-
-@target.command("give-up", epilog=_CODES)
-@_SPEC
-@_ID
-@click.option("--inode", "inodes", type=click.IntRange(1), multiple=True, help="This file only (may be repeated).")
-@click.option("--all", "everything", is_flag=True, help="All that `target list` shows of target ID.")
-def give_up(spec: Path, number: int, inodes: tuple[int, ...], everything: bool) -> None:
-    """Give up what target ID cannot read and nobody else has, so that what waits for it (a drain, a move) ends.
-
-    `target list` shows what that is. A block that still cannot be read is left out of the copy made: reading it there
-    is an input/output error (EIO) from then on, never zeros or older bytes, until all of the block is written anew, or
-    the file is cut or deleted. A file that cannot be opened at all can only be deleted. `find MOUNT -inum N` tells the
-    path of a file. There is no way back once the copy is made.
-    """
-    with reported():
-        if everything == bool(inodes):
-            raise click.UsageError("either --all or some --inode N")
-        for one in (found := trio.run(targets.give_up, find_config(spec), number, inodes)):
-            print(f"given up: {one}")
-        if not found:
-            print("nothing of that is waited for at the moment; see `lockstep target list`")
-            sys.exit(EXIT_FAILED)
 
 
 @target.command(epilog=_CODES)

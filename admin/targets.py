@@ -18,7 +18,7 @@ from wire.chains import HOLDS, OFFLINE, Members, StorageMap, answer_untrusted, c
 from wire.codec import encode
 from wire.errors import FileSystemError
 from wire.messages import QueryCall
-from wire.storage import LIST_DIRECTORIES, Scrubbed, TargetGiveUp, TargetScrub
+from wire.storage import LIST_DIRECTORIES, Scrubbed, TargetScrub
 
 SCRUB_ANSWER_S: Final = 24 * 3600.0
 """A part of a scrub takes as long as its rate wants."""
@@ -68,45 +68,6 @@ class Syncing:
     percent: int
     seconds_left: int | None
     """An estimate; None: there is nothing yet that would tell."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """What a target cannot give to another one, of one object. See ossd.unreadable.Told."""
-
-    source: int
-    chain: int
-    target: int
-    inode: int
-    column: int
-    ranges: tuple[tuple[int, int], ...]
-    bytes: int
-    why: str
-
-    def __str__(self) -> str:
-        what = ", ".join(f"{first}-{first + size - 1}" for first, size in self.ranges)
-        told = sum(size for _, size in self.ranges)
-        more = f" and {self.bytes - told} bytes more" if self.bytes > told else ""
-        what = f"bytes {what}{more}" if what else f"all of it ({self.why})"
-        return f"inode {self.inode}, column {self.column} (chain {self.chain}, wanted by target {self.target}): {what}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, with the keys that `lockstep target list --json` promises."""
-        return {
-            "source": self.source, "chain": self.chain, "target": self.target, "inode": self.inode,
-            "column": self.column, "ranges": [list(one) for one in self.ranges], "bytes": self.bytes, "why": self.why,
-        }  # fmt: skip
-
-
-def unreadable(states: list[TargetState]) -> list[Unreadable]:
-    """What cannot be read at its only holder and keeps copies from being made, as far as it is told."""
-    return [Unreadable(state.id, *told) for state in states for told in state.said.get("unreadable", ())]
-
-
-async def give_up(config: Config, target: int, inodes: tuple[int, ...]) -> list[Unreadable]:
-    """What target *target* cannot read of *inodes* (none: of all) is given up; what that was. Raises AskError."""
-    reply = await call(config, config.target(target).address, TargetGiveUp(1, inodes))
-    return [Unreadable(target, *told) for told in reply.body]
 
 
 async def listing(config: Config) -> tuple[list[TargetState], list[Syncing]]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -25,17 +25,16 @@ from ossd import limits
 from ossd.chains import Chain, ChainTable
 from ossd.copystore import CopyStore
 from ossd.failure import FAILED
-from ossd.ledger import BLOCK, ENTRY, ENTRY_SIZE, NO_STAMP, BadBlock, GivenUp, Stamp
+from ossd.ledger import BLOCK, ENTRY_SIZE, NO_STAMP, BadBlock, Stamp
 from ossd.links import Link, Links, Unreachable
-from ossd.objectfile import Key, ObjectFile, file_name
+from ossd.objectfile import Key, ObjectFile
 from ossd.objects import Truncations, pending
 from ossd.store import Buffer
-from ossd.unreadable import WHOLE, Incomplete
 from wire.chains import HOLDS, OFFLINE, SYNCING, holders, state_in
 from wire.codec import unpack_untrusted
 from wire.errors import OK, Status, WireError, describe
 from wire.messages import Answer, ObjectDelete, ObjectKey
-from wire.storage import BlockFetch, ObjectAdopt, ObjectChange, ObjectMark, ObjectPatch, ObjectSums
+from wire.storage import BlockFetch, ObjectAdopt, ObjectChange, ObjectPatch, ObjectSums
 
 log = logging.getLogger(__name__)
 
@@ -342,27 +341,17 @@ class Copies:
 
     # -- bringing in step
 
-    async def bring_in_step(self, key: Key, chain: Chain, lost: Collection[int] = ()) -> bool:
-        """Make the next member's copy of *key* equal to ours; the object's turn is held. False: not possible now.
-
-        *lost*: blocks (or unreadable.WHOLE) that were given up; in place of those that cannot be read the other one
-        gets a mark. Raises OSError: what was not given up cannot be read; :class:`ossd.unreadable.Incomplete`: the
-        other one has everything else.
-        """
+    async def bring_in_step(self, key: Key, chain: Chain) -> bool:
+        """Make the next member's copy of *key* equal to ours; the object's turn is held. False: not possible now."""
         assert chain.next is not None
-        try:
-            file = await self.in_thread(partial(self.store.fetch, key, create=False))
-        except OSError as exc:
-            if WHOLE not in lost and not isinstance(exc, GivenUp):
-                raise
-            return await self._mark(chain, ObjectKey(*key))
+        file = await self.in_thread(partial(self.store.fetch, key, create=False))
         try:
             if file is not None and file.ledger.chain != chain.number:
                 return True  # it belongs to another chain, and is brought there by whom it concerns
             if file is None:
                 await self._told(chain, lambda call: ObjectDelete(call, chain.number, chain.version, (key,)))
             else:
-                await self._bring(file, chain, lost)
+                await self._bring(file, chain)
         except Unreachable as exc:
             log.info("chain %d: target %d is not brought in step: %s", chain.number, chain.next, exc)
             return False
@@ -371,26 +360,13 @@ class Copies:
                 self.store.release(file)
         return True
 
-    async def _mark(self, chain: Chain, wire: ObjectKey) -> bool:
-        """All of an object is given up, at the next member, too."""
-        try:
-            await self._told(chain, lambda call: ObjectMark(call, wire, chain.number, chain.version, WHOLE, 0, 0))
-        except Unreachable as exc:
-            log.info("chain %d: target %d: %s", chain.number, chain.next, exc)
-            return False
-        return True
-
-    async def bring_ahead(self, key: Key, chain: Chain, first: int, lost: Collection[int] = ()) -> tuple[int, int]:
+    async def bring_ahead(self, key: Key, chain: Chain, first: int) -> tuple[int, int]:
         """Give the next member some of the blocks of *key* that it lacks, from block *first* on; the turn is held.
 
         (Where to go on, of how many blocks in all). Nothing is done about an object that is brought in step in one turn
         (:meth:`bring_in_step`, which follows in any case). Raises :class:`Unreachable`.
         """
-        try:
-            file = await self.in_thread(partial(self.store.fetch, key, create=False))
-        except OSError as exc:
-            log.debug("%s: what follows says so: %s", file_name(key), exc)
-            return 0, 0
+        file = await self.in_thread(partial(self.store.fetch, key, create=False))
         if file is None:
             return 0, 0
         try:
@@ -398,15 +374,12 @@ class Copies:
             if blocks <= limits.AHEAD_BLOCKS or file.ledger.chain != chain.number or first >= blocks:
                 return blocks, blocks
             await self.in_thread(partial(self.store.make_sure, file))
-            return await self._bring_some(file, chain, first, blocks, limits.AHEAD_BLOCKS, lost, []), blocks
+            return await self._bring_some(file, chain, first, blocks, limits.AHEAD_BLOCKS), blocks
         finally:
             self.store.release(file)
 
-    async def _bring_some(
-        self, file: ObjectFile, chain: Chain, first: int, blocks: int, most: int, lost: Collection[int], bad: list[int]
-    ) -> int:
-        """Compare some blocks from *first* on, give those that differ, *most* of them; the block to go on with. Of what
-        differs and cannot be read the other one is given a mark if it is *lost*, else the block is added to *bad*."""
+    async def _bring_some(self, file: ObjectFile, chain: Chain, first: int, blocks: int, most: int) -> int:
+        """Compare some blocks from *first* on, give those that differ, *most* of them; the block to go on with."""
         wire = ObjectKey(*file.key)
         count = max(1, min(limits.SUMS_BLOCKS, blocks - first))
         answer = await self._told(chain, partial(_sums, wire, first, count))
@@ -415,29 +388,23 @@ class Copies:
             at = (block - first) * ENTRY_SIZE
             mine = file.ledger.raw_entry(block)
             theirs = entries[at : at + ENTRY_SIZE].ljust(ENTRY_SIZE, b"\0")
-            if file.ledger.lost(block) and theirs == ENTRY.pack(*file.ledger.entry(block)):
-                continue  # they have what ours has lost, and ours is mended from there when it is read
             if mine != theirs or (length < 0 and any(mine)):
                 if not most:
                     return block
                 most -= 1
-                if not await self._send_block(file, block, chain, wire, lost):
-                    bad.append(block)
+                await self._send_block(file, block, chain, wire)
         return first + count
 
-    async def _bring(self, file: ObjectFile, chain: Chain, lost: Collection[int]) -> None:
-        """Raises :class:`Incomplete`; :class:`Unreachable` when it got in the way of something: it is done again."""
+    async def _bring(self, file: ObjectFile, chain: Chain) -> None:
+        """Raises :class:`Unreachable` when it got in the way of something; then it is done again."""
         await self.in_thread(partial(self.store.make_sure, file))
         wire = ObjectKey(*file.key)
         blocks = (file.size + BLOCK - 1) // BLOCK
         first = 0
-        bad: list[int] = []
         while True:
-            first = await self._bring_some(file, chain, first, blocks, blocks, lost, bad)
+            first = await self._bring_some(file, chain, first, blocks, blocks)
             if first >= blocks:
                 break
-        if bad:
-            raise Incomplete(file.path, bad, file.size)
         size, trim, stamp = file.size, file.last, file.ledger.stamp
         if stamp == NO_STAMP:
             # Ours was void, too (a kill in the middle of a write, or a ledger that is gone): from now on both have one.
@@ -447,27 +414,13 @@ class Copies:
             chain, lambda call: ObjectAdopt(call, wire, chain.number, chain.version, size, trim, *stamp)
         )
 
-    async def _send_block(
-        self, file: ObjectFile, block: int, chain: Chain, wire: ObjectKey, lost: Collection[int]
-    ) -> bool:
-        """False: it cannot be read."""
-        try:
-            data = await self.read_block(file, block, chain.number)
-        except OSError as exc:
-            if block not in lost and not file.ledger.lost(block):
-                log.debug("%s: %s", file.path, exc)  # the store has said it, and who wanted it will
-                return False
-            length, crc = file.ledger.entry(block)
-            await self._told(
-                chain, lambda call: ObjectMark(call, wire, chain.number, chain.version, block, length, crc)
-            )
-            return True
+    async def _send_block(self, file: ObjectFile, block: int, chain: Chain, wire: ObjectKey) -> None:
+        data = await self.read_block(file, block, chain.number)
         self.brought += len(data)
         offset = block * BLOCK
         await self._told(
             chain, lambda call: ObjectPatch(call, wire, chain.number, chain.version, offset), data
         )
-        return True
 
     async def read_block(self, file: ObjectFile, block: int, chain: int, at_once: bool = False) -> bytes:
         """The bytes of one block, without the zeros that follow them; mended first if they are bad."""

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import errno
-import logging
 import os
 from collections.abc import Iterator
-from typing import Final
 
 from ossd import identity
 from ossd.checksum import crc32
-from ossd.ledger import BLOCK, ENTRY, LOST, NO_STAMP, BadBlock, Damaged, Stamp, header_of
-from ossd.objectfile import Key, ObjectFile, chain_of, fanout_of, file_name, key_of
+from ossd.ledger import BLOCK, NO_STAMP, Damaged, Stamp, header_of
+from ossd.objectfile import Key, ObjectFile, chain_of, key_of
 from ossd.store import TRIM, TRIM_ATTR, Buffer, Store
-
-log = logging.getLogger(__name__)
-
-UNREADABLE: Final = (0, NO_STAMP, -1)
-"""In place of an object's chain, stamp and incarnation."""
 
 
 class CopyStore(Store):
@@ -44,14 +36,11 @@ class CopyStore(Store):
         """(inode, column, stamp) of the objects of *chain* in directories [first, first + count)."""
         found: list[tuple[int, int, int, int]] = []
         for where, name, key in self._objects(first, count):
-            header = self._header(where, name)
+            header = header_of(f"{self._ledgers[where]}/{name}")
             belongs, stamp, incarnation = header if header is not None else (0, NO_STAMP, 0)
-            belongs = belongs or chain_of(f"{self._directories[where]}/{name}")
-            if header == UNREADABLE and not belongs:
-                belongs = chain  # whoever tries to open it is told what is the matter; to pass it over would lose it
             # 1. An object is being made, its ledger says nothing yet. 2. Taken for one of this chain it is brought
             # to this chain's next member, which may have a newer copy as a member of its true chain.
-            if belongs == chain:
+            if (belongs or chain_of(f"{self._directories[where]}/{name}")) == chain:
                 sure = incarnation >= self.incarnation
                 found.append((*key, *(stamp if sure else NO_STAMP)))
         return found
@@ -60,7 +49,7 @@ class CopyStore(Store):
         """(inode, column, chain) of all objects in directories [first, first + count); chain 0: not known."""
         found: list[tuple[int, int, int]] = []
         for where, name, key in self._objects(first, count):
-            header = self._header(where, name)
+            header = header_of(f"{self._ledgers[where]}/{name}")
             chain = (header[0] if header is not None else 0) or chain_of(f"{self._directories[where]}/{name}")
             found.append((*key, chain or 0))
         return found
@@ -73,18 +62,10 @@ class CopyStore(Store):
                 size = os.stat(f"{self._directories[where]}/{name}").st_blocks * 512
             except FileNotFoundError:
                 continue  # deleted meanwhile
-            header = self._header(where, name)
+            header = header_of(f"{self._ledgers[where]}/{name}")
             chain = (header[0] if header is not None else 0) or chain_of(f"{self._directories[where]}/{name}")
             found.append((chain or 0, size))
         return found
-
-    def _header(self, where: int, name: str) -> tuple[int, Stamp, int] | None:
-        """As ossd.ledger.header_of; UNREADABLE where the disk ends that in an error."""
-        try:
-            return header_of(f"{self._ledgers[where]}/{name}")
-        except OSError as exc:
-            log.error("ledger of %s: %s", name, exc.strerror)
-            return UNREADABLE
 
     def every(self, first: int, count: int) -> list[Key]:
         """All objects in directories [first, first + count)."""
@@ -106,16 +87,7 @@ class CopyStore(Store):
     def read_block(self, file: ObjectFile, block: int) -> bytes:
         """One block as far as it was written. Raises OSError, :class:`BadBlock`."""
         length, crc = file.ledger.entry(block)
-        if file.ledger.lost(block):
-            raise BadBlock(file.path, block, "was given up")
-        try:
-            data = self._disk.pread(file.fd, length, block * BLOCK) if length else b""
-        except OSError as exc:
-            if exc.errno != errno.EIO:
-                raise
-            self.bad_blocks += 1  # as good as any other content that is not what was written
-            log.error("%s: block %d cannot be read: %s", file.path, block, exc.strerror)
-            raise BadBlock(file.path, block, "cannot be read") from exc
+        data = self._disk.pread(file.fd, length, block * BLOCK) if length else b""
         if length and crc32(data) != crc:
             self._mismatch(file, block)
             return self.read_block(file, block)
@@ -138,38 +110,6 @@ class CopyStore(Store):
             done += self._disk.pwrite(file.fd, memoryview(whole)[done:], offset + done)
         file.size = max(file.size, offset + len(whole))
         ledger.commit(block, ledger.made_entry(bytes(data)), NO_STAMP, chain, self.incarnation)
-
-    def lose(self, file: ObjectFile, block: int, length: int, crc: int, chain: int) -> None:
-        """*block*, of which *length* bytes with sum *crc* were written, was given up; the object's stamp is void."""
-        self.make_sure(file)
-        ledger = file.ledger
-        ledger.set_stamp(NO_STAMP, chain, self.incarnation)
-        with file.lock:
-            file.book.wrote("copies")
-            file.attr_dirty = True
-        end = block * BLOCK + length
-        if file.size < end:
-            self._disk.ftruncate(file.fd, end)  # a ledger that says more than there is would be cut when it is opened
-            file.size = end
-        ledger.put(block, ENTRY.pack(length | LOST, crc))
-
-    def lose_all(self, key: Key, chain: int) -> None:
-        """All of the object was given up: whoever opens it from now on is told so."""
-        where = fanout_of(key[0])
-        header = self._header(where, file_name(key))
-        if header is not None and header[0] not in (0, chain):
-            return  # what could not be read there was a copy that is no chain's any more: this one is another chain's
-        self.delete((key,))
-        file = self.fetch(key, create=True, chain=chain)
-        assert file is not None
-        try:
-            file.ledger.give_up(chain, self.incarnation)
-            self._flush(file)
-        finally:
-            self.release(file)
-        with self._lock:
-            closed = self._close_idle(file)
-        assert closed, "its turn is held, and it has just been synced"
 
     def adopt(self, file: ObjectFile, length: int, trim: int, stamp: Stamp, chain: int) -> None:
         """The object is *length* bytes long, has carried out truncation *trim*, and has *stamp*."""
@@ -194,6 +134,4 @@ class CopyStore(Store):
         with file.lock:
             file.book.wrote("copies")
         self._disk.pwrite(file.fd, data, block * BLOCK)
-        if file.ledger.lost(block):
-            file.ledger.put(block, file.ledger.made_entry(bytes(data)))
         return True

@@ -2,9 +2,7 @@
 
 ``ledgers/<hash of the inode>/<inode>.<column>`` stands beside the object's file: a header of HEADER_SIZE bytes, then an
 entry for each block of BLOCK bytes. An entry is (length, CRC-32): the first *length* bytes of the block were written
-and have that sum; what follows them up to the object's end are zeros. (0, 0) is a block nobody has written. A length
-with the bit LOST is a block that was *given up*: no copy of it could be read. What is in its place means nothing, every
-read of it is an error, and only a write over all of it (or another copy with that sum) makes it good again.
+and have that sum; what follows them up to the object's end are zeros. (0, 0) is a block nobody has written.
 
 *Stamp*: (version of the chain, number), given by the head of the chain to each change, never twice for one object.
 Copies with equal stamps are equal; that is how a target that was away finds out what it missed.
@@ -22,7 +20,6 @@ nobody was promised what was not synced, and what was synced is there.
 
 from __future__ import annotations
 
-import errno
 import os
 import struct
 from typing import Final
@@ -34,11 +31,8 @@ BLOCK: Final = 64 << 10
 HEADER_SIZE: Final = 64
 _HEADER: Final = struct.Struct("!4sIIQIIIB")
 _MAGIC: Final = b"LLg2"
-ENTRY: Final = struct.Struct("!II")
-ENTRY_SIZE: Final = ENTRY.size
-LOST: Final = 1 << 31
-GIVEN_UP: Final = 1
-"""In the last field of the header: all of the object was given up. It cannot be opened, only deleted."""
+_ENTRY: Final = struct.Struct("!II")
+ENTRY_SIZE: Final = _ENTRY.size
 _NO_ENTRY: Final = bytes(ENTRY_SIZE)
 assert _HEADER.size <= HEADER_SIZE
 
@@ -53,18 +47,11 @@ class Damaged(OSError):
     """What is on disk of one object is not what was written: no failure of the disk as a whole."""
 
 
-class GivenUp(Damaged):
-    """All of the object was given up, here or where this copy comes from."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__(5, "the object was given up: it can only be deleted", path)
-
-
 class BadBlock(Damaged):
-    """Data does not match its checksum, or cannot be read, or was given up: *block* of the object."""
+    """Data does not match its checksum: *block* of the object."""
 
-    def __init__(self, path: str, block: int, why: str = "does not match its checksum") -> None:
-        super().__init__(5, f"block {block} {why}", path)
+    def __init__(self, path: str, block: int) -> None:
+        super().__init__(5, f"block {block} does not match its checksum", path)
         self.block = block
 
 
@@ -102,9 +89,7 @@ class Ledger:
         return made
 
     def _load(self, raw: bytes, data_fd: int) -> None:
-        _, self.chain, version, number, first, count, self.incarnation, given_up = _HEADER.unpack_from(raw)
-        if given_up:
-            raise GivenUp(self.path)
+        _, self.chain, version, number, first, count, self.incarnation, _ = _HEADER.unpack_from(raw)
         self.stamp = (version, number)
         size = max(0, os.fstat(self.fd).st_size - HEADER_SIZE)
         self.table = bytearray(os.pread(self.fd, size, HEADER_SIZE)) if size else bytearray()
@@ -124,13 +109,8 @@ class Ledger:
         at = block * ENTRY_SIZE
         if at >= len(self.table):
             return 0, 0
-        length, crc = ENTRY.unpack_from(self.table, at)
-        return length & ~LOST, crc
-
-    def lost(self, block: int) -> bool:
-        """Was it given up?"""
-        at = block * ENTRY_SIZE
-        return at < len(self.table) and bool(self.table[at] & LOST >> 24)
+        length, crc = _ENTRY.unpack_from(self.table, at)
+        return length, crc
 
     def raw_entry(self, block: int) -> bytes:
         """The entry of *block* as it is stored and sent."""
@@ -142,7 +122,7 @@ class Ledger:
     @staticmethod
     def made_entry(data: bytes) -> bytes:
         """The entry of a block that holds *data* and then zeros."""
-        return ENTRY.pack(len(data), crc32(data)) if data else _NO_ENTRY
+        return _ENTRY.pack(len(data), crc32(data)) if data else _NO_ENTRY
 
     @property
     def blocks(self) -> int:
@@ -154,7 +134,7 @@ class Ledger:
         view = memoryview(data)
         for k in range((len(data) + BLOCK - 1) // BLOCK):
             length, crc = self.entry(first + k)
-            if length and (crc32(view[k * BLOCK : k * BLOCK + length]) != crc or self.lost(first + k)):
+            if length and crc32(view[k * BLOCK : k * BLOCK + length]) != crc:
                 return first + k
         return None
 
@@ -173,8 +153,6 @@ class Ledger:
             piece = view[start + low - offset : start + high - offset]
             if low == 0 and high >= length:
                 crc = crc32(piece)
-            elif self.lost(block):
-                raise BadBlock(self.path, block, "was given up")
             elif low == length:
                 crc = crc32(piece, crc)  # it goes on where the block ended
             else:
@@ -185,7 +163,7 @@ class Ledger:
                 whole[: len(old)] = old
                 whole[low:high] = piece
                 crc = crc32(whole)
-            made += ENTRY.pack(max(length, high), crc)
+            made += _ENTRY.pack(max(length, high), crc)
         return bytes(made)
 
     def kept(self, offset: int, end: int) -> list[int]:
@@ -194,7 +172,7 @@ class Ledger:
         for block in sorted({offset // BLOCK, (end - 1) // BLOCK}):
             low, high = max(0, offset - block * BLOCK), min(BLOCK, end - block * BLOCK)
             length = self.entry(block)[0]
-            if length and (low != length or self.lost(block)) and (low or high < length):
+            if length and low != length and (low or high < length):
                 found.append(block)
         return found
 
@@ -202,9 +180,8 @@ class Ledger:
         """Sum the blocks within [start, stop) anew from the data as it is."""
         size = os.fstat(data_fd).st_size
         for block in range(start // BLOCK, (min(stop, size) + BLOCK - 1) // BLOCK):
-            if self.lost(block):
-                continue  # what is there may be a part of what is written over it
-            self._put(block, _summed(data_fd, block, min(BLOCK, size - block * BLOCK)))
+            data = os.pread(data_fd, min(BLOCK, size - block * BLOCK), block * BLOCK)
+            self._put(block, _ENTRY.pack(len(data), crc32(data)))
         self._write_table(start // BLOCK)
         self._write_header(0, 0)
 
@@ -213,20 +190,11 @@ class Ledger:
         size = os.fstat(data_fd).st_size
         torn = 0
         for block in range((size + BLOCK - 1) // BLOCK):
-            if self.lost(block):
-                continue
+            data = os.pread(data_fd, min(BLOCK, size - block * BLOCK), block * BLOCK)
             length, crc = self.entry(block)
-            try:
-                data = os.pread(data_fd, min(BLOCK, size - block * BLOCK), block * BLOCK)
-            except OSError as exc:
-                if exc.errno != errno.EIO:
-                    raise
-                if not length:
-                    self._put(block, _summed(data_fd, block, min(BLOCK, size - block * BLOCK)))
-                continue  # it is not torn, it is bad: whoever reads it is told
             if crc32(data[:length]) != crc or any(data[length:]):
                 torn += 1
-                self._put(block, ENTRY.pack(len(data), crc32(data)))
+                self._put(block, _ENTRY.pack(len(data), crc32(data)))
         self._write_table(0)
         return torn
 
@@ -265,12 +233,8 @@ class Ledger:
         if length % BLOCK and self.blocks == blocks:
             start = (blocks - 1) * BLOCK
             kept = min(self.entry(blocks - 1)[0], length - start)
-            if self.lost(blocks - 1):
-                self._put(blocks - 1, ENTRY.pack(kept | LOST, self.entry(blocks - 1)[1]))
-                self._write_table(blocks - 1)
-                return
             data = os.pread(data_fd, kept, start) if kept else b""
-            self._put(blocks - 1, ENTRY.pack(kept, crc32(data)) if kept else _NO_ENTRY)
+            self._put(blocks - 1, _ENTRY.pack(kept, crc32(data)) if kept else _NO_ENTRY)
             self._write_table(blocks - 1)
 
     def _write_table(self, first: int) -> None:
@@ -278,31 +242,9 @@ class Ledger:
         if at < len(self.table):
             os.pwrite(self.fd, memoryview(self.table)[at:], HEADER_SIZE + at)
 
-    def put(self, block: int, entry: bytes) -> None:
-        """The entry of *block* is another one now, and its data is what it is."""
-        before = len(self.table) // ENTRY_SIZE
-        self._put(block, entry)
-        self._write_table(min(before, block))
-
-    def give_up(self, chain: int, incarnation: int) -> None:
-        """All of the object is given up."""
-        self.stamp, self.chain, self.incarnation = NO_STAMP, chain, incarnation
-        self._write_header(0, 0, GIVEN_UP)
-
-    def _write_header(self, first: int, count: int, given_up: int = 0) -> None:
-        raw = _HEADER.pack(_MAGIC, self.chain, *self.stamp, first, count, self.incarnation, given_up)
+    def _write_header(self, first: int, count: int) -> None:
+        raw = _HEADER.pack(_MAGIC, self.chain, *self.stamp, first, count, self.incarnation, 0)
         os.pwrite(self.fd, raw.ljust(HEADER_SIZE, b"\0"), 0)
-
-
-def _summed(data_fd: int, block: int, length: int) -> bytes:
-    """The entry of a block as it is on disk. One that cannot be read gets a sum that it will hardly have: it is bad."""
-    try:
-        data = os.pread(data_fd, length, block * BLOCK)
-    except OSError as exc:
-        if exc.errno != errno.EIO:
-            raise
-        return ENTRY.pack(length, 0)
-    return ENTRY.pack(len(data), crc32(data))
 
 
 def header_of(path: str) -> tuple[int, Stamp, int] | None:

@@ -15,10 +15,6 @@ RESYNC_BYTES_PER_S: Final = 100 << 20
 """What a target that lacks data is given by each chain at most, so that clients' work goes on beside it."""
 RESYNC_AGAIN_S: Final = 0.5
 """Pause before giving a target what it lacks is tried again."""
-UNREADABLE_AGAIN_S: Final = 60.0
-"""Pause before what could not be read is tried again: a failing disk takes seconds for each bad sector."""
-UNREADABLE_TOLD: Final = 200
-"""Objects that cannot be read in one status; there may be more of them."""
 SUMS_BLOCKS: Final = 16384
 """Blocks whose sums travel in one message: 128 KiB of them, a gigabyte of data."""
 AHEAD_BLOCKS: Final = 64

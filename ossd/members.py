@@ -30,11 +30,9 @@ from wire.storage import (
     ObjectChange,
     ObjectFlush,
     ObjectList,
-    ObjectMark,
     ObjectPatch,
     ObjectSums,
     TargetFlush,
-    TargetGiveUp,
 )
 
 if TYPE_CHECKING:
@@ -70,17 +68,10 @@ class Members:
             ObjectList: self.list_objects,
             ObjectSums: self._sums,
             ObjectPatch: self._patch,
-            ObjectMark: self._mark,
             ObjectAdopt: self._adopt,
             BlockFetch: self._fetch,
             TargetFlush: self._flush_all,
         }
-
-    def from_admin(self) -> dict[type, Callable[[Peer, Any, Buffer], None]]:
-        return {ObjectList: self.list_objects, TargetGiveUp: self._give_up}
-
-    def _give_up(self, peer: Peer, msg: TargetGiveUp, _: Buffer) -> None:
-        peer.answer(msg.call, OK, pack(tuple(self._resync.give_up(frozenset(msg.inodes)))))
 
     # -- the keeper
 
@@ -232,24 +223,6 @@ class Members:
             return _DONE
 
         self._in_thread(peer, msg, len(bulk), work, key, msg.chain)
-
-    def _mark(self, peer: Peer, msg: ObjectMark, _: Buffer) -> None:
-        if self._refused(peer, msg):
-            return
-        key = (msg.key.ino, msg.key.column)
-
-        def work() -> Result:
-            if msg.block < 0:
-                self._store.lose_all(key, msg.chain)
-                return _DONE
-            file = self._store.fetch_or_begin_anew(key, msg.chain)
-            try:
-                self._store.lose(file, msg.block, msg.length, msg.crc, msg.chain)
-            finally:
-                self._store.release(file)
-            return _DONE
-
-        self._in_thread(peer, msg, 0, work, key, msg.chain)
 
     def _adopt(self, peer: Peer, msg: ObjectAdopt, _: Buffer) -> None:
         if self._refused(peer, msg):

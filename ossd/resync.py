@@ -7,15 +7,13 @@ that nobody who writes it waits for all of it; the last turn then compares all a
 New changes reach the target all the while. Those of an object that it does not have yet are left out there, and the
 object is noted (Copies.later); it is not synced before it has been given those, too. When it has everything on disk,
 the keeper is told. A change of the chain's version begins it anew: what is equal by then is passed over quickly.
-
-What cannot be read here, and has no other copy, stops nothing else; see :mod:`ossd.unreadable`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 
 import trio
@@ -26,8 +24,7 @@ from ossd.copies import Copies
 from ossd.identity import FANOUT
 from ossd.ledger import BLOCK, NO_STAMP
 from ossd.links import Unreachable
-from ossd.objectfile import Key, file_name
-from ossd.unreadable import Bad, Decided, Told, bad_of, told
+from ossd.objectfile import Key
 from wire.chains import HOLDS, SYNCING, state_in
 from wire.codec import unpack_untrusted
 from wire.errors import OK, WireError, describe
@@ -53,8 +50,6 @@ class Progress:
     """Brought in step."""
     bytes: int = 0
     done: bool = False
-    unreadable: dict[Key, Bad] = field(default_factory=dict)
-    """Objects that cannot be given, because something of them cannot be read: it is not done before they are."""
 
     @property
     def share(self) -> float:
@@ -79,41 +74,11 @@ class Resync:
         self._turn = turn
         self.progress: dict[int, Progress] = {}
         """Chain -> what is under way, or done and not yet seen by the keeper."""
-        self._decided = Decided()
-        self._again = trio.Event()
-        """Set, and replaced, when something was given up."""
 
     @property
     def synced(self) -> tuple[tuple[int, int, int], ...]:
         """For the keeper: ((chain, version, target), ...) that are done."""
         return tuple((p.chain, p.version, p.target) for p in self.progress.values() if p.done)
-
-    def status(self, now: float) -> list[list[object]]:
-        """What is under way: [[chain, target, percent, objects, bytes, seconds left], ...]."""
-        return [
-            [p.chain, p.target, int(100 * p.share), p.objects, p.bytes, p.seconds_left(now)]
-            for p in self.progress.values()
-        ]
-
-    def unreadable(self, inodes: Collection[int] = ()) -> list[Told]:
-        """What cannot be given because it cannot be read, of *inodes* or all."""
-        return [
-            told(p.chain, p.target, key, bad)
-            for p in self.progress.values()
-            for key, bad in sorted(p.unreadable.items())
-            if not inodes or key[0] in inodes
-        ]
-
-    def give_up(self, inodes: Collection[int]) -> list[Told]:
-        """What is unreadable now, of *inodes* or all, is given up, and said."""
-        given_up = self.unreadable(inodes)
-        for chain, _, ino, column, *_ in given_up:
-            bad = self.progress[chain].unreadable[ino, column]
-            self._decided.add(chain, (ino, column), bad.blocks)
-            log.warning("chain %d: object %s is given up: %s", chain, file_name((ino, column)), bad.why)
-        self._again.set()
-        self._again = trio.Event()
-        return given_up
 
     async def run(self) -> None:
         """Look after every change of the map for members that lack something."""
@@ -122,7 +87,6 @@ class Resync:
                 moved = self._copies.moved
                 for number in [n for n, p in self.progress.items() if not self._stands(n, p)]:
                     del self.progress[number]
-                self._decided.keep([c.number for c in self._copies.table.chains() if c.next is not None])
                 for chain in self._copies.table.chains():
                     target = chain.next
                     if chain.mine not in HOLDS or target is None or chain.number in self.progress:
@@ -150,7 +114,6 @@ class Resync:
                 await trio.sleep(limits.RESYNC_AGAIN_S)  # the map says that it is there: the next try may do
                 continue
             progress.done = True
-            self._decided.forget(progress.chain)  # what becomes unreadable later is for another decision
             seconds = trio.current_time() - progress.began
             log.info(
                 "chain %d: target %d is synced: %d objects, %d bytes in %.1f s",
@@ -160,7 +123,6 @@ class Resync:
 
     async def _through(self, progress: Progress, chain: Chain) -> None:
         copies = self._copies
-        again = self._again  # what is given up from here on counts, also before we wait for it
         progress.directories, progress.part = 0, 0.0
         for first in range(0, FANOUT, LIST_DIRECTORIES):
             count = min(LIST_DIRECTORIES, FANOUT - first)
@@ -180,34 +142,15 @@ class Resync:
             link = copies.link(progress.target)
             if link is None or (await link.call(TargetFlush))[0].status != OK:
                 raise Unreachable("it does not get everything on disk")
-            if not copies.later.get(at) and not progress.unreadable:
+            if not copies.later.get(at):
                 # Nothing has come between: from here on each change reaches it, or waits until it does.
                 copies.given.add(at)
                 return
-            if progress.unreadable:
-                with trio.move_on_after(limits.UNREADABLE_AGAIN_S):
-                    await again.wait()
-                again = self._again
-            for key in sorted({*copies.later.get(at, ()), *progress.unreadable}):
+            for key in sorted(copies.later[at]):
                 await self._one(progress, chain, key, 0.0, 0.0)
 
     async def _one(self, progress: Progress, chain: Chain, key: Key, part: float, width: float) -> None:
-        """Bring *key* in step, or note that it cannot be read."""
-        try:
-            await self._give_one(progress, chain, key, part, width)
-        except OSError as exc:
-            bad = bad_of(exc)
-            if progress.unreadable.get(key) != bad:
-                progress.unreadable[key] = bad
-                log.error(
-                    "chain %d: object %s cannot be given to target %d: %s. `lockstep target give-up` ends the waiting",
-                    chain.number, file_name(key), progress.target, bad.why,
-                )  # fmt: skip
-        else:
-            progress.unreadable.pop(key, None)
-
-    async def _give_one(self, progress: Progress, chain: Chain, key: Key, part: float, width: float) -> None:
-        """Bring *key* in step; meanwhile ``progress.part`` goes from *part* on by *width*. Raises OSError: our disk."""
+        """Bring *key* in step; meanwhile ``progress.part`` goes from *part* on by *width*."""
         progress.part = part
         for number in range(limits.AHEAD_ROUNDS):
             limited = number < limits.AHEAD_LIMITED
@@ -217,9 +160,7 @@ class Resync:
         copies = self._copies
 
         async def bring() -> bool:
-            if not self._stands(progress.chain, progress) or not await copies.bring_in_step(
-                key, chain, self._decided.of(chain.number, key)
-            ):
+            if not self._stands(progress.chain, progress) or not await copies.bring_in_step(key, chain):
                 return False
             copies.later.get((chain.number, chain.version), set()).discard(key)
             return True
@@ -238,7 +179,7 @@ class Resync:
             nonlocal place
             if not self._stands(progress.chain, progress):
                 return False
-            place = await self._copies.bring_ahead(key, chain, place[0], self._decided.of(chain.number, key))
+            place = await self._copies.bring_ahead(key, chain, place[0])
             return True
 
         while place[0] < place[1]:
@@ -257,14 +198,13 @@ class Resync:
         async def counted() -> bool:
             nonlocal size
             before = self._copies.brought
-            try:
-                return await bring()
-            finally:
-                size = self._copies.brought - before
-                progress.bytes += size
+            done = await bring()
+            size = self._copies.brought - before
+            return done
 
         if not await self._turn(key, counted):
             raise Unreachable("the chain has changed, or the connection broke")
+        progress.bytes += size
         return size
 
     async def _listing(self, progress: Progress, chain: Chain, first: int, count: int) -> dict[Key, tuple[int, int]]:

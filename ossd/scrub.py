@@ -65,12 +65,7 @@ class Scrub:
 
     async def _object(self, key: Key, first: int, verify: bool, found: Scrubbed, differ: set[int]) -> int | None:
         copies = self._copies
-        try:
-            file = await copies.in_thread(partial(copies.store.fetch, key, create=False))
-        except OSError as exc:
-            found.objects += 1
-            _say(found, f"object {_name(key)} cannot be opened: {exc.strerror}")
-            return None
+        file = await copies.in_thread(partial(copies.store.fetch, key, create=False))
         if file is None:
             return None  # deleted meanwhile
         try:
@@ -100,8 +95,7 @@ class Scrub:
             if await copies.mend(file, block, file.ledger.chain):
                 found.mended += 1
                 return True
-            what = "was given up" if file.ledger.lost(block) else "is bad, and there is no other good copy"
-            _say(found, f"object {_name(file.key)} (inode {file.key[0]}): block {block} {what}")
+            _say(found, f"object {_name(file.key)}: block {block} is bad, and there is no other good copy")
             return False
         return True
 

@@ -299,7 +299,7 @@ class Store:
 
     def _mismatch(self, file: ObjectFile, block: int) -> None:
         """*block* does not match its sum: torn by a power cut, it gets another sum; else raises :class:`BadBlock`."""
-        if file.ledger.incarnation < self.incarnation and not file.ledger.lost(block):
+        if file.ledger.incarnation < self.incarnation:
             self.torn_blocks += 1
             log.warning("%s: block %d was torn by a power cut: accepted as it is", file.path, block)
             file.ledger.rebuild(file.fd, block * BLOCK, (block + 1) * BLOCK)

@@ -53,7 +53,7 @@ from wire.messages import (
     TargetStat,
 )
 from wire.peer import OUTBOUND_HIGH, OUTBOUND_MAX, Connection, ConnectionLost
-from wire.storage import Beat, ObjectChange, ObjectFlush, ObjectPatch, TargetScrub
+from wire.storage import Beat, ObjectChange, ObjectFlush, ObjectList, ObjectPatch, TargetScrub
 
 log = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ class Target:
             # Objects are deleted by those who know that no name and no handle is left.
             Role.MDS: {**everyone, **data, **deletes, Beat: members.beat},
             Role.TARGET: {**everyone, **members.from_members()},
-            Role.ADMIN: {**everyone, TargetScrub: self._scrub, **members.from_admin()},
+            Role.ADMIN: {**everyone, TargetScrub: self._scrub, ObjectList: members.list_objects},
         }
 
     # -- conversations
@@ -558,7 +558,7 @@ class Target:
         self.work(peer, msg.call, [], 0, run)
 
     def _status(self, peer: Peer, msg: StatusCall, _: Buffer) -> None:
-        now, unreadable = trio.current_time(), self.resync.unreadable()
+        now = trio.current_time()
         known: dict[str, object] = {
             "role": "ossd",
             "id": self.id,
@@ -576,9 +576,10 @@ class Target:
             "blocks_torn": self.store.torn_blocks,
             "map": self.chains.version,
             "refused": self.keys.refused,
-            "syncing": self.resync.status(now),
-            "unreadable_objects": len(unreadable),
-            "unreadable": unreadable[: limits.UNREADABLE_TOLD],
+            "syncing": [
+                [p.chain, p.target, int(100 * p.share), p.objects, p.bytes, p.seconds_left(now)]
+                for p in self.resync.progress.values()
+            ],
             "connections": self.connections,
             "bytes_under_way": self.bytes,
         }

@@ -14,8 +14,6 @@ LEASE_US: Final = 300_000
 marks nobody offline before that time is over."""
 LIST_DIRECTORIES: Final = 64
 """Directories of objects that one ObjectList covers at most."""
-GIVE_UP_MAX: Final = 1000
-"""Inodes that one TargetGiveUp names at most."""
 
 
 @message(110)
@@ -242,43 +240,6 @@ class TargetScrub:
     def invalid(self) -> str | None:
         good = 0 <= self.first < 65536 and 0 < self.count <= LIST_DIRECTORIES and 0 < self.rate < 2**50
         return None if good else "directories or rate"
-
-
-@message(121)
-class ObjectMark:
-    """From a member of a chain to the next: block *block* (-1: all of the object) was given up, because no copy of it
-    can be read; *length* bytes with sum *crc* were written there. Reading it is an error from now on. As with
-    ObjectPatch, the copy's stamp means nothing until ObjectAdopt.
-    """
-
-    call: int
-    key: ObjectKey
-    chain: int
-    chain_version: int
-    block: int
-    length: int
-    crc: int
-
-    def invalid(self) -> str | None:
-        if not -1 <= self.block < 2**47:
-            return "block"
-        return None if 0 <= self.length < 2**31 and 0 <= self.crc < 2**32 else "length or sum"
-
-
-@message(122)
-class TargetGiveUp:
-    """The admin tool tells a target that what cannot be read of these *inodes* (none: of all), as its status tells it,
-    is given up: the targets that it is to be given to get marks instead.
-
-    Answer body: what was given up, as the status told it (ossd.unreadable.Told).
-    """
-
-    call: int
-    inodes: tuple[int, ...]
-
-    def invalid(self) -> str | None:
-        good = all(type(ino) is int and 0 < ino < 2**63 for ino in self.inodes)
-        return None if good and len(self.inodes) <= GIVE_UP_MAX else "inodes"
 
 
 @dataclass(slots=True)

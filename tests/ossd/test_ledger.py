@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from ossd import clearing, copystore, identity, objectfile, resync
+from ossd import clearing, identity, objectfile, resync
 from ossd import ledger as ledger_module
 from ossd import store as store_module
-from ossd.ledger import BLOCK, ENTRY, ENTRY_SIZE, LOST, NO_STAMP, BadBlock, Ledger, header_of
+from ossd.ledger import BLOCK, NO_STAMP, BadBlock, header_of
 from ossd.objectfile import fanout_of
 from ossd.store import Key, Store, file_name
 from tests.ossd.disks import CLUSTER, FaultyDisk
@@ -28,7 +28,7 @@ def few_directories(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stores of 2 * 64 directories, not 2 * 1024: making and deleting them was most of these tests' time."""
     for module in (identity, clearing, resync):
         monkeypatch.setattr(module, "FANOUT", FANOUT)
-    for shared in (objectfile, store_module, copystore):
+    for shared in (objectfile, store_module):
         monkeypatch.setattr(shared, "fanout_of", lambda ino: fanout_of(ino) % FANOUT)
 
 
@@ -211,85 +211,3 @@ def test_an_old_format_is_refused(path: Path) -> None:
     (path / "format").write_text(text)
     with pytest.raises(Exception, match=r"format 1 is not known here \(known: 2\)"):
         Store.open(path, CLUSTER, 1)
-
-
-def lost_in(tmp_path: Path, size: int, block: int) -> tuple[Ledger, int, bytes]:
-    """(A ledger with *block* given up, its data, what that was)."""
-    content = os.urandom(size)
-    (tmp_path / "d").write_bytes(content)
-    fd = os.open(tmp_path / "d", os.O_RDWR)
-    made = Ledger.open(str(tmp_path / "l"), 1, fd, new=True)
-    made.rebuild(fd, 0, size)
-    made.put(block, ENTRY.pack(made.entry(block)[0] | LOST, made.entry(block)[1]))
-    return made, fd, content
-
-
-def test_what_was_given_up_is_bad_whatever_is_there(tmp_path: Path) -> None:
-    """Also when it is opened anew, summed anew after a kill in mid-write, or looked at after a power cut."""
-    made, fd, content = lost_in(tmp_path, 3 * BLOCK + 10, 1)
-    for look in range(4):
-        assert (made.lost(0), made.lost(1), made.lost(3), made.lost(4)) == (False, True, False, False)
-        assert made.verify(0, content) == 1
-        assert made.verify(2, content[2 * BLOCK :]) is None
-        assert made.entry(1)[0] == BLOCK
-        if look == 0:
-            made.rebuild(fd, 0, len(content))
-        elif look == 1:
-            assert made.accept_torn(fd) == 0
-        elif look == 2:
-            made.begin(1, 1)
-            made.close()
-            made = Ledger.open(str(tmp_path / "l"), 1, fd, new=False)
-    made.close()
-    os.close(fd)
-
-
-@pytest.mark.parametrize(("offset", "end"), [(BLOCK, BLOCK + 1), (BLOCK + 5, 2 * BLOCK), (0, 2 * BLOCK - 1)])
-def test_a_part_of_what_was_given_up_cannot_be_written(tmp_path: Path, offset: int, end: int) -> None:
-    made, fd, _ = lost_in(tmp_path, 3 * BLOCK, 1)
-    assert 1 in made.kept(offset, end)
-    with pytest.raises(BadBlock, match="block 1 was given up"):
-        made.entries_for(fd, offset, bytes(end - offset))
-    assert made.kept(0, 3 * BLOCK) == []
-    entries = made.entries_for(fd, BLOCK, bytes(BLOCK))
-    made.commit(1, entries, (1, 1), 1, 1)
-    assert not made.lost(1)
-    made.close()
-    os.close(fd)
-
-
-def test_nothing_is_appended_to_a_block_that_was_given_up(tmp_path: Path) -> None:
-    made, fd, _ = lost_in(tmp_path, BLOCK + 10, 1)
-    assert made.kept(BLOCK + 10, BLOCK + 20) == [1]
-    with pytest.raises(BadBlock):
-        made.entries_for(fd, BLOCK + 10, b"more")
-    assert len(made.entries_for(fd, BLOCK, b"all of what there was")) == ENTRY_SIZE
-    made.cut(fd, BLOCK + 5)
-    assert made.lost(1) and made.entry(1)[0] == 5
-    made.cut(fd, BLOCK)
-    assert not made.lost(1)
-    made.close()
-    os.close(fd)
-
-
-def test_a_block_that_cannot_be_read_is_bad_and_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a power cut all of an object is looked at: what matched before, and what has no sum yet."""
-    made, fd, content = lost_in(tmp_path, 4 * BLOCK, 0)
-    real = os.pread
-
-    def pread(where: int, count: int, offset: int) -> bytes:
-        if where == fd and offset in (BLOCK, 2 * BLOCK):
-            raise OSError(errno.EIO, "Input/output error")
-        return real(where, count, offset)
-
-    made.put(2, bytes(ENTRY_SIZE))
-    made.put(3, bytes(ENTRY_SIZE))
-    sure = made.entry(1)
-    with monkeypatch.context() as context:
-        context.setattr(os, "pread", pread)
-        assert made.accept_torn(fd) == 1
-    assert made.entry(1) == sure
-    assert made.entry(2)[0] == BLOCK and made.verify(2, content[2 * BLOCK :]) == 2, "not a hole"
-    assert made.verify(3, content[3 * BLOCK :]) is None
-    made.close()
-    os.close(fd)
