@@ -28,6 +28,8 @@ class Peer:
     """The silence (ticks) that twice covers: it adapts to silences that ended by themselves, and fades."""
     timely: int = 0
     """Ticks in which it was heard since a tick was taken off that."""
+    before: int | None = None
+    """The jitter before a silence that cost the active view."""
     said: Heartbeat | None = None
     """Its last heartbeat."""
     broken: bool = False
@@ -71,6 +73,8 @@ class Detector:
             # A silence that was borne cost nothing, so twice as long is borne from now on. One that was not may have
             # been a real failure, and the next one too: it makes us a little more patient, not slow.
             jitter = p.silent if borne else p.patience // 2 + JITTER_STEP
+            if not borne:
+                p.before = p.jitter
             if jitter >= p.jitter:
                 p.jitter = min(jitter, JITTER_MAX)
                 p.timely = 0
@@ -83,6 +87,16 @@ class Detector:
         """We are active in a view of *members*. Of one that is left out for its silence, that silence still counts."""
         for peer, p in self.peers.items():
             p.relied_on = peer in members or (p.relied_on and p.silent > p.patience)
+            p.before = None
+
+    def left_out(self) -> None:
+        """The others have gone on without us: it was not they who were silent, so there is nothing to learn from it.
+        Else whoever was cut off and is back would be the last to notice that another one fails then."""
+        for p in self.peers.values():
+            if p.before is not None:
+                p.jitter = p.before
+                p.before = None
+            p.relied_on = False
 
     def said(self, peer: int, heartbeat: Heartbeat) -> None:
         self.peers[peer].said = heartbeat

@@ -452,6 +452,8 @@ class Machine:
             self.change.abandon_below(self.core.newest.epoch)
             self.change.progress(now)
             self._buffered = [(p, m) for p, m in self._buffered if m.epoch == self.core.newest.epoch]
+            if self.core.outside:
+                self.core.detector.left_out()
 
     def _force(self, now: int) -> None:
         view = self.change.forced()

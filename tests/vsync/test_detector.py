@@ -89,6 +89,28 @@ def test_silences_of_who_is_left_out_teach_nothing() -> None:
     assert detector.peers[2].patience == 2 * learnt
 
 
+def test_who_was_cut_off_itself_learns_nothing_from_the_silence_of_the_others() -> None:
+    """Whether it hears of the view without it before the second of them, or after both."""
+    for at in (1, 2):
+        detector = Detector([1, 2])
+        for peer in (1, 2):
+            detector.link_up(peer)
+            detector.heard(peer)
+        detector.activated((1, 2, 3))
+        for _ in range(MIN_TICKS + 3):
+            detector.tick()
+        for told, peer in enumerate((1, 2), start=1):
+            detector.heard(peer)
+            if told == at:
+                detector.left_out()
+        assert [p.patience for p in detector.peers.values()] == [MIN_TICKS, MIN_TICKS]
+        detector.activated((1, 2, 3))
+        for _ in range(MIN_TICKS + 3):
+            detector.tick()
+        detector.heard(1)
+        assert detector.peers[1].patience > MIN_TICKS, "this time we stayed"
+
+
 def test_a_silence_that_is_over_is_forgotten() -> None:
     detector = hearing(2)
     silence(detector, MIN_TICKS)
