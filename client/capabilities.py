@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import trio
 
@@ -23,6 +23,7 @@ from wire.ops import Cred
 log = logging.getLogger(__name__)
 
 LIFETIME_S: Final = LIFETIME_US / 1e6
+Result = TypeVar("Result")
 
 
 class Held:
@@ -56,6 +57,12 @@ class Held:
         for right in (READ, WRITE, TRUNCATE):
             self._creds.setdefault(right, cred)
 
+    def truncated_by(self, cred: Cred) -> None:
+        """*cred* may cut it off by name; whoever has it open here may have no such right."""
+        self.asked_by(cred)
+        if not self.latest(TRUNCATE):
+            self._creds[TRUNCATE] = cred
+
     def at_hand(self, right: int, now: float) -> bytes:
         """A capability that gives *right* and is good still; else b""."""
         token, since = self._by_right.get(right, (b"", 0.0))
@@ -66,9 +73,9 @@ class Held:
         self._by_right = {right: (token, -LIFETIME_S) for right, (token, _) in self._by_right.items()}
 
     @property
-    def any_right(self) -> int:
-        """READ or WRITE, whichever was given: for what needs either."""
-        return WRITE if self.latest(WRITE) else READ
+    def either(self) -> tuple[int, ...]:
+        """Those of READ and WRITE that were given: for what needs one of them."""
+        return tuple(right for right in (READ, WRITE) if self.latest(right)) or (READ,)
 
     def latest(self, right: int) -> bytes:
         """The one given last, good or not."""
@@ -154,6 +161,21 @@ class Access:
     async def query(self, held: Held, right: int, op: Any) -> Any:
         """The same for a query; its result."""
         return (await self._asked(self._service.query_granting, held, right, op))[0]
+
+    async def with_either(self, held: Held, ask: Callable[[int], Awaitable[Result]]) -> Result:
+        """*ask(right)*, which needs READ or WRITE: one that is no longer given (the session in which a file was opened
+        for writing has expired, and its mode is another one by now) does not keep the other from being shown.
+
+        Raises :class:`FileSystemError`.
+        """
+        *others, last = held.either
+        for right in others:
+            try:
+                return await ask(right)
+            except FileSystemError as exc:
+                if exc.status != errno.EACCES:
+                    raise
+        return await ask(last)
 
     async def _asked(
         self, ask: Callable[[Any, bytes], Awaitable[tuple[Any, bytes]]], held: Held, right: int, op: Any

@@ -13,7 +13,7 @@ import logging
 import time
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -415,28 +415,34 @@ class FileData:
             return
         _, chains = self._layout()
         done: set[int] = set()
-        right = self.held.any_right  # either will do for a target
+        access = self._pool.access
 
         async def sync(column: int) -> None:
             key, chain = ObjectKey(self.attr.objects, column), chains[column]
-            try:
-                await self._pool.access.call(
+
+            async def asked(right: int) -> None:
+                await access.call(
                     self.held,
                     right,
                     chain,
                     lambda call, ver, token: ObjectSync(call, key, chain, ver, token),
                     answered=partial(self._look_for_loss, column, columns[column]),
                 )
+
+            try:
+                await access.with_either(self.held, asked)
             except FileSystemError as exc:
                 self._failed(errno_of(exc), f"sync of column {column}: {exc}")
-            done.add(column)
+            else:
+                done.add(column)
 
         try:
             async with trio.open_nursery() as nursery:
                 for column in sorted(columns):
                     nursery.start_soon(sync, column)
         finally:
-            for column in columns.keys() - done:  # whoever waited was cancelled; the next one does it
+            # Whoever waited was cancelled, or no target has said that it is on disk: the next one does it.
+            for column in columns.keys() - done:
                 self._unsynced.setdefault(column, Unsynced()).join(columns[column])
 
     # -- reading
@@ -538,8 +544,7 @@ class FileData:
     async def _set_size(self, op: SetAttr) -> Attr:
         for _ in range(limits.TRIM_RETRIES):
             try:
-                shown = self.held.latest(TRUNCATE) if op.handle else b""
-                result, granted = await self._pool.service.request_granting(op, shown)
+                result, granted = await self._ask_size(op)
                 self.held.take(granted, None, trio.current_time())
                 return attr_untrusted(result)
             except FileSystemError as exc:
@@ -550,6 +555,15 @@ class FileData:
             if attr.truncations:
                 await self._pool.access.request(self.held, TRUNCATE, Settle(self.ino, attr.truncations[-1][0]))
         raise FileSystemError(errno.EAGAIN, "truncated too often by others")
+
+    async def _ask_size(self, op: SetAttr) -> tuple[Any, bytes]:
+        if op.handle:
+            try:
+                return await self._pool.access.request(self.held, TRUNCATE, op)
+            except FileSystemError as exc:
+                if exc.status != errno.EACCES:
+                    raise  # else nothing of ours allows it: by name, its credentials decide
+        return await self._pool.service.request_granting(op)
 
     async def _trim(self, attr: Attr) -> None:
         """Have every target carry out *attr*'s truncations now.

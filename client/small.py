@@ -359,8 +359,8 @@ class SmallFile(FileData):
         async with self._asking:
             while True:
                 before = self._attr_moves, self._changes
-                right = self.held.any_right
-                values, contents = await self._pool.access.query(self.held, right, ReadInline(self.ino))
+                access, op = self._pool.access, ReadInline(self.ino)
+                values, contents = await access.with_either(self.held, partial(access.query, self.held, op=op))
                 # Otherwise the answer may be from before what we have done, or learned, meanwhile (FileData.refresh).
                 if before == (self._attr_moves, self._changes):
                     break

@@ -220,7 +220,7 @@ class Volume:
             return attr_untrusted(await self.service.request(op))  # let the service say what is wrong with it
         data = self.pool.acquire(attr)
         try:
-            data.held.asked_by(op.cred)
+            data.held.truncated_by(op.cred)
             return await data.set_size(op)
         finally:
             with trio.CancelScope(shield=True):  # settles nothing: set_size left nothing pending, or others hold it

@@ -15,7 +15,7 @@ from mds.capabilities import Signer
 from mds.shell import Client
 from wire import ops
 from wire.capability import READ, TRUNCATE, WRITE
-from wire.errors import OK
+from wire.errors import OK, Status
 from wire.fileops import Denied, Reserve
 from wire.inline import GrownOut, GrowOut, ReadInline, WriteInline
 
@@ -54,11 +54,14 @@ class Rights:
             return self._through_descriptor(client, op, token, now_us)
         return op
 
-    def _through_descriptor(self, client: Client, op: ops.SetAttr, token: bytes, now_us: int) -> ops.SetAttr:
+    def _through_descriptor(self, client: Client, op: ops.SetAttr, token: bytes, now_us: int) -> ops.SetAttr | Denied:
         """That it comes through a descriptor open for writing counts if it is shown; else it is by name, and its
         credentials decide. fchmod(2) may well come through one that is open for reading."""
         if op.valid & ops.SET_SIZE:
-            good = self.judge(client, op, token, now_us) == OK
+            status = self.judge(client, op, token, now_us)
+            if status == Status.CAPABILITY_EXPIRED:
+                return Denied(status)  # it is renewed, and shown again
+            good = status == OK
         else:
             good = self._signer.judge(client.uuid, client.session, token, op.ino, WRITE)[0] == OK
         return op if good else dataclasses.replace(op, handle=False)

@@ -119,8 +119,7 @@ class Tending:
         while True:
             entry = self._entry(target)
             if entry is None or entry[1] != address:
-                keeper.lost(target, self._now())
-                return
+                return  # it is not in the map, or served at its other address by another of us
             try:
                 with trio.move_on_after(DIAL_S) as scope:
                     conn = await dial(address, self._hello)
@@ -142,7 +141,9 @@ class Tending:
             assert isinstance(conn.hello, Welcome), "it was dialled"
             keeper.connected(target, conn.hello.incarnation, self._now())
             await self._serve(keeper, target, conn)
-            keeper.lost(target, self._now())
+            entry = self._entry(target)
+            if entry is None or entry[1] == address:  # else another of us may be connected with it by now
+                keeper.lost(target, self._now())
 
     def _is_another(self, target: int, conn: Connection) -> str | None:
         """Why this is not the target that the map means, or None."""

@@ -75,7 +75,9 @@ class Welcome:
     incarnation: int
 
     def invalid(self) -> str | None:
-        return None if len(self.uuid) == 16 and self.role in ROLES else "uuid or role"
+        if len(self.uuid) != 16 or self.role not in ROLES:
+            return "uuid or role"
+        return None if 0 <= self.incarnation < 2**63 else "incarnation"
 
 
 @message(3)

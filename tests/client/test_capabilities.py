@@ -166,6 +166,40 @@ async def test_a_file_open_for_writing_is_cut_off_whatever_its_mode_is(tmp_path:
             await fs.volume.close_file(handle)
 
 
+@pytest.mark.parametrize("inline", [0, 4096])
+async def test_who_may_write_no_more_is_no_hindrance_to_reading_and_syncing(tmp_path: Path, inline: int) -> None:
+    """Opened to read and write, when its mode gave both; then the keys are forgotten."""
+    async with opened(tmp_path, inline=inline) as (cluster, fs):
+        await fs.chmod("/", 0o777)
+        handle, _ = await fs.volume.create(ALICE, 1, b"f", 0o600, os.O_RDWR)
+        await fs.volume.write(handle, 0, b"bytes")
+        await fs.volume.flush(handle)
+        await fs.chmod("/f", 0o444)
+        reading = await fs.volume.open(ALICE, handle.data.ino, os.O_RDONLY)
+        for _ in range(8):
+            cluster.replica.rotate_keys()
+        if inline:
+            handle.data._forget()
+        assert bytes(await fs.volume.read(reading, 0, 10)) == b"bytes"
+        await fs.volume.fsync(reading)
+        await fs.volume.close_file(reading)
+        await fs.volume.close_file(handle)
+
+
+async def test_a_descriptor_of_somebody_else_is_cut_off_after_the_keys_are_forgotten(tmp_path: Path) -> None:
+    """A daemon opens its log as root and goes on as somebody else."""
+    async with opened(tmp_path) as (cluster, fs):
+        for name, size in ((b"small", 10), (b"large", 9000)):
+            handle, attr = await fs.volume.create(ops.Cred(0, 0, ()), 1, name, 0o600, os.O_RDWR)
+            await fs.volume.write(handle, 0, b"x" * size)
+            await fs.volume.flush(handle)
+            for _ in range(8):
+                cluster.replica.rotate_keys()
+            cut = ops.SetAttr(BOB, attr.ino, ops.SET_SIZE, 0, 0, 0, 5, 0, 0, True)
+            assert (await fs.volume.setattr(cut)).size == 5
+            await fs.volume.close_file(handle)
+
+
 async def test_a_small_file_made_before_there_was_a_target(tmp_path: Path) -> None:
     """It has no layout, and its capability is good for the service alone. When it gets one another is asked for."""
     async with (
@@ -270,6 +304,16 @@ async def test_a_small_file_grows_out_anew_when_the_capability_for_that_has_expi
 
 
 # --- what a mount holds ---------------------------------------------------------------------------
+
+
+def test_who_cuts_it_off_by_name_is_asked_for_not_who_has_it_open() -> None:
+    held = Held(5)
+    held.take(sign(b"k" * 32, bytes(16), READ, 5, 1, 0, (1,)), BOB, 0.0)
+    held.truncated_by(ALICE)
+    assert (held.cred(READ), held.cred(TRUNCATE)) == (BOB, ALICE)
+    held.take(sign(b"k" * 32, bytes(16), TRUNCATE, 5, 1, 0, (1,)), ALICE, 0.0)
+    held.truncated_by(BOB)
+    assert held.cred(TRUNCATE) == ALICE, "what there is will do"
 
 
 def test_held() -> None:

@@ -20,6 +20,7 @@ from ossd import identity
 from ossd.disk import Disk
 from tests.client.one_replica import Cluster
 from tests.client.test_service import opened
+from wire.errors import FileSystemError
 from wire.messages import ObjectSync, ObjectWrite
 
 
@@ -145,6 +146,26 @@ async def test_what_the_disk_has_lost_is_told_once(mount: Watched, monkeypatch: 
     await one.fsync()
     await one.write(b"again", 0)
     await one.fsync()
+    await one.close()
+
+
+async def test_an_fsync_that_no_target_has_answered_leaves_it_to_the_next(
+    mount: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await mount.fs.create("/f")
+    await one.write(b"bytes", 0)
+    await one.flush()
+    with monkeypatch.context() as patch:
+
+        async def call(*_: Any, **__: Any) -> Any:
+            raise FileSystemError(errno.ETIMEDOUT)
+
+        patch.setattr(Access, "call", call)
+        with pytest.raises(OSError, match="timed out"):
+            await one.fsync()
+    assert mount.synced == []
+    await one.fsync()
+    assert mount.synced == [0]
     await one.close()
 
 

@@ -204,6 +204,16 @@ def test_it_does_not_expire_while_the_session_lasts(group: Group) -> None:
     signer._clock_ns = before
 
 
+def test_a_truncation_shown_with_a_forgotten_key_is_to_be_shown_anew(group: Group) -> None:
+    """By name it would be refused, though whoever opened the file may."""
+    owner = group.user("owner", 1)
+    ino, token = made(group, owner, b"f", 0o600)
+    for turn in range(2, 12):
+        order(group, KeyRotate(turn, bytes([turn]) * 32))
+    call = asked(group, owner, truncation(BOB, ino, 0), token)
+    assert call.status == Status.CAPABILITY_EXPIRED
+
+
 def raw(group: Group, user: User, first: Call, op: Any) -> Call:
     """Ask *op* under the number of *first*, which is answered."""
     assert user.line is not None

@@ -206,6 +206,7 @@ async def answering(nursery: trio.Nursery, data: bytes | None) -> str:
         (b"SSH-2.0-OpenSSH_9.6\r\n", "frame announces a message of"),
         (framed(encode(Ping(1))), "answered the handshake with Ping"),
         (framed(encode(dataclasses.replace(WELCOME, version=9))), "answered the handshake with Welcome"),
+        (framed(encode(dataclasses.replace(WELCOME, incarnation=2**63))), "incarnation"),
         (framed(encode(Refused("go away"))), "refused: go away"),
     ],
 )

@@ -59,8 +59,9 @@ def down(scope: Scope, op: targetops.TargetDown) -> Any:
     old = _get(scope, op.target)
     if old.run != op.run:
         return _version(scope)
-    # One that is offline already may have held a chain alone then, and have given it to somebody since.
-    left = _change_chains(scope, lambda number, members: chains.down(members, op.target))
+    # One that is offline already may have held a chain alone then, and have given it to somebody since: without what
+    # its failed disk had lost by then.
+    left = _change_chains(scope, lambda number, members: chains.down(members, op.target), lost=old.state == OFFLINE)
     if old.state == OFFLINE and not left:
         return _version(scope)
     _put(scope, op.target, old._replace(state=OFFLINE))
@@ -219,13 +220,14 @@ def _put_chain(scope: Scope, number: int, version: int, members: Members, lost: 
     scope.store.put(schema.CHAINS, key, pack((version, members, since)))
 
 
-def _change_chains(scope: Scope, change: Any, gone: int = 0) -> bool:
-    """Whether any has changed. *gone*: the target that takes with it what it alone has."""
+def _change_chains(scope: Scope, change: Any, gone: int = 0, lost: bool = False) -> bool:
+    """Whether any has changed. *gone*: the target that takes with it what it alone has. *lost*: as of
+    :func:`_put_chain`."""
     changed = False
     for number, version, members in _all_chains(scope):
         made = change(number, members)
         if made != members:
-            _put_chain(scope, number, version + 1, made, lost=chains.loses(members, gone))
+            _put_chain(scope, number, version + 1, made, lost or chains.loses(members, gone))
             changed = True
     return changed
 

@@ -103,6 +103,25 @@ def test_news_of_another_run_is_void(world: World) -> None:
     assert world.machine.storage_map() == before
 
 
+def test_what_a_failed_disk_has_lost_before_it_gave_its_chain_away_is_told(world: World) -> None:
+    """1. It has the chain alone, and its disk fails. 2. Another one is synced from it: without what it had lost."""
+    for target in (1, 2):
+        world.internal(targetops.TargetUp(target, 100 + target, 1))
+    world.internal(targetops.TargetDown(2, 102))
+    world.internal(targetops.TargetDown(1, 101))
+    world.internal(targetops.TargetUp(2, 102, 1))
+    world.internal(targetops.ChainSynced(PAIR, chain(world, PAIR)[0], 2))
+    assert world.ask(ops.StorageMap())[1] == ()
+    world.internal(targetops.TargetDown(1, 101))
+    assert states(world) == {1: OFFLINE, 2: SERVING}
+    assert (PAIR, chain(world, PAIR)[0]) in world.ask(ops.StorageMap())[1]
+    world.internal(targetops.TargetUp(1, 101, 1))
+    world.internal(targetops.ChainSynced(PAIR, chain(world, PAIR)[0], 1))
+    before = world.ask(ops.StorageMap())[1]
+    world.internal(targetops.TargetDown(1, 101))
+    assert world.ask(ops.StorageMap())[1] == before, "it was there, and another one has it all"
+
+
 def test_draining_moves_each_chain_to_somebody_else(world: World) -> None:
     alone = chain_of(1, 1)
     world.internal(targetops.TargetUp(1, 1, 1))
