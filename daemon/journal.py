@@ -175,6 +175,7 @@ class Journal:
         self.voter = voter
         self.durable = Durable()
         self.failed: JournalFailed | None = None
+        self._closed = False
         self._state_epoch: int | None = None
         """The view that the state on disk is in; None: there is no state, or it was not told of."""
         self._segments: list[_Segment] = []
@@ -307,8 +308,8 @@ class Journal:
 
     def append(self, ticket: int, records: list[Record]) -> None:
         """Hand *records* over; when they are on disk ``done(ticket)`` is called (later tickets imply earlier)."""
-        if self.failed is not None:
-            return  # later tickets imply earlier ones, and those are lost
+        if self.failed is not None or self._closed:
+            return  # later tickets imply earlier ones, and those are lost. Closed: nothing of it is ever acknowledged
         if self._busy_since is None:
             self._busy_since = time.monotonic()
         self._hand((ticket, records))
@@ -322,7 +323,7 @@ class Journal:
         """
         started = time.monotonic()
         waits = self._handed != self._finished or self._thread is None or started < self._calm_until
-        if waits or self.failed is not None:
+        if waits or self.failed is not None or self._closed:
             self.append(ticket, records)
             return False
         batch: list[bytes] = []
@@ -363,7 +364,11 @@ class Journal:
         return sum(s.size for s in self._segments)
 
     def close(self) -> None:
-        """Write what was handed over, stop the thread, release the directory."""
+        """Write what was handed over, stop the thread, release the directory. What is appended later is dropped: 1. A
+        process stops while the thread writes. 2. That the write is done is told to the loop, which hears of it after
+        this, and the group layer wants more recorded. 3. Written then, it would go to a descriptor that is somebody
+        else's by now, or fail, and a journal whose write has failed is never used again."""
+        self._closed = True
         if self._thread is not None:
             self._hand(None)
             self._thread.join()

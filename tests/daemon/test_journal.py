@@ -478,6 +478,24 @@ def assert_nothing_needed_is_lost(got: Durable, model: Durable, position: Positi
 # -- who may open it, and when no more
 
 
+@pytest.mark.parametrize("now", [True, False])
+def test_what_is_appended_after_the_end_is_dropped_and_poisons_nothing(tmp_path: Path, now: bool) -> None:
+    """A replica stops while a write is under way, and hears of the end of that after it has closed its journal."""
+    told: list[object] = []
+    journal = Journal(tmp_path / "j", CLUSTER, 1, FIRST)
+    journal.start(told.append, told.append)
+    journal.close()
+    if now:
+        assert not journal.append_now(1, [entry(1)])
+    else:
+        journal.append(1, [entry(1)])
+    journal.trim(Position(0, (), 0, NO_HASH))
+    assert told == [] and journal.failed is None
+    assert not (tmp_path / "j" / POISON).exists()
+    again = Journal(tmp_path / "j", CLUSTER, 1, FIRST)
+    again.close()
+
+
 def test_a_second_opener_is_refused_until_the_first_has_closed(tmp_path: Path) -> None:
     with opened(tmp_path):
         with pytest.raises(JournalCorrupt, match="another process is using this journal"):
