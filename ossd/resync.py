@@ -103,6 +103,7 @@ class Resync:
 
     async def _give(self, progress: Progress) -> None:
         """Give one target what it lacks of one chain, until it has it or the chain changes."""
+        told = ""
         while self.progress.get(progress.chain) is progress:
             chain = self._copies.table.get(progress.chain)
             if chain is None or not self._stands(progress.chain, progress):
@@ -110,7 +111,10 @@ class Resync:
             try:
                 await self._through(progress, chain)
             except (Unreachable, OSError) as exc:
-                log.info("chain %d: target %d waits to be synced: %s", progress.chain, progress.target, exc)
+                # What our disk cannot read, and no other copy has, holds it up until somebody has removed that file.
+                level = logging.WARNING if isinstance(exc, OSError) and str(exc) != told else logging.INFO
+                log.log(level, "chain %d: target %d waits to be synced: %s", progress.chain, progress.target, exc)
+                told = str(exc)
                 await trio.sleep(limits.RESYNC_AGAIN_S)  # the map says that it is there: the next try may do
                 continue
             progress.done = True
