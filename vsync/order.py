@@ -10,9 +10,9 @@ delivers it without collecting acknowledgements of its own. With one busy sender
 frames per message where everyone acknowledging to everyone takes n*n - 1.
 
 That is the level *safe*, and all that the file system uses. The others are there to be compared with it
-(bench/total_order.py): *agreed* delivers as soon as nothing can come before the message, durable or not, with
-acknowledgements from everyone to everyone on receipt; *heartbeat* is the same with the acknowledgements in the
-heartbeats only. Neither is safe across a view change.
+(bench/total_order.py): *agreed* delivers as soon as nothing can come before the message, durable or not, with the same
+acknowledgements on receipt; *heartbeat* is the same with the acknowledgements in the heartbeats only. Neither is safe
+across a view change.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Order:
         self._learn(k, m)
         if self.level is Level.AGREED:
             ack = self.ack()
-            out.send.extend((other, ack) for other in self.peers)
+            out.send.extend((other, ack) for other in self._waiting())
         return True
 
     def on_ack(self, peer: int, m: Ack | Heartbeat) -> None:
@@ -164,15 +164,17 @@ class Order:
             out.send.extend((peer, ack) for peer in self.peers)
 
     def awaiting(self) -> list[int]:
+        """Who waits for us to tell that something is durable here."""
+        return self._waiting() if self.level is Level.SAFE else []
+
+    def _waiting(self) -> list[int]:
         """The other members with messages here that are not delivered: they wait for our acknowledgement."""
-        if self.level is not Level.SAFE:
-            return []
         return [peer for peer in self.peers if self.history.head(self.epoch, peer) is not None]
 
     @property
     def untold(self) -> bool:
         """Own messages are delivered and the others may not know, who would deliver them if they did."""
-        return self.level is Level.SAFE and self.told != self.delivered[self.mine]
+        return self.level is not Level.HEARTBEAT and self.told != self.delivered[self.mine]
 
     def resend(self, peer: int, received: int, budget: int, out: Effects) -> None:
         """Send *peer* our messages after *received* again (lost with a broken link)."""
@@ -192,7 +194,7 @@ class Order:
             first = heads[0] if len(heads) == 1 else min(heads, key=_place)
             j = self.at[first.sender]
             if self.level is not Level.SAFE:
-                if not self._agreed(first):
+                if not self._agreed(first) and not self._delivered_elsewhere(first):
                     return
             elif first.seq > self.stable[j]:
                 clock, seq = first.clock, first.seq
@@ -208,6 +210,15 @@ class Order:
         return all(
             known >= (entry.clock if member < entry.sender else entry.clock - 1)
             for member, known in zip(self.members, self.known, strict=True)
+        )
+
+    def _delivered_elsewhere(self, entry: Entry) -> bool:
+        """Somebody has delivered *entry*, and we have all that it had by then: nothing else comes before it. What
+        members have delivered are beginnings of one order, so ``stable`` is the longest of them."""
+        return (
+            self.level is Level.AGREED
+            and entry.seq <= self.stable[self.at[entry.sender]]
+            and all(have >= seq for have, seq in zip(self.received, self.stable, strict=True))
         )
 
     def undurable_at(self, peer: int) -> bool:

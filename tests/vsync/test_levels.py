@@ -29,7 +29,7 @@ def test_agreed_waits_for_no_disk() -> None:
     two = at(2, Level.AGREED)
     out = Effects()
     two.on_data(1, data(1, 1, 1, members=3), out)
-    assert [(peer, m.clock, m.durable) for peer, m in out.send] == [(1, 1, (0, 0, 0)), (3, 1, (0, 0, 0))]
+    assert [(peer, m.clock, m.durable) for peer, m in out.send] == [(1, 1, (0, 0, 0))], "3 does not wait for us"
     two.deliver(out)
     assert delivered(out) == [(1, 1, 1)]
     two.validate()
@@ -61,6 +61,20 @@ def test_a_higher_one_may_be_a_step_behind() -> None:
     two.on_ack(3, ack(1, 3, 0, (0, 0, 0)))
     two.deliver(out)
     assert delivered(out) == [(1, 1, 1)]
+
+
+def test_what_another_one_has_delivered_is_agreed_when_all_before_it_is_here() -> None:
+    """1. 2 sends, and 3 sends later. 2. 3 has both, hears from all and delivers both. 3. 1 hears of that from 3, over
+    a connection that is ahead of that with 2."""
+    one = at(1, Level.AGREED)
+    out = Effects()
+    one.on_data(3, data(1, 1, 2, members=3), out)
+    one.on_ack(3, Ack(1, 2, 1, (0, 0, 0), (0, 1, 1)))
+    one.deliver(out)
+    assert delivered(out) == [], "something of 2 comes before"
+    one.on_data(2, data(1, 1, 1, members=3), out)
+    one.deliver(out)
+    assert delivered(out) == [(1, 2, 1), (1, 3, 1)]
 
 
 def test_with_heartbeats_nothing_is_acknowledged_before() -> None:
