@@ -36,6 +36,8 @@ def test_claims_hold_or_not_by_the_worst_size() -> None:
     assert found["per_other_member_over_that_of_one"] == {"one": {"agreed": 0.57}, "all": {"agreed": 42.86}}
     slower = total_order.claims([*rows, row("agreed", 4, "one", 300 * 3 * 1.3)])
     assert slower["no_growth_beyond_linear"] is False
+    flushed = total_order.claims([*rows, row("safe", 2, "one", 300), row("safe", 4, "one", 2000)])
+    assert flushed["no_growth_beyond_linear"], "one disk for all: shown, not claimed"
     slow = total_order.claims([*rows, row("agreed", 5, "one", 10_000), row("heartbeat", 5, "one", 400_000)])
     assert slow["at_least_50_times_below"] is False
 
