@@ -119,48 +119,31 @@ class Access:
         target is yet to hear of a new key: FRESH_REFUSED_S. Raises :class:`FileSystemError`; CAPABILITY_EXPIRED where
         *held* is not renewable.
         """
-        pause = limits.OVERLOADED_FIRST_S
-        first_refused: float | None = None
-        while True:
-            token = held.at_hand(right, trio.current_time())
-            if not token:
-                if not held.renewable:
-                    raise FileSystemError(Status.CAPABILITY_EXPIRED)
-                token = await self.renew(held, right)
-            try:
-                return await self._targets.call(
-                    chain,
-                    lambda call, version: make(call, version, token),  # noqa: B023 - at once
-                    bulk,
-                    size,
-                    read=read,
-                    answered=answered,
-                )
-            except FileSystemError as exc:
-                if exc.status != Status.CAPABILITY_EXPIRED:
-                    raise
-                now = trio.current_time()
-                if first_refused is None:
-                    first_refused = now
-                elif now - first_refused > limits.FRESH_REFUSED_S:
-                    log.error("inode %d: %s: fresh capabilities are refused: do the clocks differ?", held.ino, exc)
-                    raise FileSystemError(errno.EACCES, exc.what) from exc
-                else:
-                    await trio.sleep(pause)  # the target hears of keys within a heartbeat of the keeper
-                    pause = min(2 * pause, limits.OVERLOADED_MAX_S)
-            if held.renewable and token == held.latest(right):
-                await self.renew(held, right)
+
+        def shown(token: bytes) -> Awaitable[Buffer]:
+            def made(call: int, version: int) -> Any:
+                return make(call, version, token)
+
+            return self._targets.call(chain, made, bulk, size, read=read, answered=answered)
+
+        return await self._showing(held, right, lambda: held.at_hand(right, trio.current_time()), shown)
 
     async def request(self, held: Held, right: int, op: Any) -> tuple[Any, bytes]:
         """As :meth:`client.service.MetadataClient.request_granting` of *op*, which needs *right* on the file of *held*.
+        Expired or not, what is held is shown; when the service does not know its key or session, it is renewed.
 
         Raises :class:`FileSystemError`.
         """
-        return await self._asked(self._service.request_granting, held, right, op)
+        return await self._showing(
+            held, right, lambda: held.latest(right), lambda token: self._service.request_granting(op, token)
+        )
 
     async def query(self, held: Held, right: int, op: Any) -> Any:
         """The same for a query; its result."""
-        return (await self._asked(self._service.query_granting, held, right, op))[0]
+        result, _ = await self._showing(
+            held, right, lambda: held.latest(right), lambda token: self._service.query_granting(op, token)
+        )
+        return result
 
     async def with_either(self, held: Held, ask: Callable[[int], Awaitable[Result]]) -> Result:
         """*ask(right)*, which needs READ or WRITE: one that is no longer given (the session in which a file was opened
@@ -177,16 +160,20 @@ class Access:
                     raise
         return await ask(last)
 
-    async def _asked(
-        self, ask: Callable[[Any, bytes], Awaitable[tuple[Any, bytes]]], held: Held, right: int, op: Any
-    ) -> tuple[Any, bytes]:
-        """Expired or not, what is held is shown; when the service does not know its key or session, it is renewed."""
+    async def _showing(
+        self, held: Held, right: int, at_hand: Callable[[], bytes], ask: Callable[[bytes], Awaitable[Result]]
+    ) -> Result:
+        """*ask(capability)* with what is *at_hand*, renewed where that is nothing or is refused as expired."""
         pause = limits.OVERLOADED_FIRST_S
         first_refused: float | None = None
         while True:
-            token = held.latest(right) or await self.renew(held, right)
+            token = at_hand()
+            if not token:
+                if not held.renewable:
+                    raise FileSystemError(Status.CAPABILITY_EXPIRED)
+                token = await self.renew(held, right)
             try:
-                return await ask(op, token)
+                return await ask(token)
             except FileSystemError as exc:
                 if exc.status != Status.CAPABILITY_EXPIRED:
                     raise
@@ -194,11 +181,13 @@ class Access:
                 if first_refused is None:
                     first_refused = now
                 elif now - first_refused > limits.FRESH_REFUSED_S:
+                    log.error("inode %d: %s: fresh capabilities are refused: do the clocks differ?", held.ino, exc)
                     raise FileSystemError(errno.EACCES, exc.what) from exc
-                else:  # renewed at one replica, and shown at another that is behind
+                else:
+                    # A target hears of keys within a heartbeat of the keeper; a replica may be behind another one.
                     await trio.sleep(pause)
                     pause = min(2 * pause, limits.OVERLOADED_MAX_S)
-            if token == held.latest(right):
+            if held.renewable and token == held.latest(right):
                 await self.renew(held, right)
 
     async def renew(self, held: Held, right: int) -> bytes:

@@ -454,16 +454,22 @@ async def test_a_newcomer_that_is_full_refuses_for_nobody(tmp_path: Path, monkey
         assert await targets.scrubbed(1) == []
 
 
+async def rotten(targets: Some, at: int, data: bytes) -> Path:
+    """Write *data*; then the second block of the copy at *at* goes bad. Where that copy is."""
+    assert await targets.write(0, data) == OK
+    where = targets.file(at)
+    assert where is not None
+    with where.open("r+b") as file:
+        file.seek(BLOCK + 7)
+        file.write(b"rotten")
+    return where
+
+
 @pytest.mark.parametrize("at", [1, 2])
 async def test_a_bad_block_is_mended_from_the_other_copy(tmp_path: Path, at: int) -> None:
     async with some(tmp_path, 1, 2) as targets:
         data = os.urandom(3 * BLOCK + 100)
-        assert await targets.write(0, data) == OK
-        where = targets.file(at)
-        assert where is not None
-        with where.open("r+b") as file:
-            file.seek(BLOCK + 7)
-            file.write(b"rotten")
+        where = await rotten(targets, at, data)
         assert await targets.read(at) == data
         status = await targets.status(at)
         assert (status["blocks_bad"] >= 1, status["blocks_mended"]) == (True, 1)
@@ -476,12 +482,7 @@ async def test_a_bad_block_is_mended_before_a_part_of_it_is_written(tmp_path: Pa
     """Once the others have the change nobody has the block as it was."""
     async with some(tmp_path, 1, 2, 3) as targets:
         data = os.urandom(2 * BLOCK + 100)
-        assert await targets.write(0, data) == OK
-        where = targets.file(at)
-        assert where is not None
-        with where.open("r+b") as file:
-            file.seek(BLOCK + 7)
-            file.write(b"rotten")
+        await rotten(targets, at, data)
         assert await targets.write(BLOCK + 3, b"!") == OK
         assert (await targets.status(at))["blocks_mended"] == 1
         data = data[: BLOCK + 3] + b"!" + data[BLOCK + 4 :]
