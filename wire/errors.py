@@ -44,6 +44,9 @@ class Status(IntEnum):
     """The file's bytes are not where the request takes them to be (any more): fetch its attributes and begin again."""
     STALE_PLAN = 10_013
     """Between replicas: what a request was planned on is not so any more; it is planned again. No client sees it."""
+    DELEGATED = 10_014
+    """Between replicas: a directory that the request touches is delegated to another session; it is tried again when
+    that has given it back. No client sees it."""
 
 
 class WireError(Exception):
@@ -90,6 +93,7 @@ _TO_ERRNO: Final = {
     Status.STALE_LAYOUT: errno.EAGAIN,
     Status.CAPABILITY_EXPIRED: errno.EACCES,
     Status.STALE_PLAN: errno.EIO,
+    Status.DELEGATED: errno.EIO,
 }
 assert set(_TO_ERRNO) == set(Status), "every service status has its errno"
 

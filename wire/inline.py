@@ -25,6 +25,22 @@ are written to the state."""
 PIECES_MAX: Final = 4096
 
 
+def bad_pieces(pieces: tuple[tuple[int, bytes], ...]) -> str | None:
+    """Why *pieces* are no bytes ``((offset, bytes), ...)`` of a small file, ascending and apart."""
+    if not 0 < len(pieces) <= PIECES_MAX:
+        return f"{len(pieces)} pieces"
+    before = -1
+    for piece in pieces:
+        if type(piece) is not tuple or len(piece) != 2 or type(piece[0]) is not int or type(piece[1]) is not bytes:
+            return "a piece that is no offset and bytes"
+        if piece[0] <= before or not piece[1]:
+            return f"the piece at {piece[0]} does not come after the one before, or is empty"
+        before = piece[0] + len(piece[1])
+    if before > INLINE_MAX:
+        return f"bytes up to {before} of a file, {INLINE_MAX} may be in the metadata"
+    return None
+
+
 @message(130)
 class WriteInline:
     """Bytes ``((offset, bytes), ...)`` of file *ino*, ascending and apart, with the time and consequences of Commit.
@@ -38,18 +54,11 @@ class WriteInline:
     privileged: bool = False
 
     def invalid(self) -> str | None:
-        if not 0 < len(self.pieces) <= PIECES_MAX:
-            return f"{len(self.pieces)} pieces"
-        before = -1
-        for piece in self.pieces:
-            if type(piece) is not tuple or len(piece) != 2 or type(piece[0]) is not int or type(piece[1]) is not bytes:
-                return "a piece that is no offset and bytes"
-            if piece[0] <= before or not piece[1]:
-                return f"the piece at {piece[0]} does not come after the one before, or is empty"
-            before = piece[0] + len(piece[1])
-        if before > INLINE_MAX:
-            return f"bytes up to {before} of a file, {INLINE_MAX} may be in the metadata"
-        return bad_ino(self.ino) or (None if 0 <= self.mtime_ns <= TIME_NS_MAX else "a time beyond 64 bits")
+        return (
+            bad_pieces(self.pieces)
+            or bad_ino(self.ino)
+            or (None if 0 <= self.mtime_ns <= TIME_NS_MAX else "a time beyond 64 bits")
+        )
 
     @property
     def end(self) -> int:
