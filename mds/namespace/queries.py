@@ -110,7 +110,7 @@ def getxattr(scope: Scope, op: ops.GetXattr, handles: Handles, read: list[int]) 
     if op.name in acl.NAMES:
         return acl.shown(scope.store, op.ino, inode, op.name)
     if op.name in (quota.ATTRIBUTE, quota.USAGE):
-        return quota_queries.attribute(scope, op.ino, inode, op.name)
+        return quota_queries.attribute(scope, op.ino, inode, op.name, read)
     xattrs.check_read(inode, op.cred, op.name)
     value = scope.store.get(schema.XATTRS, schema.xattr_key(op.ino, op.name)) if inode.xattrs else None
     if value is None:
