@@ -529,16 +529,17 @@ class Volume:
         if handle.buffer or handle.complete:
             return
         # Permission was asked when it was opened; asked by root, so that a later chmod does not stop the listing.
-        # Where root is not root (exports), the one who opened it asks.
+        # Where root is not root (exports), the one who opened it asks, and gets a capability for the rest of it.
+        ask, shown = self.service.query_granting, handle.capability
         try:
             try:
-                found, end = await self.service.query(ops.ReadDir(ROOT, handle.ino, cookie, limits.READDIR_BATCH))
+                page, granted = await ask(ops.ReadDir(ROOT, handle.ino, cookie, limits.READDIR_BATCH), shown)
             except FileSystemError as exc:
                 if exc.status != errno.EACCES:
                     raise
-                found, end = await self.service.query(
-                    ops.ReadDir(handle.cred, handle.ino, cookie, limits.READDIR_BATCH)
-                )
+                page, granted = await ask(ops.ReadDir(handle.cred, handle.ino, cookie, limits.READDIR_BATCH), shown)
+            found, end = page
+            handle.capability = granted or shown
         except FileSystemError as exc:
             if exc.status not in (errno.ENOENT, errno.ESTALE):
                 raise
