@@ -51,6 +51,8 @@ class NameCache:
     def __init__(self) -> None:
         self.until = 0.0
         """The lease runs until then."""
+        self.ran_until = 0.0
+        """The leases of earlier connections ran until then."""
         self.used = 0.0
         """When the cache was last of use: the lease is kept up for a while after."""
         self._recalls = 0
@@ -68,6 +70,12 @@ class NameCache:
         """Own requests under way that touch an inode not known here: no attributes are learned at all."""
         self._unsure: Counter[tuple[int, bytes]] = Counter()
         """Names that own requests under way may change."""
+        self._barred: Counter[int] = Counter()
+        """Directories that own requests under way may change otherwise than by what is made in them; 0: any."""
+        self._unborn: set[tuple[int, bytes]] = set()
+        """Names made here that the service does not know yet: what it says of them, or of the times of..."""
+        self._unborn_in: Counter[int] = Counter()
+        """...these directories, is not learned."""
         self._kernel: dict[int, float] = {}
         """Directories, and parents of directories, whose entry the kernel may use until then."""
 
@@ -89,6 +97,7 @@ class NameCache:
         """The connection is gone: another replica knows nothing of our leases."""
         self.clear()
         self._epoch = 0
+        self.ran_until = max(self.ran_until, self.until)
         self.until = 0.0
 
     def kernel_ms(self, now: float) -> int:
@@ -196,7 +205,7 @@ class NameCache:
 
     def learn(self, parent: int, name: bytes, attr: Attr | None, stamp: Stamp) -> None:
         """The service said, under a lease, what *name* is (None: absent). *stamp*: ours when the answer came in."""
-        if stamp != self.stamp or (parent, name) in self._unsure:
+        if stamp != self.stamp or (parent, name) in self._unsure or (parent, name) in self._unborn:
             return
         if self._learned >= NAMES_MAX:
             self.clear()
@@ -208,7 +217,7 @@ class NameCache:
 
     def learn_attr(self, attr: Attr, stamp: Stamp) -> None:
         """The service said, under a lease, what the attributes are."""
-        if stamp != self.stamp or attr.ino in self._busy or self._blind:
+        if stamp != self.stamp or attr.ino in self._busy or self._blind or attr.ino in self._unborn_in:
             return
         if len(self._attrs) >= INODES_MAX:
             self.clear()
@@ -231,6 +240,8 @@ class NameCache:
         for ino in inodes:
             self._busy[ino] += 1
             self._attrs.pop(ino, None)
+        if (bar := _bars(op)) is not None:
+            self._barred[bar] += 1
         if blind:
             self._blind += 1
             self._attrs.clear()
@@ -247,6 +258,10 @@ class NameCache:
             certain = certain and stamp == self.stamp
         self._ends += 1
         self._blind -= blind
+        if (bar := _bars(op)) is not None:
+            self._barred[bar] -= 1
+            if not self._barred[bar]:
+                del self._barred[bar]
         for key in names:
             self._unsure[key] -= 1
             if not self._unsure[key]:
@@ -267,6 +282,58 @@ class NameCache:
         else:
             self._complete.discard(op.parent)
 
+    # -- files made here, in directories delegated to us (client.births)
+
+    def is_barred(self, parent: int) -> bool:
+        """Whether an own request under way may change who may make files in *parent*, or take it away."""
+        return bool(self._barred) and (parent in self._barred or 0 in self._barred)
+
+    def made_here(self, parent: int, name: bytes, attr: Attr) -> None:
+        """*name*, which was absent just now, was made here; the service will hear of it."""
+        self._ends += 1
+        self._unborn.add((parent, name))
+        self._unborn_in[parent] += 1
+        if self._learned >= NAMES_MAX or len(self._attrs) >= INODES_MAX:
+            self.clear()
+            return
+        self._learned += 1 + len(name) // LONG
+        self._names[parent][name] = attr.ino
+        self._attrs[attr.ino] = attr
+        above = self._attrs.get(parent)
+        if above is not None:
+            self._attrs[parent] = above._replace(
+                mtime_ns=max(above.mtime_ns, attr.mtime_ns), ctime_ns=max(above.ctime_ns, attr.ctime_ns)
+            )
+
+    def changed_ns(self, ino: int) -> int:
+        """When inode *ino* changed last, as far as is known."""
+        attr = self._attrs.get(ino)
+        return 0 if attr is None else attr.ctime_ns
+
+    def born(self, parent: int, name: bytes, attr: Attr, stamp: Stamp | None, as_told: bool) -> None:
+        """The service has made it as well; *stamp* as in :meth:`end`. *as_told*: with the times that it had here."""
+        self._no_longer_unborn(parent, name)
+        if stamp is not None and stamp[0] == self._recalls and attr.ino not in self._busy and not self._blind:
+            if attr.ino in self._attrs:
+                self._attrs[attr.ino] = attr
+        else:
+            self._attrs.pop(attr.ino, None)  # from now on others may change it, and we would not be told
+        if not as_told:
+            self._attrs.pop(parent, None)
+
+    def never_born(self, parent: int, name: bytes, ino: int) -> None:
+        """The service has not made it."""
+        self._no_longer_unborn(parent, name)
+        self._drop(parent)
+        self._attrs.pop(ino, None)
+
+    def _no_longer_unborn(self, parent: int, name: bytes) -> None:
+        self._ends += 1
+        self._unborn.remove((parent, name))
+        self._unborn_in[parent] -= 1
+        if not self._unborn_in[parent]:
+            del self._unborn_in[parent]
+
     def __len__(self) -> int:
         return len(self._attrs)
 
@@ -286,3 +353,10 @@ def _touches(op: Any) -> tuple[tuple[int, ...], tuple[tuple[int, bytes], ...]]:
     if isinstance(op, ops.Accessed):
         return tuple(ino for ino, _time in op.files), ()
     return (op.ino,), ()
+
+
+def _bars(op: Any) -> int | None:
+    """Of which directory an own request may change mode or owner, or that it is there: 0, of some that is not known."""
+    if isinstance(op, ops.SetAttr | ops.SetXattr | ops.RemoveXattr):
+        return op.ino
+    return 0 if isinstance(op, ops.Rmdir | ops.Rename) else None
