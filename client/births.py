@@ -367,6 +367,10 @@ class Births:
                 self._ask(cred, parent)
         else:
             self._ask_for_more(cred, parent)
+            nursery = self._nursery
+            wanted = not self._cache.is_complete(parent) and self.delegations.may_list(parent, boottime())
+            if wanted and nursery is not None:
+                nursery.start_soon(self._list, cred, parent)
 
     def _ask_for_more(self, cred: ops.Cred, parent: int) -> None:
         delegations = self.delegations
@@ -407,6 +411,27 @@ class Births:
                 kept = delegations.failed(parent, now)
         if not kept:
             self._give_back((parent,))
+        elif not self._cache.is_complete(parent):
+            await self._list(cred, parent)
+
+    async def _list(self, cred: ops.Cred, parent: int) -> None:
+        """Learn all names in *parent*, which is delegated to us and not too large: then we need not ask for each."""
+        if not self._cache.begin_listing(parent):
+            return
+        found: list[tuple[bytes, int]] = []
+        cookie, end = 0, False
+        try:
+            for _ in range(limits.LIST_PAGES):
+                status, result = await self._service.look(ops.ReadDir(cred, parent, cookie, limits.READDIR_BATCH))
+                if status != OK:
+                    break
+                page, end = result
+                found += [(name, attr[0]) for name, _, attr in page]
+                if end:
+                    break
+                cookie = page[-1][1]
+        finally:
+            self._cache.end_listing(parent, found if end and parent in self.delegations.held else None)
 
     # -- giving them back
 
@@ -428,6 +453,8 @@ class Births:
 
     def _give_back(self, directories: tuple[int, ...]) -> None:
         """Make nothing here in *directories* any more, as of now; the rest is done in the background, whoever asked."""
+        for directory in directories:
+            self._cache.given_back(directory)
         mine = self.delegations.take_back(directories)
         if mine and self._nursery is not None:
             self._nursery.start_soon(self._return, mine)

@@ -102,6 +102,8 @@ class Delegated:
     inline: int
     """The limit of new files."""
     used: float
+    listed: float
+    """When it was listed last."""
 
 
 @dataclass(slots=True)
@@ -168,7 +170,8 @@ class Delegations:
             if not spoilt:
                 self.refused(parent, time)
             return False
-        self.held[parent] = Delegated(attr, inline, time if there is None else there.used)
+        used, listed = (time, time) if there is None else (there.used, there.listed)
+        self.held[parent] = Delegated(attr, inline, used, listed)
         return True
 
     def failed(self, parent: int, now: float) -> bool:
@@ -203,6 +206,14 @@ class Delegations:
         found = self.held.pop(parent)
         found.used = now
         self.held[parent] = found
+
+    def may_list(self, parent: int, now: float) -> bool:
+        """Whether the delegated *parent* may be listed again, all names of which are not known any more."""
+        found = self.held[parent]
+        if now - found.listed < limits.LIST_PAUSE_S:
+            return False
+        found.listed = now
+        return True
 
     # -- giving back
 

@@ -177,6 +177,11 @@ ASKING_MAX: Final = 4
 DELEGATED_IDLE_S: Final = 2.0
 """A directory in which no file was made for so long is given back: whoever wants to look need not ask for it."""
 DELEGATED_LOOK_S: Final = 0.5
+LIST_PAGES: Final = 16
+"""A directory of up to so many pages of READDIR_BATCH names is listed when it is delegated: else each new name has to
+be asked for, which waits for the births before it..."""
+LIST_PAUSE_S: Final = 1.0
+"""...and again, where that has become void, at most this often."""
 NUMBER_BLOCKS: Final = 4
 """Blocks of inode numbers that are used from. The service remembers the last 16 of a session."""
 NUMBER_BLOCKS_USED: Final = 12

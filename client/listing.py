@@ -43,7 +43,7 @@ async def fill(ask: Ask, handle: DirectoryHandle, cookie: int, births: Births | 
         moves = births.moves
         found, end = await _page(ask, handle, cookie)
         if births.is_older(moves, handle.ino):
-            # 1. It is being asked for. 2. A file is made here. 3. Another one is removed, which the service knows first.
+            # 1. It is being asked for. 2. A file is made here. 3. Another is removed, which the service knows first.
             # 4. It answers, with neither. Who saw 2 happen before 3 must not be told that.
             births.give_up(handle.ino)
             found, end = await _page(ask, handle, cookie)

@@ -43,6 +43,10 @@ class Touched(NamedTuple):
     names: tuple[tuple[int, bytes], ...]
     blind: bool
     """It takes a name away, and which inode that stands for is not known here."""
+    moved: int = 0
+    """The inode that a Rename gives another name; 0: not known."""
+    recalls: int = 0
+    """So far when it went out."""
 
 
 class NameCache:
@@ -70,6 +74,10 @@ class NameCache:
         """Own requests under way that touch an inode not known here: no attributes are learned at all."""
         self._unsure: Counter[tuple[int, bytes]] = Counter()
         """Names that own requests under way may change."""
+        self._listing: dict[int, bool] = {}
+        """Directories, delegated to us, that are being listed; False: in vain, names may have changed meanwhile."""
+        self._listed: set[int] = set()
+        """Those that are complete by that: as long as they are delegated, whether we have a lease on them or not."""
         self._barred: Counter[int] = Counter()
         """Directories that own requests under way may change otherwise than by what is made in them; 0: any."""
         self._unborn: set[tuple[int, bytes]] = set()
@@ -110,6 +118,8 @@ class NameCache:
         self._attrs.clear()
         self._names.clear()
         self._complete.clear()
+        self._listed.clear()
+        self._listing = dict.fromkeys(self._listing, False)
 
     def recall(self, inodes: tuple[int, ...], names: tuple[int, ...], now: float) -> float:
         """Let go of *inodes* (none: all). Returns the time from which the kernel knows nothing of them either:
@@ -128,6 +138,9 @@ class NameCache:
         self._attrs.pop(ino, None)
         self._names.pop(ino, None)
         self._complete.discard(ino)
+        self._listed.discard(ino)
+        if ino in self._listing:
+            self._listing[ino] = False
 
     # -- asking
 
@@ -228,6 +241,7 @@ class NameCache:
     def begin(self, op: Any) -> Touched:
         """Our own request *op* goes out."""
         inodes, names = _touches(op)
+        moved = self._moved(op) if isinstance(op, ops.Rename) else 0
         blind = False
         for parent, name in names:
             self._unsure[parent, name] += 1
@@ -240,17 +254,27 @@ class NameCache:
         for ino in inodes:
             self._busy[ino] += 1
             self._attrs.pop(ino, None)
+            if ino in self._listing:
+                self._listing[ino] = False
         if (bar := _bars(op)) is not None:
             self._barred[bar] += 1
         if blind:
             self._blind += 1
             self._attrs.clear()
-        return Touched(inodes, names, blind)
+        return Touched(inodes, names, blind, moved, self._recalls)
+
+    def _moved(self, op: ops.Rename) -> int:
+        """The inode that *op*, about to go out, gives another name in place of its old one; 0: that is not certain."""
+        ino = self._names.get(op.parent, {}).get(op.name, ABSENT)
+        absent = ABSENT if op.new_parent in self._complete else None
+        replaced = self._names.get(op.new_parent, {}).get(op.new_name, absent)
+        # Two names of one file both stay (POSIX rename).
+        return ino if op.flags != ops.RENAME_EXCHANGE and replaced is not None and replaced != ino else 0
 
     def end(self, op: Any, touched: Touched, done: bool, made: Attr | None, stamp: Stamp | None) -> None:
         """It ended. *touched*: what :meth:`begin` gave. *done*: with success. *made*: what it made. *stamp*: ours when
         it was answered under a lease."""
-        inodes, names, blind = touched
+        inodes, names, blind, moved, recalls = touched
         # A recall may have been about ours. Other own requests may have ended meanwhile: to what is new they do
         # nothing, but a file that gets one more name may be touched by any of them.
         certain = stamp is not None and stamp[0] == self._recalls
@@ -272,7 +296,12 @@ class NameCache:
                 del self._busy[ino]
             self._attrs.pop(ino, None)
         if not isinstance(op, _MAKES):
-            if not done or isinstance(op, ops.Rename):
+            if done and moved and recalls == self._recalls:
+                # What is called back later is dropped then.
+                if (there := self._names.get(op.new_parent)) is not None:
+                    there[op.new_name] = moved
+                    self._learned += 1 + len(op.new_name) // LONG
+            elif not done or isinstance(op, ops.Rename):
                 self._complete.difference_update(parent for parent, _ in names)
         elif done and made is not None and certain:
             self.learn(op.parent, op.name, made, self.stamp)
@@ -304,6 +333,34 @@ class NameCache:
             self._attrs[parent] = above._replace(
                 mtime_ns=max(above.mtime_ns, attr.mtime_ns), ctime_ns=max(above.ctime_ns, attr.ctime_ns)
             )
+
+    def begin_listing(self, directory: int) -> bool:
+        """*directory*, delegated to us, is about to be listed, to know all of its names. False: no use, now."""
+        if directory in self._complete or directory in self._listing or directory in self._busy:
+            return False
+        self._listing[directory] = True
+        return True
+
+    def end_listing(self, directory: int, found: list[tuple[bytes, int]] | None) -> None:
+        """*found*: all of its names that the service knows, as far as they are not ours only; None: it was in vain."""
+        untouched = self._listing.pop(directory)
+        if not untouched or found is None or self._learned + len(found) > NAMES_MAX:
+            return
+        names = self._names.setdefault(directory, {})
+        for name, ino in found:
+            names.setdefault(name, ino)
+        self._learned += len(found)
+        self._complete.add(directory)
+        self._listed.add(directory)
+
+    def is_complete(self, directory: int) -> bool:
+        """Whether all names in *directory* are known."""
+        return directory in self._complete
+
+    def given_back(self, directory: int) -> None:
+        """*directory* is not delegated to us any more."""
+        if directory in self._listed or directory in self._listing:
+            self._drop(directory)
 
     def changed_ns(self, ino: int) -> int:
         """When inode *ino* changed last, as far as is known."""

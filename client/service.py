@@ -232,6 +232,11 @@ class MetadataClient:
         status, body, _, _ = await self._call(Kind.REQUEST, op, first=True)
         return status, unpack_untrusted(body) if status == OK else None
 
+    async def look(self, op: Any) -> tuple[int, Any]:
+        """Ask the service *op*, a query, whatever is unborn: (status, result)."""
+        status, body, _, _ = await self._call(Kind.QUERY, op)
+        return status, unpack_untrusted(body) if status == OK else None
+
     def submit(self, op: Any, told: Told) -> None:
         """As :meth:`ask`, without waiting: *told* is called with the answer."""
         self._token = token = self._token + 1
