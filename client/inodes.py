@@ -65,6 +65,11 @@ class DirectoryHandle:
     """For the rest of the listing; empty where it comes as root's, or has not begun."""
     error: int = OK
 
+    def forget(self) -> None:
+        """What was fetched is not to be handed out."""
+        self.buffer.clear()
+        self.complete = False
+
 
 class HandleTable(Generic[T]):
     """Handles by number; a number is not used again while the mount lives."""

@@ -36,6 +36,7 @@ from vsync.voter import Witness
 from wire import messages as msg
 from wire import ops
 from wire.codec import decode, encode, unpack_untrusted
+from wire.delegation import CreateDelegated
 from wire.errors import OK, SERVICE_BASE, Status
 from wire.group import Digests, LetGo
 from wire.inline import WriteInline
@@ -641,7 +642,7 @@ class User:
         call.ended = self.world.clock.now
         if call.ok:
             call.body = unpack_untrusted(answer.body)
-            if isinstance(call.op, ops.Create):
+            if isinstance(call.op, ops.Create | CreateDelegated):
                 self.handles[call.body[0]] += 1
             elif isinstance(call.op, ops.Open):
                 self.handles[call.body[0][0]] += 1
@@ -846,7 +847,7 @@ class Group:
         if call is None or call.slot < 0:
             return
         index = self.executed[user.session, call.slot, call.number]
-        changed = {call.op.parent} if hasattr(call.op, "parent") else {call.op.ino}
+        changed = {getattr(call.op, "parent", getattr(call.op, "ino", 0))}  # 0: nothing that is kept
         if isinstance(call.op, ops.Unlink | ops.Rmdir):
             changed.add(unpack_untrusted(message.body))
         for other in self.users:
