@@ -16,7 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-from mds.batch import Decoded
+from mds.batch import Decoded, decode_batch
 from mds.caches import LEASE_US
 from mds.check import check
 from mds.machine import Bootstrap, Outcome, StateMachine
@@ -36,6 +36,7 @@ from vsync.voter import Witness
 from wire import messages as msg
 from wire import ops
 from wire.codec import decode, encode, unpack_untrusted
+from wire.delegation import CreateDelegated, Undelegate
 from wire.errors import OK, SERVICE_BASE, Status
 from wire.group import Digests, LetGo
 from wire.inline import WriteInline
@@ -143,6 +144,8 @@ class Node:
         self.base.mkdir()
         self.disk = Journal(world.clock, world.rng, list(world.first), self._flushed, _never)
         self.offset = world.rng.randrange(1, 1000 * SECOND)
+        self.skew = self.offset
+        """What its clock of the day shows more than true time."""
         self.running = False
         self.paused = False
         self._inbox: list[Callable[[], None]] = []
@@ -183,19 +186,19 @@ class Node:
         """The state machine over the store; what it executes is noted."""
         state = StateMachine(self.store, self.me, self.world.bootstrap)
         for index, outcome in state.taken_up:
-            self.world.applied(index, [outcome])
+            self.world.applied(index, [outcome], [None])
         apply = state.apply
 
         def noted(index: int, origin: int, batch: bytes, known: Decoded | None = None) -> list[Outcome]:
             outcomes = apply(index, origin, batch, known)
-            self.world.applied(index, outcomes)
+            self.world.applied(index, outcomes, decode_batch(batch)[1])
             return outcomes
 
         execute = state.execute
 
         def noted_alone(index: int, k: int, op: Any) -> Outcome:
             outcome = execute(index, k, op)
-            self.world.applied(index, [outcome])
+            self.world.applied(index, [outcome], [op])
             return outcome
 
         state.apply = noted  # type: ignore[method-assign]
@@ -246,7 +249,7 @@ class Node:
         return self.offset + self.world.clock.now
 
     def stamp_ns(self) -> int:
-        return START_NS + 1000 * self.now()
+        return START_NS + 1000 * (self.skew + self.world.clock.now)
 
     def append(self, ticket: int, records: list[Record]) -> bool:
         if self.world.fast_disks and not self._waiters and self.disk.append_now(records, []):
@@ -641,7 +644,7 @@ class User:
         call.ended = self.world.clock.now
         if call.ok:
             call.body = unpack_untrusted(answer.body)
-            if isinstance(call.op, ops.Create):
+            if isinstance(call.op, ops.Create | CreateDelegated):
                 self.handles[call.body[0]] += 1
             elif isinstance(call.op, ops.Open):
                 self.handles[call.body[0][0]] += 1
@@ -694,7 +697,7 @@ def inodes_told(call: Call) -> set[int]:
 class Group:
     """Replicas, witnesses, clients; started, in one view, and ready."""
 
-    def __init__(self, path: Path, seed: int = 0, replicas: int = 3, witnesses: int = 0) -> None:
+    def __init__(self, path: Path, seed: int = 0, replicas: int = 3, witnesses: int = 0, inline: int = 0) -> None:
         self.path = path
         self.seed = seed
         self.rng = Random(seed)
@@ -705,6 +708,7 @@ class Group:
         witness_ids = tuple(range(101, 101 + witnesses))
         self.bootstrap = Bootstrap(
             root_mode=0o777,
+            inline=inline,
             replicas=tuple((r, f"replica-{r}") for r in self.replica_ids),
             witnesses=tuple((w, f"witness-{w}") for w in witness_ids),
         )
@@ -826,8 +830,8 @@ class Group:
         assert call.ok, f"{op} answered {call.status}"
         return call.body
 
-    def applied(self, index: int, outcomes: list[Outcome]) -> None:
-        """A replica has applied the batch at *index*."""
+    def applied(self, index: int, outcomes: list[Outcome], operations: list[Any]) -> None:
+        """A replica has applied what is in the batch at *index*. An operation is None where it is not known here."""
         for outcome in outcomes:
             if outcome.store_reply:
                 request = outcome.session, outcome.slot, outcome.number
@@ -846,6 +850,8 @@ class Group:
         if call is None or call.slot < 0:
             return
         index = self.executed[user.session, call.slot, call.number]
+        if isinstance(call.op, Undelegate):
+            return  # it takes nothing back that a cache may hold
         changed = {call.op.parent} if hasattr(call.op, "parent") else {call.op.ino}
         if isinstance(call.op, ops.Unlink | ops.Rmdir):
             changed.add(unpack_untrusted(message.body))
@@ -886,8 +892,7 @@ class Group:
         self.until(lambda: len({n.replica.comparing.alarm.records.latest for n in self.nodes.values()}) == 1)
         # When a state was last written is each one's own matter, so the position in it is, and what waited there.
         first, *others = [
-            [record for record in harness.contents(state.store) if record[:2] not in OWN]
-            for state in states
+            [record for record in harness.contents(state.store) if record[:2] not in OWN] for state in states
         ]
         assert all(other == first for other in others)
 
