@@ -16,11 +16,13 @@ from admin.targets import storage_map
 from daemon.config import Config
 from mds import schema
 from mds.machine import StateMachine
+from mds.namespace import delegations
 from mds.snapshot import Receiver
 from mds.store import Store, StoreCorrupt
 from ossd.identity import FANOUT
 from wire.chains import OFFLINE
 from wire.codec import unpack_untrusted
+from wire.delegation import NUMBERS
 from wire.errors import OK, WireError, describe
 from wire.group import SnapshotPart
 from wire.messages import Answer, CopyCall
@@ -69,6 +71,12 @@ class Copy:
     index: int
     numbers_below: int
     """Every inode number that is there, or ever was by then, is below this."""
+    given_out: tuple[int, ...]
+    """The first numbers of blocks that clients had by then: they may make files of these later (wire.delegation)."""
+
+    def may_be_newer(self, number: int) -> bool:
+        """Whether an inode of that number may have been made after the copy."""
+        return number >= self.numbers_below or any(first <= number < first + NUMBERS for first in self.given_out)
 
 
 @contextlib.contextmanager
@@ -88,7 +96,9 @@ def state_of(config: Config, replica: int | None, where: Path | None) -> Iterato
             complete(store, number)
             index = unpack_untrusted(applied)[0]
             base_number = schema.numbers_from(store.get(schema.META, schema.META_NUMBERS))
-            yield Copy(store, number, index, schema.number_at(base_number + index + 1, 0))
+            sessions = (int.from_bytes(key, "big") for key, _ in store.scan(schema.HOLDERS, b"", None))
+            given_out = tuple(first for session in sessions for first in delegations.holder(store, session).blocks)
+            yield Copy(store, number, index, schema.number_at(base_number + index + 1, 0), given_out)
         finally:
             store.close()
 

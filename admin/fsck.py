@@ -129,7 +129,7 @@ def _left_behind(
                 continue
             key = schema.u64(ino)
             known = ino in moved or copy.store.get(schema.INODES, key) is not None
-            if not known and copy.store.get(schema.RECLAIM, key) is None:
+            if not known and copy.store.get(schema.RECLAIM, key) is None and not copy.may_be_newer(ino):
                 left.setdefault(ino, {})[column] = chain
     wanted = []
     for number, (ino, columns) in enumerate(sorted(left.items())):

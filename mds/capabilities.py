@@ -28,6 +28,7 @@ from wire.capability import (
     signing_key,
 )
 from wire.codec import unpack_untrusted
+from wire.delegation import CreateDelegated
 from wire.errors import OK, Status
 from wire.fileops import Renew
 from wire.inline import GrowOut
@@ -35,6 +36,7 @@ from wire.inline import GrowOut
 O_ACCMODE: Final = 3
 O_TRUNC: Final = 0o1000
 _BY_ACCESS: Final = (READ, WRITE | TRUNCATE, READ | WRITE | TRUNCATE, READ | WRITE | TRUNCATE)
+_CREATE: Final = (ops.Create, CreateDelegated)
 _CREATED: Final = READ | WRITE | TRUNCATE
 """Whoever makes a file may write it, whatever its mode is (open(2)); the kernel holds a handle to its flags."""
 _INO: Final = ops.ATTR_FIELDS.index("ino")
@@ -58,7 +60,7 @@ class Signer:
         """What goes with the answer *body* to *op*, which was carried out for *session* of the client *uuid*; empty
         where nothing does."""
         kind = type(op)
-        if kind is ops.Create:
+        if kind in _CREATE:
             rights = _CREATED
         elif kind is ops.Open:
             rights = _BY_ACCESS[op.flags & O_ACCMODE] | (TRUNCATE if op.flags & O_TRUNC else 0)
@@ -94,7 +96,7 @@ class Signer:
         Create gives; for the rest there is Renew.
         """
         given_again = not outcome.store_reply
-        if outcome.status != OK or (given_again and not (type(op) is ops.Create and outcome.opened)):
+        if outcome.status != OK or (given_again and not (type(op) in _CREATE and outcome.opened)):
             return b""
         return self.answered(uuid, outcome.session, op, outcome.body)
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from mds import schema, usage
+from mds import limits, schema, usage
+from mds.namespace import delegations
 from mds.namespace.inode import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, TRUNCATIONS_MAX, Inode, decode
 from mds.sessions import Session
 from mds.store import Store
@@ -55,6 +56,7 @@ def _problems(store: Store) -> Iterator[str]:
     yield from _check_storage(store)
     yield from usage.problems(store)
     yield from _check_inline(store)
+    yield from _check_delegations(store)
 
 
 def _number(key: bytes) -> int:
@@ -239,3 +241,21 @@ def _check_inline(store: Store) -> Iterator[str]:
             yield f"inode {_number(key)} is in the metadata and has objects {inode.objects}"
         elif inode.objects and store.get(schema.RECLAIM, schema.u64(inode.objects)) is not None:
             yield f"inode {_number(key)} is there and its objects {inode.objects} are queued for deletion"
+
+
+def _check_delegations(store: Store) -> Iterator[str]:
+    for ino, (session, _) in sorted(delegations.load(store).items()):
+        record = store.get(schema.INODES, schema.u64(ino))
+        inode = decode(record) if record is not None else None
+        if inode is None or not inode.is_dir or inode.quota:
+            yield f"inode {ino} is delegated and is no directory, or counted in a quota"
+        if store.get(schema.SESSIONS, schema.u64(session)) is None:
+            yield f"directory {ino} is delegated to session {session}, which is not there"
+        if store.get(schema.HOLDERS, schema.u64(session)) is None:
+            yield f"directory {ino} is delegated to session {session}, which has no numbers for files"
+    for key, _value in store.scan(schema.HOLDERS, b"", None):
+        session, holder = _number(key), delegations.holder(store, _number(key))
+        if store.get(schema.SESSIONS, key) is None:
+            yield f"session {session} is not there and may have delegations"
+        if len(holder.blocks) > limits.BLOCKS_OF_ONE:
+            yield f"session {session} has {len(holder.blocks)} blocks of numbers, {limits.BLOCKS_OF_ONE} are allowed"

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, Final, Protocol
 
+from wire.delegation import CreateDelegated
 from wire.inline import WriteInline
 from wire.ops import Commit, Cred
 
@@ -53,8 +54,8 @@ class Squash:
 
     def applied(self, op: Any) -> Any:
         """The operation *op* of such a client as it counts."""
-        if isinstance(op, Commit | WriteInline):
-            return dataclasses.replace(op, privileged=False) if op.privileged else op
+        if isinstance(op, Commit | WriteInline | CreateDelegated) and op.privileged:
+            op = dataclasses.replace(op, privileged=False)
         cred = getattr(op, "cred", None)
         if cred is None:
             return op

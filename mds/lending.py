@@ -16,8 +16,9 @@ from vsync.machine import Machine
 from wire import messages as msg
 from wire import ops
 from wire.codec import unpack_untrusted
+from wire.delegation import CreateDelegated
 
-_MAKES = (ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink, ops.Link)
+_MAKES = (ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink, ops.Link, CreateDelegated)
 """Requests whose answer tells a client of a name and its inode."""
 
 

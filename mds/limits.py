@@ -30,6 +30,13 @@ MAINTENANCE_S: Final = 0.1
 """How often owed answers (orphans, reclaiming, expiry) are looked at."""
 EXPIRY_EVERY: Final = 50
 """Sessions and departed debtors are looked at every so many maintenance rounds."""
+DELEGATIONS_OF_ONE: Final = 64
+"""Directories delegated to one session."""
+BLOCKS_OF_ONE: Final = 16
+"""Blocks of numbers that a session may use: the last ones. It asks for another when it has used nearly all."""
+DELEGATION_REVOKE_US: Final = 3 * SECOND_US
+"""A delegation that was asked back so long ago is taken away. Its holder's cache lease, without which it answers
+nothing by itself, is over in 250 ms; a failover, after which it sends again what is outstanding, takes no second."""
 ORPHAN_ANSWERS: Final = 1024
 """Inodes in one OrphanAnswer."""
 RECLAIM_FILES: Final = 64
@@ -49,7 +56,6 @@ SNAPSHOT_PIPE: Final = 1 << 20
 SNAPSHOT_STALL_S: Final = 10.0
 """A learner that takes no part of a snapshot for so long is given up."""
 
-assert BATCH_ENTRIES <= 4096, "inode numbers leave 12 bits for the entry (mds.schema.NUMBER_BITS)"
 
 SWITCH_INTERVAL_S: Final = 0.0005
 """How long the interpreter lets one thread run while another waits: the loop must not wait for a writer's slice."""

@@ -26,8 +26,10 @@ from mds.locks import READ, UPDATE, WRITE, Key, Locks
 from mds.namespace import entries, quota
 from mds.namespace.inode import S_IFDIR, decode
 from mds.namespace.queries import STORAGE_MAP
+from mds.namespace.scope import Delegated
 from mds.store import Store
 from wire import ops, quotaops, targetops
+from wire.delegation import CreateDelegated, Delegate, RecallDelegations, RevokeDelegations, Undelegate
 from wire.fileops import Denied, Reserve
 from wire.inline import GrownOut, GrowOut, InlineRequest, WriteInline
 from wire.roster import RosterRequest
@@ -51,9 +53,12 @@ this lock."""
 PLACES: Final = ("places",)
 """Written by who may change in which quota something is counted."""
 
+DELEGATIONS: Final = ("delegations",)
+"""How many directories are delegated."""
+
 _DIRECTORY: Final = S_IFDIR >> 12
 _NOTHING: Final[frozenset[int]] = frozenset()
-_MAKES: Final = (ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink)
+_MAKES: Final = (ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink, CreateDelegated)
 _WHOLE: Final[Locks] = ((EVERYTHING, WRITE),)
 
 
@@ -131,6 +136,13 @@ def _name_removed(op: Any, seen: Seen) -> list[tuple[Key, int]]:
     return [(op.parent, UPDATE), (name, WRITE), (seen[0], WRITE)]
 
 
+def _directory_removed(op: Any, seen: Seen) -> list[tuple[Key, int]]:
+    locks = _name_removed(op, seen)
+    if seen[0]:
+        locks.append((DELEGATIONS, WRITE))  # it may be delegated to whoever removes it
+    return locks
+
+
 def _renamed(op: Any, seen: Seen) -> list[tuple[Key, int]]:
     old, new = (op.parent, op.name), (op.new_parent, op.new_name)
     source, target, tree = seen
@@ -147,7 +159,7 @@ def _renamed(op: Any, seen: Seen) -> list[tuple[Key, int]]:
 
 _PLANNED: Final[dict[type, Callable[[Any, Seen], list[tuple[Key, int]]]]] = {
     ops.Unlink: _name_removed,
-    ops.Rmdir: _name_removed,
+    ops.Rmdir: _directory_removed,
     ops.Rename: _renamed,
     ops.SessionOpen: lambda op, seen: [(SESSIONS, WRITE), *([(session_key(seen[0]), WRITE)] if seen[0] else [])],
 }
@@ -162,7 +174,16 @@ def _inode(op: Any) -> list[tuple[Key, int]]:
 
 
 def _session_ended(op: Any) -> list[tuple[Key, int]]:
-    return [(SESSIONS, WRITE), (session_key(op.session), WRITE)]
+    return [(EVERYTHING, WRITE)]  # what is delegated to it is part of the state
+
+
+def _redelegated(op: Any) -> list[tuple[Key, int]]:
+    return [(DELEGATIONS, WRITE), *((ino, WRITE) for ino in op.parents)]
+
+
+def _revoked(op: Any) -> list[tuple[Key, int]]:
+    held = [(DELEGATIONS, WRITE), *((ino, WRITE) for ino, _ in op.delegations)]
+    return [*held, *((session_key(session), WRITE) for _, session in op.delegations)]
 
 
 def _attribute(op: Any) -> list[tuple[Key, int]]:
@@ -187,6 +208,10 @@ _LOCKS: Final[dict[type, Callable[[Any], list[tuple[Key, int]]]]] = {
     ops.TargetSet: lambda op: [(STORAGE, WRITE)],
     **dict.fromkeys(typing.get_args(targetops.TargetRequest), lambda op: [(STORAGE, WRITE)]),
     **dict.fromkeys(typing.get_args(RosterRequest), lambda op: [(ROSTER, WRITE)]),
+    Delegate: lambda op: [(DELEGATIONS, WRITE), (op.parent, WRITE), (STORAGE, READ), (QUOTAS, READ)],
+    CreateDelegated: lambda op: [*_made(op), (op.ino, WRITE)],
+    **dict.fromkeys((Undelegate, RecallDelegations), _redelegated),
+    RevokeDelegations: _revoked,
 }
 
 
@@ -268,7 +293,7 @@ def locks_of(
     if session:
         # The reply is kept in the slot; that the session is there is part of every request of it.
         found.append((slot_key(session, slot), WRITE))
-        found.append((session_key(session), READ))
+        found.append((session_key(session), WRITE if isinstance(op, Delegate | Undelegate) else READ))
     found.append((EVERYTHING, READ))
     return _merged(found)
 
@@ -324,6 +349,9 @@ _TOUCHES: Final[dict[type, Callable[[Any], frozenset[int]]]] = {
     ops.TargetSet: _storage,
     **dict.fromkeys(typing.get_args(targetops.TargetRequest), _storage),
     **dict.fromkeys((targetops.KeyRotate, targetops.TargetSpace, Denied), _nothing),
+    Delegate: _parent,  # others are to let go of it, and what they ask waits, before its holder answers anything
+    **dict.fromkeys((Undelegate, RecallDelegations), _nothing),
+    RevokeDelegations: lambda op: frozenset(ino for ino, _ in op.delegations),
 }
 
 _TOUCHES_SEEN: Final[dict[type, Callable[[Any, Seen], frozenset[int]]]] = {
@@ -370,3 +398,44 @@ def renamed(op: Any, seen: Seen | None) -> frozenset[int]:
     if seen is None or type(op) not in _TOUCHES_SEEN:
         return _NOTHING
     return frozenset(filter(None, seen[:2]))
+
+
+# --- what delegations are in the way of -----------------------------------------------------------
+
+_OF_DELEGATIONS: Final = (Delegate, Undelegate, RecallDelegations, RevokeDelegations)
+
+
+def depends(op: Any, seen: Seen | None) -> frozenset[int] | None:
+    """Inodes, directories that are delegated to others among them perhaps, that decide what comes of the request, or
+    that it changes. All of them are locked by it. None: any of them."""
+    if isinstance(op, _OF_DELEGATIONS) or op is None:
+        return _NOTHING
+    found = touched(op, seen)
+    if found is None or seen is None:
+        return found
+    # That a name is not there changes nothing, and the answer says so.
+    if isinstance(op, ops.Unlink | ops.Rmdir):
+        return found | {op.parent}
+    return found | {op.parent, op.new_parent} if isinstance(op, ops.Rename) else found
+
+
+def undelegated(op: Any, seen: Seen | None) -> frozenset[int] | None:
+    """Inodes that must not be delegated, to whoever asks neither, before the request is executed. None: none must."""
+    if isinstance(op, ops.SetXattr | ops.RemoveXattr) and op.name == quota.ATTRIBUTE:
+        return None  # what its holder has answered already must not be refused for a quota
+    if not isinstance(op, ops.Rename) or seen is None or not seen[0]:
+        return _NOTHING
+    source, target, tree = seen  # what takes a directory's place ends it; one that moves may come into a quota
+    return frozenset(filter(None, (source if tree else 0, target)))
+
+
+def in_the_way(delegated: dict[int, Delegated], session: int, op: Any, seen: Seen | None) -> list[int]:
+    """Directories whose delegations keep *session* (0: none) from *op*; *seen*: what its origin has, or would have,
+    seen."""
+    inodes, free = depends(op, seen), undelegated(op, seen)
+    if free is None:
+        return list(delegated)
+    if inodes is None:
+        return [ino for ino, (whose, _) in delegated.items() if whose != session]
+    found = [ino for ino in inodes if ino in delegated and delegated[ino][0] != session]
+    return found + [ino for ino in free if ino in delegated] if free else found

@@ -11,7 +11,7 @@ executed at all keeps no reply: an entry or batch that is malformed, a session o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,104 +19,28 @@ from mds import schema, sessions
 from mds.batch import Decoded, decode_batch, decode_entry, well_formed
 from mds.digest import Digest
 from mds.layer import Effects
-from mds.locksets import look, seen_untrusted
-from mds.namespace import layout, quota
+from mds.locksets import in_the_way, look, seen_untrusted
+from mds.namespace import delegations, layout
 from mds.namespace import roster as rosters
 from mds.namespace.inode import DIRECTORY_SIZE, S_IFDIR, Inode, Layout, Truncations
 from mds.namespace.layout import Storage
-from mds.namespace.ops import (
-    accessed,
-    commit,
-    create,
-    denied,
-    keys,
-    link,
-    mend,
-    mkdir,
-    mknod,
-    orphans,
-    reclaim,
-    removexattr,
-    rename,
-    reserve,
-    rmdir,
-    settle,
-    symlink,
-    targets,
-    unlink,
-)
-from mds.namespace.ops import inline as inline_ops
-from mds.namespace.ops import roster as roster_ops
-from mds.namespace.ops import sessions as session_ops
-from mds.namespace.ops import setattr as setattr_op
-from mds.namespace.ops import setxattr as setxattr_op
+from mds.namespace.ops import keys
 from mds.namespace.queries import QUERIES, STORAGE_MAP, Handles
 from mds.namespace.roster import Roster
-from mds.namespace.scope import Scope
+from mds.namespace.scope import Delegated, Scope
+from mds.operations import APPLY, APPLY_ALL
 from mds.sessions import Session
 from mds.store import Store, StoreCorrupt
-from wire import ids, ops, quotaops, targetops
+from wire import ids
 from wire.chains import StorageMap
 from wire.codec import pack, unpack_untrusted
 from wire.errors import OK, FileSystemError, Status, WireError
-from wire.fileops import Denied, Reserve
-from wire.mending import Mend
-from wire.roster import ReplicaRemove, ReplicaSet, WitnessRemove, WitnessSet
 
 VIEW_ENTRY: Final = -1
 """Stands for the entry number where the digest counts a view event."""
 BOOT_ENTRY: Final = -2
 """Stands for the entry number where the digest counts what a new state begins with."""
 
-_APPLY: Final[dict[type, Callable[[Scope, Any], Any]]] = {
-    ops.Create: create.apply,
-    ops.Mkdir: mkdir.apply,
-    ops.Mknod: mknod.apply,
-    ops.Symlink: symlink.apply,
-    ops.Link: link.apply,
-    ops.Unlink: unlink.apply,
-    ops.Rmdir: rmdir.apply,
-    ops.Rename: rename.apply,
-    ops.SetAttr: setattr_op.apply,
-    ops.SetXattr: setxattr_op.apply,
-    ops.RemoveXattr: removexattr.apply,
-    ops.Commit: commit.apply,
-    ops.Settle: settle.apply,
-    ops.Accessed: accessed.apply,
-    **inline_ops.APPLY,
-    Reserve: reserve.apply,
-    Denied: denied.apply,
-}
-"""What clients ask, in a slot of their session."""
-
-_APPLY_INTERNAL: Final[dict[type, Callable[[Scope, Any], Any]]] = {
-    ops.SessionOpen: session_ops.open_session,
-    ops.SessionAttach: session_ops.attach,
-    ops.SessionClose: session_ops.close,
-    ops.SessionExpire: session_ops.expire,
-    ops.OrphanAnswer: orphans.apply,
-    ops.TargetSet: targets.set_,
-    targetops.TargetUp: targets.up,
-    targetops.TargetDown: targets.down,
-    targetops.ChainSynced: targets.synced,
-    targetops.ChainMove: targets.move,
-    targetops.ChainLeave: targets.leave,
-    targetops.TargetDrain: targets.drain,
-    targetops.TargetRemove: targets.remove,
-    targetops.TargetReplace: targets.replace,
-    ops.ReclaimDone: reclaim.apply,
-    quotaops.QuotaWork: lambda scope, op: quota.work(scope),
-    targetops.KeyRotate: keys.apply,
-    targetops.TargetSpace: targets.space,
-    ReplicaSet: roster_ops.set_replica,
-    ReplicaRemove: roster_ops.remove_replica,
-    WitnessSet: roster_ops.set_witness,
-    WitnessRemove: roster_ops.remove_witness,
-    Mend: mend.apply,
-}
-"""What replicas ask for themselves (session 0); from a client's session they are refused."""
-
-_APPLY_ALL: Final = {**_APPLY, **_APPLY_INTERNAL}
 _NOTHING: Final[frozenset[int]] = frozenset()
 
 
@@ -211,6 +135,8 @@ class StateMachine:
         """Who belongs to the cluster: what is in the store, replaced as a whole when it changes."""
         self.keys = keys.load(store)
         """What capabilities are signed with, likewise."""
+        self.redelegated = 0
+        """Rises whenever :attr:`delegated` changes."""
         raw = store.get(schema.META, schema.META_APPLIED)
         if raw is None:
             self._make_new(bootstrap)
@@ -226,6 +152,7 @@ class StateMachine:
         if raw is not None:
             self._generation, self._epoch, self._scope.members = unpack_untrusted(raw)
         self.roster = rosters.load(store)
+        self._load_delegated()
         self._take_up()
 
     def _make_new(self, bootstrap: Bootstrap) -> None:
@@ -291,6 +218,15 @@ class StateMachine:
     @property
     def session_count(self) -> int:
         return self._scope.sessions
+
+    @property
+    def delegated(self) -> dict[int, Delegated]:
+        """Directories that are delegated -> (session, whether it is wanted back): what is in the store."""
+        return self._scope.delegated
+
+    def _load_delegated(self) -> None:
+        self.delegated.clear()
+        self.delegated.update(delegations.load(self.store))
 
     def storage_map(self) -> StorageMap:
         """See wire.chains.StorageMap."""
@@ -448,10 +384,13 @@ class StateMachine:
             return
         if not all(well_formed(entry) and entry[1] for entry in known[0]):
             return
-        before = self._counters()
+        before, redelegated = self._counters(), self.redelegated
         self.store.begin_trial()
         outcomes = self._execute_batch(index, batch, known)
         self._prepared = _Prepared(index, batch, outcomes, self.store.end_trial(), self._counters())
+        if self.redelegated != redelegated:  # that is not only in the store, either
+            self._prepared = None
+            self._load_delegated()
         self._scope.undo()
         self._set_counters(before)
 
@@ -515,7 +454,10 @@ class StateMachine:
             if seen is not None and look(store, op) != seen:
                 return Outcome(session, slot, number, Status.STALE_PLAN, b"", False)
         scope = self._scope
-        scope.start(now, self.number_at(index, k))
+        if scope.delegated and in_the_way(scope.delegated, session, op, look(store, op)):
+            return Outcome(session, slot, number, Status.DELEGATED, b"", False)
+        at = self._numbers + index
+        scope.start(now, schema.number_at(at, k), session, schema.block_at(at, k))
         store.begin()
         status, body = self._execute(session, op)
         if status != OK:
@@ -525,6 +467,8 @@ class StateMachine:
         if session:
             sessions.keep(store, session, slot, number, status, scope.opened, body)
         self._count(index, k, store.commit())
+        if scope.redelegated:
+            self._redelegated(scope.redelegated)
         if scope.storage_changed:
             scope.storage.load()
         if scope.roster_changed:
@@ -535,8 +479,17 @@ class StateMachine:
             session, slot, number, status, body, session != 0, scope.opened, tuple(scope.orphaned), scope.session_gone
         )
 
+    def _redelegated(self, changes: dict[int, Delegated | None]) -> None:
+        delegated = self.delegated
+        for directory, now in changes.items():
+            if now is None:
+                delegated.pop(directory, None)
+            else:
+                delegated[directory] = now
+        self.redelegated += 1
+
     def _execute(self, session: int, op: Any) -> tuple[int, bytes]:
-        run = (_APPLY if session else _APPLY_ALL).get(type(op))
+        run = (APPLY if session else APPLY_ALL).get(type(op))
         if run is None:
             return Status.BAD_MESSAGE, b""
         try:
@@ -592,5 +545,6 @@ class StateMachine:
         assert Storage(store).map == scope.storage.map, "the storage map in memory is the stored one"
         assert self.roster == rosters.load(store), "the roster in memory is the stored one"
         assert self.keys == keys.load(store), "the keys in memory are the stored ones"
+        assert self.delegated == delegations.load(store), "the delegations in memory are the stored ones"
         assert list(scope.members) == sorted(set(scope.members)), "members ascend"
         assert store.get(schema.INODES, schema.u64(ids.ROOT_INO)) is not None, "the root is never removed"

@@ -10,7 +10,9 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any
 
+from mds import limits
 from mds.capabilities import Signer
+from mds.delegating import Delegating
 from mds.handles import Handles
 from mds.lending import Lending
 from mds.machine import StateMachine
@@ -35,7 +37,8 @@ _OF_SESSIONS = (ops.Open, Renew)
 
 @dataclass(slots=True, eq=False)
 class Parked:
-    """A query that waits for the lease, or for conflicting requests that were pending when it came."""
+    """A query that waits for the lease, for conflicting requests that were pending when it came, or for a directory
+    that is delegated to somebody else."""
 
     client: Client
     call: int
@@ -55,6 +58,7 @@ class Reading:
         handles: Handles,
         lending: Lending,
         signer: Signer,
+        delegating: Delegating,
         shell: Shell,
     ) -> None:
         self.state = state
@@ -66,8 +70,14 @@ class Reading:
         self._handles = handles
         self._lending = lending
         self._signer = signer
+        self._delegating = delegating
         self.rights = Rights(signer)
         self._shell = shell
+
+    @property
+    def full(self) -> bool:
+        """As many wait as may."""
+        return len(self.parked) >= limits.PARKED_QUERIES
 
     def query(self, client: Client, m: msg.QueryCall) -> None:
         """Answer a client's query, now or later."""
@@ -106,6 +116,10 @@ class Reading:
             if waits:
                 query.waits = waits
                 return False
+        if self._delegating.keeps_from(query.client.session, result.read):
+            if first:
+                query.arrived = self._pending.keys()
+            return False
         if isinstance(query.op, _OF_SESSIONS) and result.status == OK and not query.client.gone:
             self.answered += 1
             query.client.send(self._granting(query, result.body))

@@ -10,17 +10,18 @@ from __future__ import annotations
 import errno
 import logging
 from collections import deque
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from mds import limits
+from mds.answering import Answering, Done
 from mds.asked import admin_untrusted, request_untrusted
 from mds.batch import Decoded, decode_batch, entries_untrusted
-from mds.batching import Batching
+from mds.batching import Batching, Item
 from mds.borrowers import Borrowers
 from mds.capabilities import Signer
 from mds.comparing import Comparing
+from mds.delegating import Delegating
 from mds.lending import Lending
 from mds.locksets import seen_untrusted, touched_by, touched_of
 from mds.machine import Outcome, StateMachine
@@ -39,6 +40,7 @@ from vsync.view import generation_of
 from wire import ids, ops
 from wire import messages as msg
 from wire.codec import encode, pack, unpack_untrusted
+from wire.delegation import RecallDelegations
 from wire.errors import OK, Status
 from wire.group import LetGo
 
@@ -60,16 +62,14 @@ class Replica:
         self.owed = Owed(me, state, shell, self.internal)
         self.handles = self.owed.handles
         self.signer = Signer(state, shell.stamp_ns)
-        self.reading = Reading(group, state, self.pending, self.handles, self.lending, self.signer, shell)
+        self.delegating = Delegating(state, self.internal)
+        lent = self.pending, self.handles, self.lending, self.signer, self.delegating
+        self.reading = Reading(group, state, *lent, shell)
         self.clients: dict[Client, None] = {}
         """Connected ones, in the order of their coming: what is sent to all of them goes out in that order."""
         self.borrowers = Borrowers()
-        self.answered = 0
+        self.answering = Answering(me, group.core.incarnation, self.handles, self.lending, self.signer)
         self._batching = Batching(state)
-        self._waiting: dict[tuple[int, int, int], tuple[Client, int]] = {}
-        self._internal: dict[int, Callable[[Outcome], None]] = {}
-        self._token = group.core.incarnation << 32
-        """Never one of an earlier life: what that has sent may be delivered in this one."""
         self._ops: dict[Key, Decoded] = {}
         self._events: deque[Event] = deque()
         self._history: deque[Delivered | ViewEvent | tuple[int, int, int, int]] = deque()
@@ -138,6 +138,8 @@ class Replica:
             self._look_at_loans()
         if self.reading.parked:
             self.reading.unpark()
+            if self.delegating.busy:
+                self._run()  # what they wait for is asked back
         if len(self._ops) == 1 and self.schedule.empty:
             self._prepare()
 
@@ -217,9 +219,7 @@ class Replica:
         if self.caches.any_held:
             for k, (item, op) in enumerate(zip(items, decoded, strict=True)):
                 if op is not None:
-                    waiting = self._waiting.get((item[1], item[2], item[3]))
-                    requester = waiting[0] if waiting is not None else None
-                    self.lending.recall(op, seen_untrusted(op, item), requester, (*key, k))
+                    self.lending.recall(op, seen_untrusted(op, item), self.answering.requester(item), (*key, k))
         self.pending.add(key, touched_by(items, decoded))
 
     def _left(self, entry: Entry) -> None:
@@ -231,12 +231,7 @@ class Replica:
             # It is in no history, so sending it again under the same slot number is safe. But for whom: a request of an
             # earlier life was sent again elsewhere, and an attachment would take a session back from where it is by
             # now.
-            self._batching.back(item[:5] for item in entries_untrusted(entry.payload) if self._awaited(item))
-
-    def _awaited(self, item: Any) -> bool:
-        """Somebody here waits for the outcome of this entry."""
-        session, slot, number = item[1:4]
-        return (session, slot, number) in self._waiting if session else slot == self.me and number in self._internal
+            self._batching.back(item[:5] for item in entries_untrusted(entry.payload) if self.answering.awaited(item))
 
     def _apply(self, item: Delivered) -> None:
         entry = item.entry
@@ -286,28 +281,15 @@ class Replica:
         self, item: Any, op: Any, outcome: Outcome, k: int, uncertain: tuple[int, dict[int, int]] | None
     ) -> None:
         """A request was executed: tell who waits for it, and see to what it leaves behind."""
-        if outcome.status == Status.STALE_PLAN:
-            if self._awaited(item):  # another attempt, of which its client learns nothing
-                self._batching.again((self.shell.stamp_ns(), *item[1:5]))
+        if outcome.status in (Status.STALE_PLAN, Status.DELEGATED):
+            if self.answering.awaited(item):  # another attempt, of which its client learns nothing
+                again = (self.shell.stamp_ns(), *item[1:5])
+                self._batching.again(again) if outcome.status == Status.STALE_PLAN else self.delegating.again(again, op)
             return
-        request = outcome.session, outcome.slot, outcome.number
-        self._batching.answered(request)
-        if outcome.session:
-            client, call = self._waiting.pop(request, (None, 0))
-            if client is not None:
-                attached = client.session == outcome.session and not client.gone
-                if outcome.opened and outcome.status == OK and attached:
-                    self.handles.open(outcome.session, outcome.opened)
-                self.answered += 1
-                # A reply given again tells of a state that others may have changed since.
-                made = op if outcome.status == OK and outcome.store_reply else None
-                lease = self.lending.grant_made(client, made, outcome.body, k, uncertain)
-                capability = self.signer.replied(client.uuid, op, outcome) if attached else b""
-                client.send(msg.Answer(call, outcome.status, outcome.body, lease, capability))
-        elif outcome.slot == self.me:
-            done = self._internal.pop(outcome.number, None)
-            if done is not None:
-                done(outcome)
+        self._batching.answered((outcome.session, outcome.slot, outcome.number))
+        self.answering.came_of(op, outcome, k, uncertain)
+        if isinstance(op, RecallDelegations):
+            self.delegating.tell(self.clients, op.parents)
         for ino in outcome.orphaned:
             if not self.handles.is_open(ino):
                 self.owed.releases.add(ino)
@@ -327,7 +309,7 @@ class Replica:
         if op.replica != self.me:
             self._moved_away(session, op.attempt)
             return
-        self.owed.attached(session, known=outcome.slot == self.me and outcome.number in self._internal)
+        self.owed.attached(session, known=self.answering.is_own(outcome))
 
     def _moved_away(self, session: int, attempt: int) -> None:
         """The session has ended, or is attached to another replica by that attempt."""
@@ -343,6 +325,7 @@ class Replica:
         assert self.schedule.empty, "nothing waits for what comes after a view event"
         self.state.view_event(item.index, generation_of(view.epoch), view.epoch, view.members)
         self.owed.new_view()
+        self.delegating.new_view()
         self.borrowers.forget(self.state.sessions(), self.shell.now())
         told = view_changed(view, self.state.roster)
         for client in self.clients:
@@ -376,13 +359,9 @@ class Replica:
             self.lending.call_back()
         else:
             self.caches.take_all()
-        waiting, self._waiting = self._waiting, {}
-        internal, self._internal = self._internal, {}
         self._batching.clear()
-        for token, done in internal.items():
-            done(Outcome(0, self.me, token, Status.NOT_SERVING, b"", False))
-        for client, call in waiting.values():
-            client.send(msg.Answer(call, Status.NOT_SERVING, b""))
+        self.delegating.clear()
+        self.answering.turn_away()
         self.reading.turn_away()
 
     @property
@@ -415,8 +394,10 @@ class Replica:
             case msg.RequestCall():
                 self._request(client, m)
             case msg.QueryCall():
-                if not self._refused(client, m.call):
+                if not self._refused(client, m.call, query=True):
                     self.reading.query(client, m)
+                    if self.delegating.busy:
+                        self._run()
             case msg.Ping(number):
                 client.send(msg.Pong(number, self.serving))
             case msg.Pong():
@@ -445,11 +426,11 @@ class Replica:
             case _:
                 log.warning("%s sent a %s, which is not for a metadata replica", client.name, type(m).__name__)
 
-    def _refused(self, client: Client, call: int) -> bool:
+    def _refused(self, client: Client, call: int, query: bool = False) -> bool:
         if not self.serving:
             client.send(msg.Answer(call, Status.NOT_SERVING, b""))
             return True
-        if len(self._batching) >= limits.QUEUE_REQUESTS or len(self.reading.parked) >= limits.PARKED_QUERIES:
+        if len(self._batching) >= limits.QUEUE_REQUESTS or (query and self.reading.full):
             client.send(msg.Answer(call, Status.OVERLOADED, b""))
             return True
         return False
@@ -464,16 +445,22 @@ class Replica:
         if asked is None:
             client.send(msg.Answer(m.call, Status.BAD_MESSAGE, b""))
             return
-        self._waiting[m.session, m.slot, m.number] = (client, m.call)
         op, data = asked
-        self._batching.add((self.shell.stamp_ns(), m.session, m.slot, m.number, data), op)
-        self._run()
+        item = (self.shell.stamp_ns(), m.session, m.slot, m.number, data)
+        if self.delegating.full and self.delegating.is_in_the_way(item, op):
+            client.send(msg.Answer(m.call, Status.OVERLOADED, b""))
+            return
+        self.answering.wait(m.session, m.slot, m.number, client, m.call)
+        self._queue(item, op)
 
-    def internal(self, op: Any, done: Callable[[Outcome], None]) -> None:
+    def internal(self, op: Any, done: Done) -> None:
         """Order *op* for this replica itself; *done* gets the outcome (NOT_SERVING: we were left out)."""
-        self._token += 1
-        self._internal[self._token] = done
-        self._batching.add((self.shell.stamp_ns(), 0, self.me, self._token, encode(op)), op)
+        self._queue((self.shell.stamp_ns(), 0, self.me, self.answering.own(done), encode(op)), op)
+
+    def _queue(self, item: Item, op: Any) -> None:
+        """It goes into the group when that takes it, and no delegation is in its way."""
+        if not self.delegating.keeps_aside(item, op):
+            self._batching.add(item, op)
         self._run()
 
     def _order(self, client: Client, call: int, op: Any, attach: bool = False) -> None:
@@ -491,6 +478,8 @@ class Replica:
             if isinstance(op, ops.SessionAttach):
                 self.owed.came(op.session, op.attempt, stays=outcome.status == OK or self._is_here(op.session))
             client.send(msg.Answer(call, outcome.status, outcome.body))
+            if attach and outcome.status == OK and not client.gone:
+                self.delegating.attached(client)
 
         self.internal(op, done)
 
@@ -536,6 +525,10 @@ class Replica:
 
     def _submit_batch(self) -> bool:
         """Multicast what waits, as one message, if the group takes one now. Asked after each step."""
+        if self.delegating.busy:
+            for request in self.delegating.free():
+                self._batching.add(*request)
+            self.delegating.recall()
         room = self._batching.queue and self.state.store.pending_bytes < limits.UNWRITTEN_BYTES
         if not room or not self.group.may_submit:
             return False
@@ -554,6 +547,7 @@ class Replica:
         self.owed.release()
         if self.lowest:
             self.owed.count()
+        self.delegating.revoke(self.shell.now(), self.lowest)
         if look_at_sessions:
             self.owed.expire(self.group.core.newest.members, self.lowest, self.clients)
 
@@ -575,6 +569,7 @@ class Replica:
             # What waits for an outcome here may have got it in what the snapshot replaces: it is asked for again.
             self._turn_away()
             self.state = self.reading.state = self.signer.state = self.schedule.state = self._batching.state = state
+            self.delegating.state = state
             self.schedule.forget()
             self.comparing.replaced()
             self.owed.replaced(state)

@@ -30,6 +30,9 @@ ROSTER          voter u8                     ``(kind, address, by, time_ns)``; s
 TRIMS           ino u64                      ``(time_ns,)`` of the last truncation. Exactly for inodes that have some
 APPENDS         ino u64                      ``(end,)`` of the room given to appending writes: above the inode's size
 INLINE          ino u64                      :class:`mds.namespace.inline.Contents`, its fields in order
+DELEGATIONS     directory ino u64            ``(session, recalled)``: who makes files there by itself; 1: wanted back
+HOLDERS         session u64                  :class:`mds.namespace.delegations.Holder`, its fields in order: only
+                                             of sessions that were delegated something
 ==============  ===========================  =====================================================================
 
 META
@@ -54,6 +57,7 @@ cluster. What QUOTAS counts for a root is the sum over all inodes whose ``quota`
 QUOTA_WORK is empty, a directory that is no root has the ``quota`` of its parent.
 cluster. INLINE has only files with ``inline`` above 0, and of each at most so many bytes, and none beyond its size;
 objects of a number are a file's, or in RECLAIM, or being written to (``growing`` in INLINE), and never two of these.
+DELEGATIONS and HOLDERS name sessions that are there, DELEGATIONS directories that are counted in no quota.
 """
 
 from __future__ import annotations
@@ -61,8 +65,9 @@ from __future__ import annotations
 from typing import Final
 
 from wire.codec import unpack_untrusted
+from wire.delegation import NUMBERS
 
-SCHEMA_VERSION: Final = 7
+SCHEMA_VERSION: Final = 8
 
 
 class Table:
@@ -98,10 +103,12 @@ APPENDS: Final = Table(16, "appends")
 INLINE: Final = Table(17, "inline")
 QUOTAS: Final = Table(18, "quotas")
 QUOTA_WORK: Final = Table(19, "quota_work")
+DELEGATIONS: Final = Table(20, "delegations")
+HOLDERS: Final = Table(21, "holders")
 
 TABLES: Final = (
     META, INODES, DIRENTS, COOKIES, SYMLINKS, XATTRS, ORPHANS, OWED, RECLAIM, SESSIONS, SESSION_KEYS, REPLIES, TARGETS,
-    CHAINS, ROSTER, TRIMS, APPENDS, INLINE, QUOTAS, QUOTA_WORK,
+    CHAINS, ROSTER, TRIMS, APPENDS, INLINE, QUOTAS, QUOTA_WORK, DELEGATIONS, HOLDERS,
 )  # fmt: skip
 assert [t.number for t in TABLES] == list(range(len(TABLES))), "a table's number is its place"
 
@@ -117,18 +124,28 @@ META_NUMBERS: Final = b"numbers"
 
 NUMBER_BITS: Final = 12
 """A number derived from the delivery index leaves this many bits for the entry within its batch."""
-BATCH_ENTRIES_MAX: Final = 1 << NUMBER_BITS
-"""Entries in one batch, so that numbers derived from (index, entry) never meet those of another index."""
+BATCH_ENTRIES_MAX: Final = 1024
+"""Entries in one batch. Each gives a number to what it makes; what is left of an index is given out in blocks."""
 NUMBER_FIRST: Final = 2
 """The first number of a batch is (index << NUMBER_BITS) + this: 1 is the root directory and 0 means none."""
+BLOCKS: Final = ((1 << NUMBER_BITS) - BATCH_ENTRIES_MAX) // NUMBERS
+"""The first entries of a batch, so many, have a block of numbers to give to a client (wire.delegation)."""
 
 
 def number_at(index: int, entry: int) -> int:
     """The number that entry *entry* of the batch at *index* gives what it makes: an inode, a session, a cookie.
 
-    Unique over the life of the cluster: the last of a batch, (i << 12) + 4097, is one below the first of the next.
+    Unique over the life of the cluster: those of a batch end at (i << 12) + 1025, and its blocks, see
+    :func:`block_at`, at (i << 12) + 4097, one below the first number of the next.
     """
     return (index << NUMBER_BITS) + entry + NUMBER_FIRST
+
+
+def block_at(index: int, entry: int) -> int:
+    """The first of the NUMBERS numbers that entry *entry* of the batch at *index* may give out; 0: it has none."""
+    if entry >= BLOCKS:
+        return 0
+    return (index << NUMBER_BITS) + BATCH_ENTRIES_MAX + NUMBER_FIRST + entry * NUMBERS
 
 
 def numbers_from(raw: bytes | None) -> int:

@@ -45,7 +45,7 @@ SORT_RUN: Final = 16384
 """Keys sorted in one go when a layer is written: sorting holds the interpreter lock, a few milliseconds at most."""
 READ_CHUNK: Final = 512
 """Records read at a time where all are: between two pauses, if it is to be slow."""
-RANGES: Final = 12
+RANGES: Final = 11
 """A table is read in so many ranges of keys, by any number of processes."""
 RANGE_MIN: Final = 512
 """Records: a smaller table is read in one go."""

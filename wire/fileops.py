@@ -38,13 +38,13 @@ class Denied:
     """By a replica, in place of a client's request and in its slot: the client may not ask that. Result: *status*.
 
     Ordered, and not just answered: the request may be in history already, by another replica that was shown something
-    better, and then its recorded answer is the answer. EACCES; CAPABILITY_EXPIRED: with another capability it may.
+    better, and then its recorded answer is the answer. EACCES, EPERM; CAPABILITY_EXPIRED: with another one it may.
     """
 
     status: int
 
     def invalid(self) -> str | None:
-        good = self.status in (errno.EACCES, Status.CAPABILITY_EXPIRED)
+        good = self.status in (errno.EACCES, errno.EPERM, Status.CAPABILITY_EXPIRED)
         return None if good else f"denied with status {self.status}"
 
 

@@ -10,10 +10,10 @@ file is met once, under one name or the other (and a loop of readdir and rename 
 from __future__ import annotations
 
 import errno
-from typing import Final
+from typing import Final, NamedTuple
 
 from mds import schema
-from mds.namespace import acl, inline, quota
+from mds.namespace import acl, delegations, inline, quota
 from mds.namespace.inode import S_IFDIR, S_IFMT, Inode, decode
 from mds.namespace.perm import W, X, allowed, in_group, need
 from mds.namespace.scope import Scope
@@ -27,6 +27,14 @@ DOTS: Final = (b".", b"..")
 
 Entry = tuple[int, int, int]
 """(ino, type, cookie)"""
+
+
+class Making(NamedTuple):
+    """What a new inode is given that others take from the request that makes it."""
+
+    ino: int
+    now: int
+    """When it was made: never after the state's time."""
 
 
 def find(store: Store, parent: int, name: bytes) -> Entry | None:
@@ -74,8 +82,12 @@ def place(scope: Scope, cred: Cred, parent: int, name: bytes) -> Inode:
     return above
 
 
-def make(scope: Scope, cred: Cred, parent: int, name: bytes, mode: int) -> tuple[int, Inode, Inode]:
+def make(
+    scope: Scope, cred: Cred, parent: int, name: bytes, mode: int, given: Making | None = None
+) -> tuple[int, Inode, Inode]:
     """A new inode (number, inode, its directory), named and counted; the caller completes both and puts them.
+
+    *given*: the directory's times go on with this one, and not back, for it may come after later ones.
 
     Owner and group as Linux gives them (inode_init_owner): the group of a set-gid directory is inherited, and with it
     the bit by subdirectories; a set-gid executable can only be made by a member of its group.
@@ -88,11 +100,13 @@ def make(scope: Scope, cred: Cred, parent: int, name: bytes, mode: int) -> tuple
             mode |= 0o2000
         elif mode & 0o2010 == 0o2010 and cred.uid != 0 and not in_group(cred, gid):
             mode &= ~0o2000
-    ino = scope.fresh
-    now = scope.now
+    ino, now = given or (scope.fresh, scope.now)
     inode = Inode(mode, 1, cred.uid, gid, 0, 0, now, now, now, None, (), 0, 0, 0, 0, quota=above.quota)
-    put(scope.store, parent, name, ino, mode >> 12, ino)
-    above.mtime_ns = above.ctime_ns = now
+    put(scope.store, parent, name, ino, mode >> 12, scope.fresh)
+    if given is None:
+        above.mtime_ns = above.ctime_ns = now
+    else:
+        above.mtime_ns, above.ctime_ns = max(above.mtime_ns, now), max(above.ctime_ns, now)
     above.entries += 1
     scope.inodes += 1
     if above.xattrs:
@@ -127,6 +141,8 @@ def erase(scope: Scope, ino: int, inode: Inode) -> None:
     """No name and no handle is left: take the inode out of the state, and queue its objects for deletion."""
     key = schema.u64(ino)
     scope.store.delete(schema.INODES, key)
+    if inode.is_dir and ino in scope.delegated:
+        delegations.end(scope, ino)
     if inode.xattrs:
         for xattr, _value in list(scope.store.scan(schema.XATTRS, key, schema.after(key))):
             scope.store.delete(schema.XATTRS, xattr)

@@ -125,7 +125,7 @@ class Storage:
         if not layouts:
             return None
         # The index and the entry within the batch both count: either alone is often constant, or even.
-        turn = (ino >> schema.NUMBER_BITS) + (ino & (schema.BATCH_ENTRIES_MAX - 1))
+        turn = (ino >> schema.NUMBER_BITS) + (ino & ((1 << schema.NUMBER_BITS) - 1))
         return layouts[turn % len(layouts)]
 
     def _made(self, policy: Policy) -> list[Layout]:

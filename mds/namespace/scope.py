@@ -11,6 +11,9 @@ from mds.namespace.layout import Storage
 from mds.store import Store
 from wire.errors import FileSystemError
 
+Delegated = tuple[int, bool]
+"""(session, whether it is wanted back) of a directory that is delegated."""
+
 
 class Scope:
     """One per machine, set up anew for each request by :meth:`start`. Operations keep nothing of it."""
@@ -18,6 +21,8 @@ class Scope:
     __slots__ = (
         "_inodes_before",
         "_sessions_before",
+        "block",
+        "delegated",
         "fresh",
         "inodes",
         "keys_changed",
@@ -25,7 +30,9 @@ class Scope:
         "now",
         "opened",
         "orphaned",
+        "redelegated",
         "roster_changed",
+        "session",
         "session_gone",
         "sessions",
         "storage",
@@ -41,12 +48,19 @@ class Scope:
         self.inodes = 0
         """Inodes there are, orphans among them."""
         self.sessions = 0
+        self.delegated: dict[int, Delegated] = {}
+        """Directories that are delegated, as the store has it."""
         self.start(0, 0)
 
-    def start(self, now: int, fresh: int) -> None:
-        """Before a request: *now* is the state's time, *fresh* the number that what it makes gets."""
+    def start(self, now: int, fresh: int, session: int = 0, block: int = 0) -> None:
+        """Before a request: *now* is the state's time, *fresh* the number that what it makes gets, *session* who asks
+        (0: a replica), *block* the first of the numbers that it may give out (0: none)."""
         self.now = now
         self.fresh = fresh
+        self.session = session
+        self.block = block
+        self.redelegated: dict[int, Delegated | None] = {}
+        """What has changed in :attr:`delegated`, which the machine does afterwards."""
         self.opened = 0
         self.orphaned: list[int] = []
         self.session_gone = 0
@@ -60,6 +74,7 @@ class Scope:
         """After the store's rollback: forget what the request reported."""
         self.inodes = self._inodes_before
         self.sessions = self._sessions_before
+        self.redelegated = {}
         self.opened = 0
         self.orphaned = []
         self.session_gone = 0

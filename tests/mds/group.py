@@ -36,7 +36,7 @@ from vsync.voter import Witness
 from wire import messages as msg
 from wire import ops
 from wire.codec import decode, encode, unpack_untrusted
-from wire.delegation import CreateDelegated, Undelegate
+from wire.delegation import CreateDelegated
 from wire.errors import OK, SERVICE_BASE, Status
 from wire.group import Digests, LetGo
 from wire.inline import WriteInline
@@ -149,6 +149,7 @@ class Node:
         self.running = False
         self.paused = False
         self._inbox: list[Callable[[], None]] = []
+        self._taken = 0
         self.life = 0
         self.lines: list[Line] = []
         self.replica: Replica
@@ -238,9 +239,11 @@ class Node:
             self._inbox.append(happen)
             return
         happen()
-        self.replica.group.validate()
-        self.replica.caches.validate()
-        self.replica.schedule.validate()
+        self._taken += 1
+        if self._taken % self.world.validate_every == 0:
+            self.replica.group.validate()
+            self.replica.caches.validate()
+            self.replica.schedule.validate()
         self._arm()
 
     # -- Shell
@@ -723,6 +726,8 @@ class Group:
         self.client_cuts: set[tuple[int, int]] = set()
         self.may_differ = False
         """A story in which states differ; in all others an alarm is a false one."""
+        self.validate_every = 1
+        """A replica is looked at closely after so many things that happen to it."""
         self.notice = 0
         """A client notices at most so long after it that the process of its replica is gone."""
         self.executed: dict[tuple[int, int, int], int] = {}
@@ -850,9 +855,7 @@ class Group:
         if call is None or call.slot < 0:
             return
         index = self.executed[user.session, call.slot, call.number]
-        if isinstance(call.op, Undelegate):
-            return  # it takes nothing back that a cache may hold
-        changed = {call.op.parent} if hasattr(call.op, "parent") else {call.op.ino}
+        changed = {getattr(call.op, "parent", getattr(call.op, "ino", 0))}  # 0: nothing that is kept
         if isinstance(call.op, ops.Unlink | ops.Rmdir):
             changed.add(unpack_untrusted(message.body))
         for other in self.users:

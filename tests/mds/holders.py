@@ -35,9 +35,7 @@ RULES: Final = frozenset(
         "listing",  # who asks about a directory with files that are not ordered waits until they are
         "again",  # and asks again if more were made meanwhile
         "removal",  # no file is made by oneself while one takes directories away
-        "away",  # delegations may have been revoked when the cache lease has not run for long
         "early",  # a delegation that was called back before one was told of it is not used
-        "repeated",  # nor one that was told in answer to a request that was sent twice: it may be long gone
         "blocks",  # numbers are used, and files ordered, before their session has been given many more
         "late",  # an answer about a name from before a file was made there is not kept
     }
@@ -48,8 +46,6 @@ BLOCKS_KNOWN: Final = 16
 BLOCKS_USED: Final = 12
 """Requests for numbers may be executed in another order than they were sent."""
 BIRTH_WITHIN: Final = 10 * MS
-AWAY: Final = 1500 * MS
-"""A cache lease that has not run for so long: what was delegated may have been revoked, which takes 3 s."""
 
 
 @dataclass(eq=False)
@@ -146,8 +142,6 @@ class Holder(User):
         self._given: dict[int, Call] = {}
         """Undelegate is under way."""
         self._delegates_sent = 0
-        self._sent: dict[Call, int] = {}
-        """How often a call was sent."""
         self._deeds: dict[Call, Deed] = {}
         self._waiting: list[Deed] = []
         self._removals = 0
@@ -203,9 +197,6 @@ class Holder(User):
                     return
                 if now >= before:
                     self.well_since = now
-                    if "away" in self.rules and now - before > AWAY:
-                        for directory in list(self.held):
-                            self.give_back(directory)
                 self._runs_until = max(before, until)
             case msg.Recall(_, inodes, names):
                 self.cache.recall(inodes, names, now / SECOND)
@@ -241,12 +232,6 @@ class Holder(User):
         else:
             super()._keep(number)
 
-    def _send(self, call: Call) -> None:
-        before = self._call
-        super()._send(call)
-        if self._call != before:
-            self._sent[call] = self._sent.get(call, 0) + 1
-
     # -- what applications ask
 
     def ask(self, what: Any, then: Callable[[Deed], None] = lambda deed: None, data: bytes = b"") -> Deed:
@@ -277,9 +262,8 @@ class Holder(User):
             deed.call = self.query(what)
         else:
             deed.touched = self.cache.begin(what)
-            for directory in (getattr(what, "parent", 0), getattr(what, "new_parent", 0), getattr(what, "ino", 0)):
-                if directory in self.held:
-                    self.held[directory].sure = False
+            for directory in directories(what) & self.held.keys():
+                self.held[directory].sure = False
             deed.call = self.request(what)
         self._deeds[deed.call] = deed
 
@@ -446,12 +430,14 @@ class Holder(User):
         attr, first, count, inline, time_ns = call.body
         self.blocks.append(Block(number, first, first + min(count, self.numbers_used)))
         del self.blocks[:-BLOCKS_KNOWN]
-        if (early and "early" in self.rules) or (self._sent[call] > 1 and "repeated" in self.rules):
+        if early and "early" in self.rules:
             self.give_back(directory)
         elif directory not in self.held:
             self._giving.discard(directory)
             ahead = time_ns - 1000 * self.world.clock.now
-            self.held[directory] = Held(attr_untrusted(attr), inline, ahead)
+            # What is under way may come before or after.
+            sure = not any(directory in directories(deed.what) for deed in self._deeds.values())
+            self.held[directory] = Held(attr_untrusted(attr), inline, ahead, sure=sure)
 
     # -- what comes back
 
@@ -471,7 +457,6 @@ class Holder(User):
                 self.held.pop(directory, None)
         else:
             self._done(self._deeds.pop(call), call, stamp)
-        self._sent.pop(call, None)
         if self.alive:
             self._go_on()
 
@@ -498,3 +483,8 @@ class Holder(User):
             self._removals -= isinstance(what, ops.Rmdir | ops.Rename)
         self._told(deed, call.status, call.body)
         deed.then(deed)
+
+
+def directories(what: Any) -> set[int]:
+    """Inodes that an operation names."""
+    return {getattr(what, "parent", 0), getattr(what, "new_parent", 0), getattr(what, "ino", 0)} - {0}

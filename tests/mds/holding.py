@@ -9,7 +9,7 @@ from client.attributes import Attr
 from mds.machine import Outcome
 from tests.linearizable import Operation, check
 from tests.mds.group import Group
-from tests.mds.holders import RULES, Deed, Holder
+from tests.mds.holders import RULES, Deed, Holder, directories
 from tests.mds.tree import Tree, essence
 from tests.sim.clock import MS
 from wire import ops
@@ -50,6 +50,7 @@ class Holding(Group):
         self._delegated: dict[int, int] = {}
         """Directory -> session, by what was executed anywhere."""
         super().__init__(*args, **more)
+        self.validate_every = 16
         for node in self.nodes.values():
             node.skew = 0  # what a client foretells is exact if nobody's clock is behind
         self.network.delay = self.rng.choice((200, 400, 2000))
@@ -206,8 +207,3 @@ class Holding(Group):
         for holder in self.holders:
             holder.wake()
         super().settle()
-
-
-def directories(what: Any) -> set[int]:
-    """Inodes that an operation names."""
-    return {getattr(what, "parent", 0), getattr(what, "new_parent", 0), getattr(what, "ino", 0)} - {0}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mds import limits, machine, schema
+from mds import limits, operations, schema
 from mds.alarm import AHEAD, DIGESTS_KEPT, TIE_AFTER_US, Alarm, Comparison, Standing
 from mds.namespace import inode as inodes
 from mds.store import Store
@@ -337,15 +337,15 @@ def test_a_wrong_record_that_nobody_touches(service: Any, seed: int) -> None:
 def test_a_handler_that_is_not_deterministic(service: Any, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     with service(seed, 3) as group:
         user = group.user(at=1)
-        apply = machine._APPLY[ops.Create]
+        apply = operations.APPLY[ops.Create]
 
         def otherwise(scope: Any, op: Any) -> Any:
             if scope.store is group.nodes[2].store and op.name == b"odd":
                 scope.now += 1
             return apply(scope, op)
 
-        monkeypatch.setitem(machine._APPLY, ops.Create, otherwise)
-        monkeypatch.setitem(machine._APPLY_ALL, ops.Create, otherwise)
+        monkeypatch.setitem(operations.APPLY, ops.Create, otherwise)
+        monkeypatch.setitem(operations.APPLY_ALL, ops.Create, otherwise)
         group.ask(user, create(b"even"))
         group.run(SECOND)
         assert all(standing(group, r) is Standing.ALIKE for r in group.nodes)

@@ -10,17 +10,18 @@ from typing import Any
 
 import pytest
 
-from mds import machine, schema
+from mds import operations, schema
 from mds.alarm import Alarm, Standing
 from mds.batch import decode_batch
 from mds.digest import Digest
 from mds.machine import StateMachine
 from mds.namespace import inode as inodes
 from mds.store import Store
-from tests.mds.harness import KEY, ROOT, TOP
-from tests.mds.test_schedule import Histories, Scheduled
+from tests.mds.harness import ROOT, TOP
+from tests.mds.test_schedule import BOTH, Histories, Scheduled
 from wire import ops
 from wire.codec import encode
+from wire.delegation import RecallDelegations, RevokeDelegations
 from wire.errors import OK
 from wire.group import Digests
 
@@ -128,7 +129,7 @@ class Cluster:
         self.late: list[tuple[int, Digests]] = []
         """(sender, what it said)"""
         self.view()
-        self.order(self.made.batch((1, 0, 1, 1, encode(ops.SessionOpen(KEY, "c", 64, 1, 1))))[0])
+        self.order(self.made.batch(*BOTH)[0])
         self.compared = 0
 
     def close(self) -> None:
@@ -232,6 +233,8 @@ def test_every_index_is_compared_however_it_was_passed(clusters: Callable[[int],
         second.deliver()
     second.work(everything=True)
     began = second.state.low
+    first_of_all = (1, 0, 1, 1, encode(ops.SessionOpen(b"one that waits..", "c", 64, 1, 1)))
+    cluster.order(cluster.made.batch(first_of_all)[0])
     for _ in range(30):
         cluster.order(cluster.made.random()[0])
     schedule = second.machine.schedule
@@ -283,14 +286,14 @@ def test_who_is_wrong_is_found_whatever_is_executed_ahead(
         wrong_record(wrong.machine.store)
     else:
         for kind in (ops.Create, ops.Mkdir, ops.Mknod, ops.Symlink, ops.Link, ops.SetAttr):
-            run = machine._APPLY[kind]
+            run = operations.APPLY[kind]
 
             def otherwise(scope: Any, op: Any, run: Any = run) -> Any:
                 if scope.store is wrong.machine.store:
                     scope.now += 1
                 return run(scope, op)
 
-            for table in (machine._APPLY, machine._APPLY_ALL):
+            for table in (operations.APPLY, operations.APPLY_ALL):
                 monkeypatch.setitem(table, kind, otherwise)
     for _ in range(60):
         cluster.step(crashes=False)
@@ -299,9 +302,13 @@ def test_who_is_wrong_is_found_whatever_is_executed_ahead(
         if Standing.MINORITY in said:
             break
     another = ops.SessionOpen(b"another session!", "another", 64, 1, 1)  # that of the history may have ended
+    session = schema.number_at(cluster.made.index + 1, 0)
+    holder, _ = cluster.made.serial.delegated.get(TOP, (1, False))
     for entry in (
         (1, 0, 1, 1, encode(another)),
-        (2, schema.number_at(cluster.made.index + 1, 0), 0, 1, encode(ops.Create(ROOT, TOP, b"one more", 0o644))),
+        (1, 0, 1, 1, encode(RecallDelegations((TOP,)))),
+        (1, 0, 1, 1, encode(RevokeDelegations(((TOP, holder),)))),
+        (2, session, 0, 1, encode(ops.Create(ROOT, TOP, b"one more", 0o644))),
     ):
         batch, (outcome,) = cluster.made.batch(entry)
         assert outcome.status == OK

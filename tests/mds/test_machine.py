@@ -271,16 +271,20 @@ def test_touched(op: Any, inos: frozenset[int] | None) -> None:
 
 
 def test_every_request_and_query_is_implemented(world: World) -> None:
-    from mds.machine import _APPLY_ALL
     from mds.namespace.queries import QUERIES
+    from mds.operations import APPLY_ALL
+    from wire.delegation import DelegationRequest, RecallDelegations, RevokeDelegations
     from wire.fileops import Denied, Renew, Reserve
     from wire.mending import Mend
     from wire.quotaops import QuotaQuery, QuotaWork
     from wire.roster import RosterRequest
     from wire.targetops import TargetRequest
 
-    requests = (ops.Request, InlineRequest, RosterRequest, TargetRequest, Reserve, Denied, Mend, QuotaWork)
-    assert set(_APPLY_ALL) == {kind for union in requests for kind in getattr(union, "__args__", (union,))}
+    requests = (
+        ops.Request, InlineRequest, RosterRequest, TargetRequest, Reserve, Denied, Mend, QuotaWork, DelegationRequest,
+        RecallDelegations, RevokeDelegations,
+    )  # fmt: skip
+    assert set(APPLY_ALL) == {kind for union in requests for kind in getattr(union, "__args__", (union,))}
     assert set(QUERIES) == {*ops.Query.__args__, *QuotaQuery.__args__, ReadInline, Renew}
 
 

@@ -19,6 +19,7 @@ from mds.locksets import (
     _LOCKS,
     _LOOK,
     _PLANNED,
+    DELEGATIONS,
     EVERYTHING,
     QUOTAS,
     ROSTER,
@@ -30,8 +31,10 @@ from mds.locksets import (
     seen_untrusted,
     slot_key,
 )
-from mds.machine import _APPLY_ALL, Outcome, StateMachine
-from mds.namespace import acl, entries, inline, layout, quota
+from mds.machine import Outcome, StateMachine
+from mds.namespace import acl, delegations, entries, inline, layout, quota
+from mds.namespace.queries import STORAGE_MAP
+from mds.operations import APPLY_ALL
 from mds.schedule import Schedule
 from mds.sessions import Session
 from mds.store import Store
@@ -40,12 +43,16 @@ from tests.mds.harness import ALICE, KEY, ROOT, TOP, World, contents
 from tests.mds.test_machine import NAMES, flush, random_internal, random_op
 from wire import ops, quotaops, roster, targetops
 from wire.codec import encode, pack
+from wire.delegation import CreateDelegated, Delegate, RecallDelegations, RevokeDelegations, Undelegate
 from wire.errors import OK, Status
 from wire.fileops import Reserve
 from wire.inline import GrownOut, GrowOut, WriteInline
 from wire.mending import Mend
 
 SESSION = (2 << schema.NUMBER_BITS) + schema.NUMBER_FIRST
+OTHER = SESSION + 1
+BOTH = tuple((1, 0, 1, 1, encode(ops.SessionOpen(key, "c", 64, 1, 1))) for key in (KEY, bytes(16)))
+"""Entries of the batch that opens them."""
 LAG = 4
 """Batches by which an origin's state may be behind when it plans."""
 
@@ -58,6 +65,8 @@ class Histories:
         self.serial = serial
         self.inos = [TOP]
         self.numbers = [0] * 16
+        self.others = [0] * 16
+        """As *numbers*, of the session OTHER."""
         self.index = 0
         self.late: list[tuple[int, Any]] = []
         """(index at which it comes, entry): planned and under way."""
@@ -83,6 +92,7 @@ class Histories:
         self.late = [(at, entry) for at, entry in self.late if at > self.index + 1]
         made = [schema.number_at(self.index + 1, k) for k in range(len(due))]
         found = self.batch(*due)
+        made += sorted({outcome.opened for outcome in found[1]} - {0, *made, *self.inos})
         self.inos = [TOP, *(self.inos + [ino for ino in made if self.serial.exists(ino)])[1:][-14:]]
         return found
 
@@ -103,6 +113,8 @@ class Histories:
             op = random_internal(rng, self.inos, SESSION)
             while isinstance(op, ops.SessionExpire) and self.index < 130:  # with it, all that comes after is refused
                 op = random_internal(rng, self.inos, SESSION)
+            if rng.random() < 0.3:
+                op = self._back()
             if isinstance(op, ops.ReclaimDone) and rng.random() < 0.8:
                 op = ops.ReclaimDone(tuple(ino for ino, _ in self.serial.reclaimable(2)))
             if rng.random() < 0.4:
@@ -115,7 +127,8 @@ class Histories:
             head = time_ns, 0, 1, 1
         else:
             slot = rng.randrange(16)
-            self.numbers[slot] = max(1, self.numbers[slot] + rng.choice((1, 1, 1, 1, 0, -1)))
+            session, numbers = rng.choice([(SESSION, self.numbers)] * 3 + [(OTHER, self.others)])
+            numbers[slot] = max(1, numbers[slot] + rng.choice((1, 1, 1, 1, 0, -1)))
             op = self._among_directories(random_op(rng, self.inos))
             if rng.random() < 0.1:
                 op = ops.Accessed(tuple((rng.choice(self.inos), rng.randrange(10**6)) for _ in range(3)))
@@ -129,13 +142,40 @@ class Histories:
                 op = self._removal()
             elif rng.random() < 0.1:
                 op = self._of_special_attributes()
-            head = time_ns, SESSION, slot, self.numbers[slot]
+            elif rng.random() < 0.3:
+                op = self._of_a_delegation(session)
+            head = time_ns, session, slot, numbers[slot]
             if rng.random() < 0.02:
                 return rng.choice([(*head, b"junk"), (1, 2), "x", (*head, encode(op), "plan")])
         seen = look(self.serial.store, op)
         if seen is None or rng.random() < 0.1:
             return (*head, encode(op))
         return (*head, encode(op), seen if rng.random() < 0.75 else (*seen[:-1], 7))
+
+    def _of_a_delegation(self, session: int) -> Any:
+        """What a holder asks for, or would like to be one."""
+        rng, serial = self.rng, self.serial
+        found = [ino for ino in self.inos if (i := serial._scope.find(ino)) is not None and i.is_dir]
+        own = [ino for ino, (whose, _) in serial.delegated.items() if whose == session]
+        kind = rng.random()
+        if kind < 0.4 or not own:
+            return Delegate(rng.choice([ROOT, ROOT, ALICE]), rng.choice(found))
+        if kind < 0.5:
+            return Undelegate((rng.choice(found + own),))
+        blocks = delegations.holder(serial.store, rng.choice([session, session, session, OTHER])).blocks
+        ino = rng.choice(blocks or (7,)) + rng.randrange(-1, 8)
+        pieces = rng.choice([(), ((0, b"bytes"),), ((70, b"more"),)])
+        times = rng.randrange(10**6), rng.randrange(10**6)
+        above, name = rng.choice([*own, *own, *found]), rng.choice(NAMES)
+        return CreateDelegated(ROOT, above, name, 0o6755, max(ino, 1), times[0], pieces, times[1])
+
+    def _back(self) -> Any:
+        """What replicas ask for what is delegated."""
+        rng, delegated = self.rng, self.serial.delegated
+        parents = tuple(rng.sample(sorted({*self.inos, *delegated}), 2)) if len(self.inos) > 1 else (TOP,)
+        if rng.random() < 0.6:
+            return RecallDelegations(parents)
+        return RevokeDelegations(tuple((ino, delegated.get(ino, (OTHER, True))[0]) for ino in parents))
 
     def _of_special_attributes(self) -> Any:
         """Attributes that say something of others: who may do what below, and how files are laid out."""
@@ -160,7 +200,8 @@ class Histories:
         chains = self.serial.storage_map()[2] or ((target, 1, ()),)
         chain, version, members = rng.choice(chains)
         inside = rng.choice(members)[0] if members else target
-        sessions = [(n, s) for n, s in self.serial.sessions() if n != SESSION] or [(5, Session(KEY, "c", 8, 1, 1))]
+        spared = (SESSION, OTHER) if self.index < 130 else (SESSION,)
+        sessions = [(n, s) for n, s in self.serial.sessions() if n not in spared] or [(5, Session(KEY, "c", 8, 1, 1))]
         session, known = rng.choice(sessions)
         return rng.choice(
             [
@@ -282,7 +323,7 @@ def test_the_state_is_that_of_serial_execution(tmp_path: Path, seed: int) -> Non
     made.view((1, 2, 3))
     other.schedule.state.view_event(made.index, 1, made.index, (1, 2, 3))
     expected: dict[tuple[int, int], Outcome] = {}
-    batch, _ = made.batch((1, 0, 1, 1, encode(ops.SessionOpen(KEY, "c", 64, 1, 1))))
+    batch, _ = made.batch(*BOTH)
     other.deliver(made.index, batch)
     if seed % 2:
         batch, _ = made.batch(made.quota_on_all())
@@ -335,6 +376,8 @@ _OWNER = {
     schema.INLINE.number: lambda key: int.from_bytes(key, "big"),
     schema.QUOTAS.number: lambda key: ("a quota", int.from_bytes(key, "big")),
     schema.QUOTA_WORK.number: lambda key: QUOTAS,
+    schema.DELEGATIONS.number: lambda key: int.from_bytes(key, "big"),
+    schema.HOLDERS.number: lambda key: ("session", int.from_bytes(key, "big")),
     schema.TARGETS.number: lambda key: STORAGE,
     schema.CHAINS.number: lambda key: STORAGE,
     schema.ROSTER.number: lambda key: ROSTER,
@@ -387,6 +430,31 @@ class Spy:
 
         machine._scope.storage = Watched()  # type: ignore[assignment]
 
+        class Mirror(dict[int, Any]):
+            """What is delegated, as the machine has it in memory."""
+
+            def __bool__(self) -> bool:
+                return True
+
+            def __contains__(self, ino: Any) -> bool:
+                if ino != STORAGE_MAP:
+                    seen.append((False, ino))
+                return super().__contains__(ino)
+
+            def get(self, ino: Any, default: Any = None) -> Any:
+                seen.append((False, ino))
+                return super().get(ino, default)
+
+            def values(self) -> Any:
+                seen.append((False, DELEGATIONS))
+                return super().values()
+
+            def items(self) -> Any:
+                seen.append((False, DELEGATIONS))
+                return super().items()
+
+        machine._scope.delegated = Mirror(machine.delegated)
+
 
 @pytest.mark.parametrize("seed", range(12))
 def test_a_request_touches_nothing_that_it_has_not_locked(tmp_path: Path, seed: int) -> None:
@@ -394,7 +462,7 @@ def test_a_request_touches_nothing_that_it_has_not_locked(tmp_path: Path, seed: 
     machine = StateMachine(Store.open(tmp_path / "s"), 1)
     made = Histories(rng, machine)
     made.view((1, 2, 3))
-    made.batch((1, 0, 1, 1, encode(ops.SessionOpen(KEY, "c", 64, 1, 1))))
+    made.batch(*BOTH)
     if seed % 2:
         made.batch(made.quota_on_all())
     spy = Spy(machine)
@@ -602,7 +670,7 @@ def test_what_objects_are_called_that_are_deleted_is_found_out_late(world: World
 
 def test_what_locks_everything_is_meant_to() -> None:
     """An operation that nobody gave a lock set is right, and stops everybody."""
-    unplanned = {kind for kind in _APPLY_ALL if kind not in _LOCKS}
+    unplanned = {kind for kind in APPLY_ALL if kind not in _LOCKS}
     assert unplanned == {*_LOOK, Mend, quotaops.QuotaWork}, "Mend sets counts that all others move"
     assert set(_PLANNED) == set(_LOOK)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from mds import schema, sessions
+from mds.namespace import delegations
 from mds.namespace.scope import Scope
 from wire.errors import FileSystemError, Status
 from wire.ops import SessionAttach, SessionClose, SessionExpire, SessionOpen
@@ -61,5 +62,6 @@ def expire(scope: Scope, op: SessionExpire) -> Any:
 
 def _end(scope: Scope, number: int, session: sessions.Session) -> None:
     sessions.remove(scope.store, number, session)
+    delegations.end_all(scope, number)
     scope.sessions -= 1
     scope.session_gone = number

@@ -1,0 +1,187 @@
+"""What delegations (:mod:`wire.delegation`) are in the way of at this replica, and getting them back.
+
+Queries that read a delegated directory wait, and requests that depend on one are kept aside; meanwhile it is recalled.
+That is ordered, for the holder may be attached to any replica and be about to attach to another one: wherever it is, it
+is asked. One that does not give back in time loses what it was asked for: the first replica of the view sees to that.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from mds import limits, sessions
+from mds.batching import Item
+from mds.locksets import in_the_way, look
+from mds.machine import Outcome, StateMachine
+from mds.namespace import delegations
+from mds.owed import Order
+from mds.shell import Client
+from wire.delegation import DIRECTORIES_MAX, DelegationRecall, RecallDelegations, RevokeDelegations
+from wire.errors import OK
+
+log = logging.getLogger(__name__)
+
+
+class Delegating:
+    """See the module."""
+
+    def __init__(self, state: StateMachine, order: Order) -> None:
+        self.state = state
+        """Replaced by the replica, when a snapshot replaces its own."""
+        self._order = order
+        self.recalls = 0
+        """Directories that this replica has asked back."""
+        self.revocations = 0
+        """Directories that this replica has had taken away from who did not give them back."""
+        self._aside: list[tuple[Item, Any]] = []
+        """Requests that delegations are in the way of, with their operations."""
+        self._wanted: set[int] = set()
+        """To be recalled."""
+        self._asked: set[int] = set()
+        """Their recall is ordered and not executed yet."""
+        self._looked = -1
+        """``state.redelegated`` when :attr:`_aside` was looked through last."""
+        self._since: dict[int, tuple[int, int]] = {}
+        """Directory -> (its holder, since when it is recalled, as far as this replica saw it)."""
+
+    def __len__(self) -> int:
+        """Requests that are kept aside."""
+        return len(self._aside)
+
+    @property
+    def full(self) -> bool:
+        """As many are kept aside as may."""
+        return len(self._aside) >= limits.QUEUE_REQUESTS
+
+    # -- what waits
+
+    def keeps_from(self, session: int, read: Iterable[int]) -> bool:
+        """Whether a query of *session* (0: none) that reads these inodes has to wait; then they are recalled."""
+        delegated = self.state.delegated
+        if not delegated:
+            return False
+        return self._want([ino for ino in read if ino in delegated and delegated[ino][0] != session])
+
+    def is_in_the_way(self, item: Item, op: Any) -> bool:
+        """Whether something keeps the request *op* from being executed; then that is recalled."""
+        state = self.state
+        if not state.delegated:
+            return False
+        _, session, slot, number, _ = item
+        met = in_the_way(state.delegated, session, op, look(state.store, op))
+        kept = sessions.reply(state.store, session, slot) if met and session else None
+        if kept is not None and number <= kept.number:
+            return False  # it comes again, and its reply is kept
+        return self._want(met)
+
+    def _want(self, met: list[int]) -> bool:
+        for ino in met:
+            if not self.state.delegated[ino][1] and ino not in self._asked:
+                self._wanted.add(ino)
+        return bool(met)
+
+    def keeps_aside(self, item: Item, op: Any) -> bool:
+        """Whether the request waits here until nothing is in its way."""
+        if not self.is_in_the_way(item, op):
+            return False
+        self._aside.append((item, op))
+        return True
+
+    def again(self, item: Item, op: Any) -> None:
+        """It was ordered, and something was in its way when it was to be executed."""
+        self._aside.append((item, op))
+        self._looked = -1
+
+    @property
+    def busy(self) -> bool:
+        """There may be something for :meth:`free` or :meth:`recall`."""
+        return bool(self._wanted) or (bool(self._aside) and self._looked != self.state.redelegated)
+
+    def free(self) -> list[tuple[Item, Any]]:
+        """Requests, with their operations, that nothing is in the way of any more."""
+        if self._looked == self.state.redelegated:
+            return []
+        self._looked = self.state.redelegated
+        aside, self._aside = self._aside, []
+        going = []
+        for item, op in aside:
+            if self.is_in_the_way(item, op):
+                self._aside.append((item, op))
+            else:
+                going.append((item, op))
+        return going
+
+    def clear(self) -> None:
+        """Whoever waits for what is here has been told to ask elsewhere."""
+        self._aside.clear()
+        self._wanted.clear()
+        self._asked.clear()
+
+    # -- getting it back
+
+    def recall(self) -> None:
+        """Have what is wanted recalled."""
+        wanted = sorted(self._wanted)[:DIRECTORIES_MAX]
+        self._wanted.difference_update(wanted)
+        # What has been given back meanwhile is left out.
+        parents = tuple(ino for ino in wanted if self.state.delegated.get(ino, (0, True))[1] is False)
+        if not parents:
+            return
+
+        def done(outcome: Outcome) -> None:
+            # Executed or not: what is still needed is asked for again when that is looked at.
+            self._asked.difference_update(parents)
+            self._looked = -1
+
+        self._asked.update(parents)
+        self.recalls += len(parents)
+        self._order(RecallDelegations(parents), done)
+
+    def tell(self, clients: Iterable[Client], parents: Iterable[int]) -> None:
+        """The recall of these was executed: the holders that are attached here are asked."""
+        state = self.state
+        for client in clients:
+            if client.session:
+                own = tuple(sorted(ino for ino in parents if state.delegated.get(ino) == (client.session, True)))
+                if own:
+                    client.send(DelegationRecall(own))
+
+    def attached(self, client: Client) -> None:
+        """A session is attached here: it is asked for what is recalled, and for what has been taken away from it while
+        it was nowhere. It is told before it gets a cache lease here, without which it answers nothing by itself."""
+        recalled = {ino for ino, now in self.state.delegated.items() if now == (client.session, True)}
+        recalled.update(delegations.holder(self.state.store, client.session).revoked)
+        if recalled:
+            client.send(DelegationRecall(tuple(sorted(recalled))))
+
+    def revoke(self, now: int, lowest: bool) -> None:
+        """Take away what is overdue, if this replica is the *lowest* of the view, which does that for all."""
+        if not lowest:
+            self._since.clear()
+            return
+        since = {}
+        late = []
+        for ino, (session, recalled) in self.state.delegated.items():
+            if recalled:
+                known = self._since.get(ino)
+                since[ino] = known if known is not None and known[0] == session else (session, now)
+                if now - since[ino][1] >= limits.DELEGATION_REVOKE_US:
+                    since[ino] = session, now  # should this come to nothing
+                    late.append((ino, session))
+        self._since = since
+        if not late:
+            return
+
+        def done(outcome: Outcome) -> None:
+            if outcome.status == OK:
+                self.revocations += len(late)
+
+        for ino, session in sorted(late):
+            log.warning("session %d does not give directory %d back: it is taken away", session, ino)
+        self._order(RevokeDelegations(tuple(sorted(late))), done)
+
+    def new_view(self) -> None:
+        """Time without a view does not count: holders may have been without a replica to answer to."""
+        self._since.clear()
