@@ -35,16 +35,14 @@ RULES: Final = frozenset(
         "listing",  # who asks about a directory with files that are not ordered waits until they are
         "again",  # and asks again if more were made meanwhile
         "removal",  # no file is made by oneself while one takes directories away
-        "early",  # a delegation that was called back before one was told of it is not used
         "blocks",  # numbers are used, and files ordered, before their session has been given many more
         "late",  # an answer about a name from before a file was made there is not kept
     }
 )
 UNBORN_MAX: Final = 24
-BLOCKS_KNOWN: Final = 16
-"""The service knows the last so many blocks of numbers of a session."""
 BLOCKS_USED: Final = 12
-"""Requests for numbers may be executed in another order than they were sent."""
+"""The service knows the last 16 blocks of numbers of a session, and requests for them may be executed in another order
+than they were sent."""
 BIRTH_WITHIN: Final = 10 * MS
 
 
@@ -129,6 +127,7 @@ class Holder(User):
         self.made = 0
         """Files made by itself."""
         self.paused = False
+        self._reads_again = False
         self.died: int | None = None
         self.well_since: int | None = None
         """Its cache lease has run since then without a break."""
@@ -143,7 +142,7 @@ class Holder(User):
         """Undelegate is under way."""
         self._delegates_sent = 0
         self._deeds: dict[Call, Deed] = {}
-        self._waiting: list[Deed] = []
+        self.waiting: list[Deed] = []
         self._removals = 0
         self._inbox: list[Callable[[], None]] = []
 
@@ -154,18 +153,24 @@ class Holder(User):
         self.paused = True
 
     def wake(self) -> None:
+        """SIGCONT. Applications may ask something before it has read what has come in."""
+        if self.paused:
+            self.paused = False
+            self._reads_again = True
+            self.world.clock.after(self.world.rng.randrange(3 * MS), self._read)
+
+    def _read(self) -> None:
         if not self.paused:
-            return
-        self.paused = False
-        inbox, self._inbox = self._inbox, []
-        for happen in inbox:
-            self._take(happen)
+            self._reads_again = False
+            inbox, self._inbox = self._inbox, []
+            for happen in inbox:
+                self._take(happen)
 
     def die(self) -> None:
         """SIGKILL."""
         self.died = self.world.clock.now
         self.follows = False
-        self.wake()
+        self._inbox.clear()
         self.leave()
         self.calls.clear()
 
@@ -174,7 +179,7 @@ class Holder(User):
         return self.died is None and not self.expired
 
     def _take(self, happen: Callable[[], None]) -> None:
-        if self.paused:
+        if self.paused or self._reads_again:
             self._inbox.append(happen)
         else:
             happen()
@@ -245,13 +250,13 @@ class Holder(User):
 
     @property
     def busy(self) -> int:
-        return len(self._deeds) + len(self._waiting)
+        return len(self._deeds) + len(self.waiting)
 
     def _begin(self, deed: Deed) -> None:
         if self._known(deed) or (isinstance(deed.what, ops.Create) and self._make(deed)):
             deed.then(deed)
         elif self._must_wait(deed.what):
-            self._waiting.append(deed)
+            self.waiting.append(deed)
         else:
             self._order(deed)
 
@@ -307,10 +312,10 @@ class Holder(User):
 
     def _go_on(self) -> None:
         """Something was ordered: who waits for it may go on."""
-        waiting, self._waiting = self._waiting, []
+        waiting, self.waiting = self.waiting, []
         for deed in waiting:
             if self._must_wait(deed.what):
-                self._waiting.append(deed)
+                self.waiting.append(deed)
             else:
                 self._order(deed)
         for directory in sorted(self._giving):
@@ -366,7 +371,7 @@ class Holder(User):
 
     def _number(self) -> tuple[int, int] | None:
         """(a number for a file, its block), the newest blocks first."""
-        for block in reversed(self.blocks):
+        for block in reversed(self.blocks) if "blocks" in self.rules else self.blocks:
             if block.first < block.end and self._stays(block.number, 0):
                 block.first += 1
                 return block.first - 1, block.number
@@ -416,7 +421,7 @@ class Holder(User):
         elif directory in self._asking:
             self._early.add(directory)
         self._giving.add(directory)
-        for one in self._of(directory):
+        for one in self._of(directory) if "births" in self.rules else ():
             self._bear(one)
         self._go_on()
 
@@ -429,8 +434,7 @@ class Holder(User):
             return
         attr, first, count, inline, time_ns = call.body
         self.blocks.append(Block(number, first, first + min(count, self.numbers_used)))
-        del self.blocks[:-BLOCKS_KNOWN]
-        if early and "early" in self.rules:
+        if early:
             self.give_back(directory)
         elif directory not in self.held:
             self._giving.discard(directory)

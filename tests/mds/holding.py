@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -202,6 +203,16 @@ class Holding(Group):
                 latest[changes[k][1]] = max(latest.get(changes[k][1], 0), changes[k][2])
                 k += 1
             assert deed.body[9] >= latest.get(deed.what.ino, 0), f"{deed}: its time went back ({self.describe()})"
+
+    def patiently(self, reached: Callable[[], Any]) -> None:
+        """As :meth:`until`, and says who waits for what."""
+        try:
+            self.until(reached)
+        except AssertionError as exc:
+            waiting = [f"{h.name} at {h.at}: {call.op}, {call.refusals}" for h in self.holders for call in h.calls]
+            waiting += [f"{h.name}: {deed}" for h in self.holders for deed in h.waiting]
+            waiting += [f"{n.me}: {n.replica.state.delegated}" for n in self.nodes.values()]
+            raise AssertionError("\n".join((str(exc), *waiting))) from None
 
     def settle(self) -> None:
         for holder in self.holders:
