@@ -41,6 +41,8 @@ class Call:
     """Last pause after OVERLOADED."""
     again_at: float = 0.0
     """Not sent before this time; 0: at once."""
+    first: bool = False
+    """It waits for no other: the slots that are set aside are for this."""
 
 
 @dataclass(slots=True)
@@ -52,7 +54,9 @@ class _Slot:
 class Calls:
     """See the module. Nothing here knows of connections, only of "the present one"."""
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, aside: int = 0) -> None:
+        """*aside*: so many of the slots are not for requests that may wait for others."""
+        self._aside = aside
         self._calls: dict[int, Call] = {}
         """token -> every call that is not over."""
         self._sent: dict[int, Call] = {}
@@ -61,6 +65,8 @@ class Calls:
         self._free = list(range(slots - 1, -1, -1))
         self._queue: deque[Call] = deque()
         """Requests that wait for a slot."""
+        self._firsts: deque[Call] = deque()
+        """The same, of those for which slots are set aside."""
         self._paused: list[Call] = []
         """Calls refused as OVERLOADED, to be sent again at their ``again_at``."""
         self._expiring: deque[Call] = deque()
@@ -73,6 +79,10 @@ class Calls:
     def slots(self) -> int:
         return len(self._slots)
 
+    def emptied(self) -> Calls:
+        """The same without any call."""
+        return Calls(self.slots, self._aside)
+
     @property
     def any_sent(self) -> bool:
         return bool(self._sent)
@@ -80,7 +90,7 @@ class Calls:
     @property
     def any_queued(self) -> bool:
         """Whether a request waits for a slot."""
-        return bool(self._queue)
+        return bool(self._queue or self._firsts)
 
     def get(self, token: int) -> Call | None:
         return self._calls.get(token)
@@ -89,8 +99,10 @@ class Calls:
         """Take *call* in; False when too many wait for a slot already."""
         assert call.token not in self._calls, f"token {call.token} is in use"
         if call.kind is Kind.REQUEST:
-            if self._free:
+            if len(self._free) > (0 if call.first else self._aside):
                 self._occupy(call)
+            elif call.first:
+                self._firsts.append(call)
             elif len(self._queue) >= limits.WAITING_MAX:
                 return False
             else:
@@ -147,8 +159,13 @@ class Calls:
 
     def fill_slots(self) -> Iterator[Call]:
         """Give free slots to requests that wait; those that have one now."""
-        while self._queue and self._free:
-            call = self._queue.popleft()
+        while self._free:
+            if self._firsts:
+                call = self._firsts.popleft()
+            elif self._queue and len(self._free) > self._aside:
+                call = self._queue.popleft()
+            else:
+                return
             self._occupy(call)
             yield call
 
@@ -159,7 +176,7 @@ class Calls:
             if not (call.opens and call.sent_as):
                 self.over(call)
         elif call.slot < 0:
-            self._queue.remove(call)
+            (self._firsts if call.first else self._queue).remove(call)
             del self._calls[call.token]
         elif not call.ever_sent:
             self._slots[call.slot].number -= 1  # numbers have no gaps
@@ -247,11 +264,12 @@ class Calls:
             assert call.token == token
             assert not call.sent_as or self._sent[call.sent_as] is call
             if call.kind is Kind.REQUEST:
-                assert (call.slot < 0) == (call in self._queue)
+                assert (call.slot < 0) == (call in (self._firsts if call.first else self._queue))
             else:
                 assert call.slot < 0 and (call.waited_for or call.sent_as)
             assert bool(call.again_at) == (call in self._paused)
             waits_for_slot = call.kind is Kind.REQUEST and call.slot < 0
             assert not ready or call.sent_as or call.again_at or waits_for_slot
-        assert not self._queue or not self._free, "a request waits although a slot is free"
+        assert not self._queue or len(self._free) <= self._aside, "a request waits although a slot is free"
+        assert not self._firsts or not self._free
         assert ready or (not self._sent and not self._paused)

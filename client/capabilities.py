@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 class Held:
     """What this mount holds for one file: for each right the capability that was given last. Times are trio's."""
 
-    __slots__ = ("_by_right", "_creds", "asking", "ino", "renewable")
+    __slots__ = ("_by_right", "_creds", "asking", "born", "ino", "renewable")
 
     def __init__(self, ino: int, *, renewable: bool = True) -> None:
         self.ino = ino
@@ -37,6 +37,8 @@ class Held:
         """Else what it has is all there will be; when that has expired, whoever wants more has to begin anew."""
         self.asking: trio.Event | None = None
         """Somebody is renewing; set when that is done."""
+        self.born: Callable[[], Awaitable[None]] | None = None
+        """Of a file that the service does not know yet (client.births): waits until it does. That brings the first."""
         self._by_right: dict[int, tuple[bytes, float]] = {}
         self._creds: dict[int, Cred] = {}
 
@@ -151,6 +153,8 @@ class Access:
 
         Raises :class:`FileSystemError`.
         """
+        if held.born is not None:
+            await held.born()
         *others, last = held.either
         for right in others:
             try:
@@ -164,6 +168,8 @@ class Access:
         self, held: Held, right: int, at_hand: Callable[[], bytes], ask: Callable[[bytes], Awaitable[Result]]
     ) -> Result:
         """*ask(capability)* with what is *at_hand*, renewed where that is nothing or is refused as expired."""
+        if held.born is not None:
+            await held.born()
         pause = limits.OVERLOADED_FIRST_S
         first_refused: float | None = None
         while True:

@@ -298,6 +298,15 @@ class LockstepOperations(pyfuse3.Operations):
         handle = await self._volume.open(self._credentials.of(ctx), self._ino(inode), flags, ctx.pid)
         return self._info(handle.number, flags)
 
+    def _create_at_once(self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: Any) -> Any:
+        cred, parent = self._credentials.of(ctx), self._ino(parent_inode)
+        made = self._volume.create_at_once(cred, parent, name, mode & 0o7777, flags, ctx.pid)
+        if made is None:
+            return _HAS_TO_WAIT
+        handle, attr = made
+        return self._info(handle.number, flags), self._given(attr)
+
+    @_at_once(_create_at_once)
     @_operation
     async def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: Any
@@ -393,7 +402,7 @@ class LockstepOperations(pyfuse3.Operations):
 
     @_operation
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        """Nothing to do: every change of a directory was durable at the replicas before it was answered."""
+        await self._volume.fsync_directory(self._volume.directories.get(fh))
 
     @_operation
     async def releasedir(self, fh: int) -> None:
@@ -424,6 +433,12 @@ class LockstepOperations(pyfuse3.Operations):
         flags = 0 if asked is not ctx else ops.XATTR_REPLACE if there else ops.XATTR_CREATE
         await self._volume.setxattr(self._credentials.of(ctx), self._ino(inode), name, value, flags)
 
+    def _getxattr_known(self, inode: int, name: bytes, ctx: Any) -> Any:
+        if name == CAPABILITY and self._volume.has_no_capability(self._ino(inode)):
+            raise pyfuse3.FUSEError(errno.ENODATA)
+        return _HAS_TO_WAIT
+
+    @_at_once(_getxattr_known)
     @_operation
     async def getxattr(self, inode: int, name: bytes, ctx: Any) -> bytes:
         if name == CAPABILITY:  # asked before every write

@@ -63,6 +63,11 @@ class DirectoryHandle:
     """Nothing comes after ``buffer``."""
     error: int = OK
 
+    def forget(self) -> None:
+        """What was fetched is not to be handed out."""
+        self.buffer.clear()
+        self.complete = False
+
 
 class HandleTable(Generic[T]):
     """Handles by number; a number is not used again while the mount lives."""

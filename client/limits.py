@@ -154,3 +154,56 @@ CACHE_ASK_S: Final = 0.02
 CACHE_IDLE_S: Final = 1.0
 """A mount that has not used its cache for so long lets the lease run out; what it keeps is good again after the next
 extension, unless the replica says otherwise."""
+
+# --- directory delegations (client.delegations) -------------------------------------------------------
+
+BURST_CREATES: Final = 3
+"""So many files made one after the other in a directory, each within..."""
+BURST_S: Final = 1.0
+"""...of the first: the directory is asked for. Who makes one or two files would only have to give it back."""
+BURSTS_MAX: Final = 1024
+"""Directories of which that is remembered, and of which it is that they were refused."""
+REFUSED_FIRST_S: Final = 1.0
+REFUSED_MAX_S: Final = 60.0
+"""A directory that was refused, or called back, is not asked for during so long; twice as long each time that it
+happens again soon after. Several mounts that work in one directory are better off without."""
+DELEGATED_MAX: Final = 56
+"""Directories delegated to this mount at once, some less than the service gives a session; before another one is asked
+for, those used longest ago are given back..."""
+DELEGATED_TOGETHER: Final = 8
+"""...so many in one request."""
+ASKING_MAX: Final = 4
+"""Directories asked for at once."""
+DELEGATED_IDLE_S: Final = 2.0
+"""A directory in which no file was made for so long is given back: whoever wants to look need not ask for it."""
+DELEGATED_LOOK_S: Final = 0.5
+LIST_PAGES: Final = 16
+"""A directory of up to so many pages of READDIR_BATCH names is listed when it is delegated: else each new name has to
+be asked for, which waits for the births before it..."""
+LIST_PAUSE_S: Final = 1.0
+"""...and again, where that has become void, at most this often."""
+NUMBER_BLOCKS: Final = 4
+"""Blocks of inode numbers that are used from. The service remembers the last 16 of a session."""
+NUMBER_BLOCKS_USED: Final = 12
+"""No more are asked for while a file with a number of so many blocks ago is yet to be ordered."""
+NUMBERS_LOW: Final = 96
+"""With fewer numbers left more are asked for."""
+UNBORN_MAX: Final = 128
+"""Files made here that are not ordered yet. Who makes more waits for half of them."""
+SLOTS_ASIDE: Final = 16
+"""Slots that are kept for births and for what is about delegations. All others may wait for somebody else's delegation,
+and he for one of ours, which is given back when what was made there is born."""
+LAPSE_S: Final = 1.5
+"""A mount whose cache lease had ended so long before it was attached anew may have had delegations taken away, which
+takes the service twice as long (mds.limits): it takes none for its own any more."""
+BIRTHS_UNDER_WAY: Final = 48
+"""Of those, sent and not answered: fewer than a session has slots, so that others need not queue behind them."""
+BIRTHS_TOGETHER: Final = 16
+"""While some are under way those that are ready are collected up to so many, and sent together."""
+BIRTH_AGE_S: Final = 0.01
+"""After so long a file is ordered even if it is open and nobody waits for it. This, and what ordering takes, is what
+the crash of a client may lose."""
+
+assert NUMBER_BLOCKS < NUMBER_BLOCKS_USED <= 16 - ASKING_MAX
+assert DELEGATED_MAX + ASKING_MAX < 64
+assert BIRTHS_TOGETHER < BIRTHS_UNDER_WAY < min(SLOTS, UNBORN_MAX)

@@ -83,6 +83,8 @@ def volume_of(
         soft_after=options.soft_after,
         page_cache=mounted and options.attr_s == 0,
         atime=mounted and not options.kernel & {"noatime", "ro"},
+        # Soft: what waits to be ordered could be given up. The other two want a file to be in place when it is made.
+        delegations=mounted and options.soft_after is None and not options.kernel & {"sync", "dirsync", "ro"},
     )
 
 
@@ -386,5 +388,3 @@ def _run_detached(
     finally:
         with contextlib.suppress(OSError):  # closed when it was ready
             os.close(write_end)
-
-

@@ -43,6 +43,10 @@ class Touched(NamedTuple):
     names: tuple[tuple[int, bytes], ...]
     blind: bool
     """It takes a name away, and which inode that stands for is not known here."""
+    moved: int = 0
+    """The inode that a Rename gives another name; 0: not known."""
+    recalls: int = 0
+    """So far when it went out."""
 
 
 class NameCache:
@@ -51,6 +55,8 @@ class NameCache:
     def __init__(self) -> None:
         self.until = 0.0
         """The lease runs until then."""
+        self.ran_until = 0.0
+        """The leases of earlier connections ran until then."""
         self.used = 0.0
         """When the cache was last of use: the lease is kept up for a while after."""
         self._recalls = 0
@@ -68,6 +74,16 @@ class NameCache:
         """Own requests under way that touch an inode not known here: no attributes are learned at all."""
         self._unsure: Counter[tuple[int, bytes]] = Counter()
         """Names that own requests under way may change."""
+        self._listing: dict[int, bool] = {}
+        """Directories, delegated to us, that are being listed; False: in vain, names may have changed meanwhile."""
+        self._listed: set[int] = set()
+        """Those that are complete by that: as long as they are delegated, whether we have a lease on them or not."""
+        self._barred: Counter[int] = Counter()
+        """Directories that own requests under way may change otherwise than by what is made in them; 0: any."""
+        self._unborn: set[tuple[int, bytes]] = set()
+        """Names made here that the service does not know yet: what it says of them, or of the times of..."""
+        self._unborn_in: Counter[int] = Counter()
+        """...these directories, is not learned."""
         self._kernel: dict[int, float] = {}
         """Directories, and parents of directories, whose entry the kernel may use until then."""
 
@@ -89,6 +105,7 @@ class NameCache:
         """The connection is gone: another replica knows nothing of our leases."""
         self.clear()
         self._epoch = 0
+        self.ran_until = max(self.ran_until, self.until)
         self.until = 0.0
 
     def kernel_ms(self, now: float) -> int:
@@ -101,6 +118,8 @@ class NameCache:
         self._attrs.clear()
         self._names.clear()
         self._complete.clear()
+        self._listed.clear()
+        self._listing = dict.fromkeys(self._listing, False)
 
     def recall(self, inodes: tuple[int, ...], names: tuple[int, ...], now: float) -> float:
         """Let go of *inodes* (none: all). Returns the time from which the kernel knows nothing of them either:
@@ -119,6 +138,9 @@ class NameCache:
         self._attrs.pop(ino, None)
         self._names.pop(ino, None)
         self._complete.discard(ino)
+        self._listed.discard(ino)
+        if ino in self._listing:
+            self._listing[ino] = False
 
     # -- asking
 
@@ -196,7 +218,7 @@ class NameCache:
 
     def learn(self, parent: int, name: bytes, attr: Attr | None, stamp: Stamp) -> None:
         """The service said, under a lease, what *name* is (None: absent). *stamp*: ours when the answer came in."""
-        if stamp != self.stamp or (parent, name) in self._unsure:
+        if stamp != self.stamp or (parent, name) in self._unsure or (parent, name) in self._unborn:
             return
         if self._learned >= NAMES_MAX:
             self.clear()
@@ -208,7 +230,7 @@ class NameCache:
 
     def learn_attr(self, attr: Attr, stamp: Stamp) -> None:
         """The service said, under a lease, what the attributes are."""
-        if stamp != self.stamp or attr.ino in self._busy or self._blind:
+        if stamp != self.stamp or attr.ino in self._busy or self._blind or attr.ino in self._unborn_in:
             return
         if len(self._attrs) >= INODES_MAX:
             self.clear()
@@ -219,6 +241,7 @@ class NameCache:
     def begin(self, op: Any) -> Touched:
         """Our own request *op* goes out."""
         inodes, names = _touches(op)
+        moved = self._moved(op) if isinstance(op, ops.Rename) else 0
         blind = False
         for parent, name in names:
             self._unsure[parent, name] += 1
@@ -231,15 +254,27 @@ class NameCache:
         for ino in inodes:
             self._busy[ino] += 1
             self._attrs.pop(ino, None)
+            if ino in self._listing:
+                self._listing[ino] = False
+        if (bar := _bars(op)) is not None:
+            self._barred[bar] += 1
         if blind:
             self._blind += 1
             self._attrs.clear()
-        return Touched(inodes, names, blind)
+        return Touched(inodes, names, blind, moved, self._recalls)
+
+    def _moved(self, op: ops.Rename) -> int:
+        """The inode that *op*, about to go out, gives another name in place of its old one; 0: that is not certain."""
+        ino = self._names.get(op.parent, {}).get(op.name, ABSENT)
+        absent = ABSENT if op.new_parent in self._complete else None
+        replaced = self._names.get(op.new_parent, {}).get(op.new_name, absent)
+        # Two names of one file both stay (POSIX rename).
+        return ino if op.flags != ops.RENAME_EXCHANGE and replaced is not None and replaced != ino else 0
 
     def end(self, op: Any, touched: Touched, done: bool, made: Attr | None, stamp: Stamp | None) -> None:
         """It ended. *touched*: what :meth:`begin` gave. *done*: with success. *made*: what it made. *stamp*: ours when
         it was answered under a lease."""
-        inodes, names, blind = touched
+        inodes, names, blind, moved, recalls = touched
         # A recall may have been about ours. Other own requests may have ended meanwhile: to what is new they do
         # nothing, but a file that gets one more name may be touched by any of them.
         certain = stamp is not None and stamp[0] == self._recalls
@@ -247,6 +282,10 @@ class NameCache:
             certain = certain and stamp == self.stamp
         self._ends += 1
         self._blind -= blind
+        if (bar := _bars(op)) is not None:
+            self._barred[bar] -= 1
+            if not self._barred[bar]:
+                del self._barred[bar]
         for key in names:
             self._unsure[key] -= 1
             if not self._unsure[key]:
@@ -257,7 +296,12 @@ class NameCache:
                 del self._busy[ino]
             self._attrs.pop(ino, None)
         if not isinstance(op, _MAKES):
-            if not done or isinstance(op, ops.Rename):
+            if done and moved and recalls == self._recalls:
+                # What is called back later is dropped then.
+                if (there := self._names.get(op.new_parent)) is not None:
+                    there[op.new_name] = moved
+                    self._learned += 1 + len(op.new_name) // LONG
+            elif not done or isinstance(op, ops.Rename):
                 self._complete.difference_update(parent for parent, _ in names)
         elif done and made is not None and certain:
             self.learn(op.parent, op.name, made, self.stamp)
@@ -266,6 +310,86 @@ class NameCache:
                 self._complete.add(made.ino)  # new, and ours alone until its lease is recalled
         else:
             self._complete.discard(op.parent)
+
+    # -- files made here, in directories delegated to us (client.births)
+
+    def is_barred(self, parent: int) -> bool:
+        """Whether an own request under way may change who may make files in *parent*, or take it away."""
+        return bool(self._barred) and (parent in self._barred or 0 in self._barred)
+
+    def made_here(self, parent: int, name: bytes, attr: Attr) -> None:
+        """*name*, which was absent just now, was made here; the service will hear of it."""
+        self._ends += 1
+        self._unborn.add((parent, name))
+        self._unborn_in[parent] += 1
+        if self._learned >= NAMES_MAX or len(self._attrs) >= INODES_MAX:
+            self.clear()
+            return
+        self._learned += 1 + len(name) // LONG
+        self._names[parent][name] = attr.ino
+        self._attrs[attr.ino] = attr
+        above = self._attrs.get(parent)
+        if above is not None:
+            self._attrs[parent] = above._replace(
+                mtime_ns=max(above.mtime_ns, attr.mtime_ns), ctime_ns=max(above.ctime_ns, attr.ctime_ns)
+            )
+
+    def begin_listing(self, directory: int) -> bool:
+        """*directory*, delegated to us, is about to be listed, to know all of its names. False: no use, now."""
+        if directory in self._complete or directory in self._listing or directory in self._busy:
+            return False
+        self._listing[directory] = True
+        return True
+
+    def end_listing(self, directory: int, found: list[tuple[bytes, int]] | None) -> None:
+        """*found*: all of its names that the service knows, as far as they are not ours only; None: it was in vain."""
+        untouched = self._listing.pop(directory)
+        if not untouched or found is None or self._learned + len(found) > NAMES_MAX:
+            return
+        names = self._names.setdefault(directory, {})
+        for name, ino in found:
+            names.setdefault(name, ino)
+        self._learned += len(found)
+        self._complete.add(directory)
+        self._listed.add(directory)
+
+    def is_complete(self, directory: int) -> bool:
+        """Whether all names in *directory* are known."""
+        return directory in self._complete
+
+    def given_back(self, directory: int) -> None:
+        """*directory* is not delegated to us any more."""
+        if directory in self._listed or directory in self._listing:
+            self._drop(directory)
+
+    def changed_ns(self, ino: int) -> int:
+        """When inode *ino* changed last, as far as is known."""
+        attr = self._attrs.get(ino)
+        return 0 if attr is None else attr.ctime_ns
+
+    def born(self, parent: int, name: bytes, attr: Attr, stamp: Stamp | None, as_told: bool) -> None:
+        """The service has made it as well; *stamp* as in :meth:`end`. *as_told*: with the times that it had here."""
+        self._no_longer_unborn(parent, name)
+        if stamp is not None and stamp[0] == self._recalls and attr.ino not in self._busy and not self._blind:
+            if attr.ino in self._attrs:
+                self._attrs[attr.ino] = attr
+        else:
+            self._attrs.pop(attr.ino, None)  # from now on others may change it, and we would not be told
+        if not as_told:
+            self._attrs.pop(parent, None)
+
+    def never_born(self, parent: int, name: bytes, ino: int) -> None:
+        """The service has not made it."""
+        self._no_longer_unborn(parent, name)
+        self._drop(parent)
+        self._attrs.pop(ino, None)
+
+    def _no_longer_unborn(self, parent: int, name: bytes) -> None:
+        self._ends += 1
+        self._unborn.remove((parent, name))
+        self._unborn_in[parent] -= 1
+        if not self._unborn_in[parent]:
+            del self._unborn_in[parent]
 
     def __len__(self) -> int:
         return len(self._attrs)
@@ -286,3 +410,10 @@ def _touches(op: Any) -> tuple[tuple[int, ...], tuple[tuple[int, bytes], ...]]:
     if isinstance(op, ops.Accessed):
         return tuple(ino for ino, _time in op.files), ()
     return (op.ino,), ()
+
+
+def _bars(op: Any) -> int | None:
+    """Of which directory an own request may change mode or owner, or that it is there: 0, of some that is not known."""
+    if isinstance(op, ops.SetAttr | ops.SetXattr | ops.RemoveXattr):
+        return op.ino
+    return 0 if isinstance(op, ops.Rmdir | ops.Rename) else None

@@ -12,7 +12,7 @@ import os
 import random
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import outcome
 import trio
@@ -43,19 +43,50 @@ from client.session_events import (
     ViewLearned,
 )
 from wire.codec import encode, unpack_untrusted
+from wire.delegation import CreateDelegated, DelegationRecall
 from wire.errors import OK, FileSystemError, WireError, to_errno
 from wire.ids import PROTOCOL_VERSION
 from wire.messages import Answer, CacheLease, Hello, KeepCache, Recall, Recalled, Role
-from wire.ops import Create, Link, Mkdir, Mknod, Open, Symlink
+from wire.ops import Create, Link, Mkdir, Mknod, Open, Rename, Rmdir, Symlink
 from wire.peer import Connection, ConnectionLost, dial
 
 log = logging.getLogger(__name__)
 
-_OPENS: Final = (Create, Open)
+_OPENS: Final = (Create, CreateDelegated, Open)
 _MAKES: Final = (Create, Mkdir, Mknod, Symlink, Link)
 """Requests whose answer tells of a name, and so may come with a cache lease."""
 _QUIET: Final = frozenset((Reason.CONNECT_FAILED, Reason.CONNECT_TIMEOUT, Reason.CLOSING))
 """Reasons logged as one line per outage, not per attempt."""
+
+
+Told = Callable[[int, bytes, Stamp | None, bytes], None]
+"""What is called with (status, body, the cache's stamp if the answer came under a lease, capability or b"")."""
+
+
+class Ahead(Protocol):
+    """Who answers callers ahead of the service (client.births)."""
+
+    def is_ahead(self) -> bool:
+        """Whether :meth:`clear` may have to wait."""
+        ...
+
+    async def clear(self, op: Any) -> None:
+        """Wait until *op* may be sent: the service knows everything that it may be about."""
+        ...
+
+    def on_recall(self, directories: tuple[int, ...]) -> None:
+        """These delegations are wanted back."""
+        ...
+
+    def on_attached(self) -> None:
+        """The session goes on at another replica, or is a new one."""
+        ...
+
+    def on_session_lost(self) -> None: ...
+
+    def on_doubt(self) -> None:
+        """A request that nobody waited for any more may have taken a directory away."""
+        ...
 
 
 class _Link:
@@ -80,8 +111,11 @@ class MetadataClient:
         *,
         prefer: int | None = None,
         soft_after: float | None = None,
+        aside: int = 0,
     ) -> None:
-        """*replicas*: ((id, address), ...); *name* is what the replicas' logs call us (host:pid:mountpoint)."""
+        """*replicas*: ((id, address), ...); *name* is what the replicas' logs call us (host:pid:mountpoint).
+
+        *prefer*, *soft_after*, *aside*: see :class:`client.session.Session`."""
         entropy = random.SystemRandom()
         self.uuid = os.urandom(16)
         """In our Hello, here and to targets: capabilities are good for that alone."""
@@ -93,6 +127,7 @@ class MetadataClient:
             random.Random(entropy.getrandbits(64)),
             prefer=prefer,
             soft_after=soft_after,
+            aside=aside,
             new_key=lambda: os.urandom(16),
             kernel_ms=lambda: self.cache.kernel_ms(boottime()),
         )
@@ -114,6 +149,9 @@ class MetadataClient:
         """When the lease was last asked for."""
         self._recalled_at = 0.0
         """From when all recalls so far are done."""
+        self._told: dict[int, Told] = {}
+        """token -> what is called with the answer, where no task waits for it."""
+        self.ahead: Ahead | None = None
         self._early: dict[int, tuple[int, bytes]] = {}
         """Answers given before their caller began to wait (within its own step)."""
         self._conn: Connection | None = None
@@ -130,7 +168,6 @@ class MetadataClient:
         self._down_since: float | None = None
         self.generation = 0
         """Counts sessions lost: a handle opened in an earlier one is stale."""
-        self.on_session_lost: Callable[[], None] = lambda: None
 
     # -- callers
 
@@ -148,6 +185,8 @@ class MetadataClient:
         needs (see :meth:`client.capabilities.Access.request`)."""
         cache = self.cache
         self._use_cache()
+        if self.ahead is not None and self.ahead.is_ahead():
+            await self.ahead.clear(op)  # no checkpoint between this and the call
         touched = cache.begin(op)
         token = self._token + 1
         try:
@@ -172,6 +211,8 @@ class MetadataClient:
 
     async def query_granting(self, op: Any, shown: bytes = b"") -> tuple[Any, bytes]:
         """As :meth:`query`: (result, the capability that came with it or b""). *shown*: as for requests."""
+        if self.ahead is not None and self.ahead.is_ahead():
+            await self.ahead.clear(op)
         status, body, _, granted = await self._call(Kind.QUERY, op, shown)
         if status != OK:
             raise FileSystemError(status, type(op).__name__)
@@ -180,13 +221,34 @@ class MetadataClient:
     async def query_leased(self, op: Any) -> tuple[int, Any, Stamp | None]:
         """As :meth:`query`, but (status, result, the cache's stamp if the answer may be kept under the lease)."""
         self._use_cache()
+        if self.ahead is not None and self.ahead.is_ahead():
+            await self.ahead.clear(op)
         status, body, stamp, _ = await self._call(Kind.QUERY, op)
         return status, unpack_untrusted(body) if status == OK else None, stamp
 
-    async def _call(self, kind: Kind, op: Any, shown: bytes = b"") -> tuple[int, bytes, Stamp | None, bytes]:
+    async def ask(self, op: Any) -> tuple[int, Any]:
+        """Have the service execute *op*, a request that changes nothing that is kept here and that others may wait for:
+        (status, result)."""
+        status, body, _, _ = await self._call(Kind.REQUEST, op, first=True)
+        return status, unpack_untrusted(body) if status == OK else None
+
+    async def look(self, op: Any) -> tuple[int, Any]:
+        """Ask the service *op*, a query, whatever is unborn: (status, result)."""
+        status, body, _, _ = await self._call(Kind.QUERY, op)
+        return status, unpack_untrusted(body) if status == OK else None
+
+    def submit(self, op: Any, told: Told) -> None:
+        """As :meth:`ask`, without waiting: *told* is called with the answer."""
+        self._token = token = self._token + 1
+        self._told[token] = told
+        self._step(Submit(token, Kind.REQUEST, encode(op), isinstance(op, _OPENS), first=True))
+
+    async def _call(
+        self, kind: Kind, op: Any, shown: bytes = b"", *, first: bool = False
+    ) -> tuple[int, bytes, Stamp | None, bytes]:
         self._token = token = self._token + 1
         now = trio.current_time()
-        self._carry_out(self._core.step(Submit(token, kind, encode(op), isinstance(op, _OPENS), shown), now))
+        self._carry_out(self._core.step(Submit(token, kind, encode(op), isinstance(op, _OPENS), shown, first), now))
         if self._early:
             # Refused within the step, without any answer from outside.
             early = self._early.pop(token, None)
@@ -264,6 +326,7 @@ class MetadataClient:
         """Carry out *effects* in order. What breaks on the way becomes an event of its own afterwards."""
         broken: ConnectionLost | None = None
         number = 0
+        told: list[tuple[Told, int, bytes, Stamp | None, bytes]] = []
         for effect in effects:
             kind = type(effect)
             if kind is Send:
@@ -276,8 +339,11 @@ class MetadataClient:
             elif kind is Complete:
                 task = self._waiting.pop(effect.token, None)
                 if task is not None:
-                    told = (effect.status, effect.body, self._leased, self._granted)
-                    trio.lowlevel.reschedule(task, outcome.Value(told))
+                    answer = (effect.status, effect.body, self._leased, self._granted)
+                    trio.lowlevel.reschedule(task, outcome.Value(answer))
+                elif effect.token in self._told:
+                    call = self._told.pop(effect.token)
+                    told.append((call, effect.status, effect.body, self._leased, self._granted))
                 else:
                     self._early[effect.token] = (effect.status, effect.body)
             else:
@@ -288,6 +354,9 @@ class MetadataClient:
         deadline = self._core.next_deadline()
         if deadline < self._timer_at:
             self._timer_at = self._timer.deadline = deadline
+        # Last: they may have more to send.
+        for call, status, body, stamp, granted in told:
+            call(status, body, stamp, granted)
 
     def _connection(self, number: int) -> Connection | None:
         link = self._links.get(number)
@@ -308,13 +377,16 @@ class MetadataClient:
                 verb = "opened" if fresh else "goes on"
                 log.info("session %d %s at %s%s", session, verb, address, lasted)
                 self._attached.set()
+                if self.ahead is not None:
+                    self.ahead.on_attached()
             case SessionLost(session=session, unknown=unknown, handles=handles):
                 self.generation += 1
                 log.error(
                     "session %d has expired: %d requests have an unknown outcome (their callers get EIO), "
                     "%d open handles are stale", session, unknown, handles,
                 )  # fmt: skip
-                self.on_session_lost()
+                if self.ahead is not None:
+                    self.ahead.on_session_lost()
             case ViewLearned(generation=generation, epoch=epoch, members=members):
                 log.info("view %d.%d: replicas %s", generation, epoch, ", ".join(f"{i} ({a})" for i, a in members))
             case Closed(told=told):
@@ -373,6 +445,10 @@ class MetadataClient:
                 if isinstance(message, CacheLease | Recall):
                     self._on_cache(conn, message)
                     continue
+                if isinstance(message, DelegationRecall):
+                    if self.ahead is not None:
+                        self.ahead.on_recall(message.parents)
+                    continue
                 self._leased = self.cache.stamp if isinstance(message, Answer) and message.lease else None
                 self._granted = message.capability if isinstance(message, Answer) else b""
                 self._carry_out(core.step(Received(number, message), trio.current_time()))
@@ -402,6 +478,8 @@ class MetadataClient:
                 self._given_up.remove(call)
                 _, op, touched = call
                 self.cache.end(op, touched, False, None, None)
+                if self.ahead is not None and isinstance(op, Rename | Rmdir):
+                    self.ahead.on_doubt()
             now = boottime()
             if now - self.cache.used <= limits.CACHE_IDLE_S:
                 self._ask_lease(now)

@@ -106,12 +106,14 @@ class Session:
         soft_after: float | None = None,
         new_key: Callable[[], bytes] | None = None,
         slots: int = limits.SLOTS,
+        aside: int = 0,
         standby: bool = True,
         kernel_ms: Callable[[], int] = lambda: 0,
     ) -> None:
         """*key*: 16 random bytes; *new_key* gives others for sessions after a lost one. *soft_after*: seconds
         until a call ends in ETIMEDOUT (None: hard, for ever). *prefer*: number of the replica to try first.
-        *standby*: keep a second connection. *kernel_ms*: for so long the kernel may use entries it was given."""
+        *standby*: keep a second connection. *kernel_ms*: for so long the kernel may use entries it was given.
+        *aside*: so many slots are for requests that wait for no others."""
         self.state = State.WAITING
         self.counts = Counts()
         self.session = 0
@@ -139,7 +141,7 @@ class Session:
         self._standby = Standby(standby, self._roster, self._conns, self._patience)
         self._not_serving_since = NEVER
         self._next_call = 1
-        self._calls = Calls(slots)
+        self._calls = Calls(slots, aside)
         self._handles: dict[int, int] = {}
         """inode -> open handles, as the replicas should know them."""
         self._closed_handles: dict[int, int] = {}
@@ -208,7 +210,7 @@ class Session:
 
     def _on_submit(self, event: Submit, now: float) -> None:
         expires = NEVER if self._soft_after is None else now + self._soft_after
-        call = Call(event.token, event.kind, event.op, event.opens, expires, event.capability)
+        call = Call(event.token, event.kind, event.op, event.opens, expires, event.capability, first=event.first)
         if self.state is State.CLOSING:
             self._out.append(Complete(call.token, errno.ESHUTDOWN, b""))
         elif not self._calls.add(call):
@@ -536,7 +538,7 @@ class Session:
         if self.state is State.CLOSING:
             return
         self._out += [Complete(call.token, errno.ESHUTDOWN, b"") for call in self._calls.waited_for()]
-        self._calls = Calls(self._calls.slots)
+        self._calls = self._calls.emptied()
         if self.state is not State.READY:
             if self.state is State.WAITING:
                 self.state = State.CLOSED

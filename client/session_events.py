@@ -22,13 +22,14 @@ class Kind(Enum):
 @dataclass(frozen=True, slots=True)
 class Submit:
     """A caller asks. ``opens``: a success counts an open handle of the inode in the answer (Open, Create).
-    ``capability``: what is shown with it."""
+    ``capability``: what is shown with it. ``first``: others may wait for it, and it waits for none (client.births)."""
 
     token: int
     kind: Kind
     op: bytes
     opens: bool = False
     capability: bytes = b""
+    first: bool = False
 
 
 @dataclass(frozen=True, slots=True)

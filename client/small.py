@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import errno
 import random
+from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -34,6 +36,9 @@ from wire.fileops import Reserve
 from wire.inline import GrownOut, GrowOut, ReadInline, WriteInline
 from wire.messages import ObjectKey, ObjectSync, ObjectWrite
 from wire.ops import GetAttr, SetAttr
+
+if TYPE_CHECKING:
+    from client.births import Birth
 
 Contents = tuple[int, bytes]
 """(version, bytes) of wire.inline.ReadInline."""
@@ -57,6 +62,9 @@ class SmallFile(FileData):
         """Held while the bytes are asked for, so that answers are taken in in the order in which they were given."""
         self._changes = 0
         """Counts what makes bytes untrue that were asked for before."""
+        self.birth: Birth | None = None
+        """It is unborn (client.births): nobody but this mount can see it, and the service does not know it yet."""
+        self._sent_writes = 0
 
     @property
     def is_small(self) -> bool:
@@ -84,6 +92,62 @@ class SmallFile(FileData):
     def opened(self, contents: Contents | None, first: bool) -> None:
         """An open was answered with *contents*; *first*: nothing else of this file is under way here."""
         self._known = (contents[1], trio.current_time()) if contents is not None and first else None
+
+    # -- unborn
+
+    def unborn(self, birth: Birth, wait: Callable[[Birth], Awaitable[None]]) -> None:
+        """It was made here just now; *wait(birth)* waits until it is born."""
+        self.birth = birth
+        self.held.born = partial(wait, birth)
+
+    @property
+    def has_more(self) -> bool:
+        """Of an unborn file: something is written that will not be told with its birth, which has set out."""
+        return bool(self._patch)
+
+    def set_out(self) -> tuple[tuple[tuple[int, bytes], ...], int, bool]:
+        """The birth is being sent, what is written goes along: (pieces, mtime, whether root alone has written)."""
+        assert self._small and not self._sent
+        if not self._patch:
+            return (), 0, False
+        self._sent, self._patch, self._sent_writes = self._patch, Patch(), self._writes
+        return self._sent.pieces(), self._mtime_ns, self._privileged
+
+    def came_back(self) -> None:
+        """The birth was refused, with what it had: it is sent again, or will be told afterwards."""
+        if self._sent:
+            self._patch, self._sent = self._patch.over(self._sent), Patch()
+            self._count()
+
+    def born(self, attr: Attr) -> None:
+        """The service knows it, with what went along."""
+        self.birth = self.held.born = None
+        self._attr_moves += 1
+        self.attr = attr
+        if self._sent:
+            self._sent = Patch()
+            self._settled(self._sent_writes)
+            self._forget()
+            self._count()
+
+    def never_born(self, code: int) -> None:
+        """There will be no such file."""
+        self.birth = self.held.born = None
+        self._attr_moves += 1
+        self._patch, self._sent = Patch(), Patch()
+        self._settled(self._writes)
+        self._forget()
+        self._count()
+        self._failed(code, "it could not be made after all")
+
+    def leave(self) -> None:
+        """The birth was a user of it, and is none any more."""
+        self._pool.let_go(self)
+
+    async def leave_told(self) -> None:
+        """The same when what is written has been told."""
+        await self.commit_aged()
+        await self._pool.release(self)
 
     # -- writing
 
@@ -140,6 +204,11 @@ class SmallFile(FileData):
 
     def write_at_once(self, offset: int, data: Buffer, append: bool, privileged: bool) -> bool:
         """As :meth:`write`, if nothing has to be waited for; else False, and nothing is done."""
+        if append and self._appends_here:
+            assert self.birth is not None
+            self.birth.promised = True  # at that place nobody else may append afterwards
+            offset = self.size
+            append = False
         end = offset + len(data)
         if (
             not self._small
@@ -153,6 +222,12 @@ class SmallFile(FileData):
             return False
         self._take_in(end, data, privileged)
         return True
+
+    @property
+    def _appends_here(self) -> bool:
+        """Whether its end is where we see it: nobody else sees it before it is born, with all that was appended."""
+        birth = self.birth
+        return birth is not None and not birth.sent and not birth.bare and not self._changing.locked()
 
     def _take_in(self, end: int, data: Buffer, privileged: bool) -> None:
         self._patch.write(end - len(data), data)
@@ -176,6 +251,8 @@ class SmallFile(FileData):
 
     async def _commit_small(self) -> bool:
         """Tell the patch. False: it does not belong into the metadata any more, and is on its way to the objects."""
+        if self.held.born is not None:
+            await self.held.born()
         while self._patch:
             if not self.attr.inline:
                 self._hand_over()
@@ -246,6 +323,8 @@ class SmallFile(FileData):
 
     async def _move_out(self) -> None:
         """Until the service says that the bytes are in objects. Called with ``_changing`` held."""
+        if self.birth is not None and not self.birth.promised:
+            self.birth.bare = True  # empty, it is in objects at once
         pause = limits.GROW_FIRST_S
         while self.attr.inline:
             (number, values), granted = await self._pool.access.request(self.held, WRITE, GrowOut(self.ino))
@@ -317,6 +396,8 @@ class SmallFile(FileData):
         return not lost
 
     async def fsync(self) -> None:
+        if self.held.born is not None:
+            await self.held.born()
         if self._small:
             await self.commit()
         await super().fsync()

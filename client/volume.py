@@ -17,9 +17,10 @@ from typing import Any, Final
 
 import trio
 
-from client import limits, quotas
+from client import limits, listing, quotas
 from client.accesses import Accesses
 from client.attributes import Attr, attr_untrusted
+from client.births import Births
 from client.credentials import ROOT
 from client.gather import Buffer
 from client.inodes import DirectoryHandle, FileHandle, HandleTable
@@ -67,15 +68,18 @@ class Volume:
         soft_after: float | None = None,
         page_cache: bool = False,
         atime: bool = False,
+        delegations: bool = False,
     ) -> None:
         """*cluster*: its id; *replicas*: ((id, address), ...); *name*: what logs of servers call us.
 
         *soft_after*: seconds until an operation that nobody answers ends in ETIMEDOUT (None: hard).
         *page_cache*: a kernel that asks for attributes before it reads is above us.
         *atime*: reading moves it (relatime). What the kernel reads from its own cache is not noticed.
+        *delegations*: files are made by ourselves where a directory is delegated to us (client.births).
         """
         who = f"{socket.gethostname()}:{os.getpid()}:{name}"[:255]
-        self.service = MetadataClient(cluster, replicas, who, prefer=prefer, soft_after=soft_after)
+        aside = limits.SLOTS_ASIDE if delegations else 0
+        self.service = MetadataClient(cluster, replicas, who, prefer=prefer, soft_after=soft_after, aside=aside)
         self.files: HandleTable[FileHandle] = HandleTable()
         self.directories: HandleTable[DirectoryHandle] = HandleTable(DIRECTORY_NUMBERS)
         self._cluster = cluster
@@ -86,6 +90,7 @@ class Volume:
         self._accesses = Accesses()
         self._accessed = trio.Event()
         self._rooms = quotas.Rooms(self.service.query, lambda: self.pool.dirty)
+        self._births = Births(self.service) if delegations else None
         self._pool: FilePool | None = None
         self._targets: Targets | None = None
         self._flush_until: float | None = None
@@ -100,10 +105,10 @@ class Volume:
             async def storage_map() -> Any:
                 return await self.service.query(ops.StorageMap())
 
-            self._targets = Targets(
-                nursery, self._cluster, self._who, self.service.uuid, storage_map, self._soft_after
-            )
+            self._targets = Targets(nursery, self._cluster, self._who, self.service.uuid, storage_map, self._soft_after)
             self._pool = FilePool(nursery, self.service, self._targets, SmallFile)
+            if self._births is not None:
+                nursery.start_soon(self._births.run)
             nursery.start_soon(self._pool.run)
             nursery.start_soon(self._pool.renew_often)
             nursery.start_soon(self._tell_accesses_often)
@@ -123,6 +128,8 @@ class Volume:
         if self._flush_until is None:
             self._flush_until = trio.current_time() + limits.UNMOUNT_FLUSH_S
         with trio.CancelScope(deadline=self._flush_until):
+            if self._births is not None:
+                await self._births.flush_all()
             await self.pool.flush_all()
 
     async def close(self) -> None:
@@ -134,6 +141,8 @@ class Volume:
             await self._tell_accesses()
         if self.pool.dirty:
             log.error("%d files have written data that could not be saved: it is lost", len(self.pool.dirty))
+        if self._births:
+            log.error("%d files were made that could not be ordered: they may be lost", len(self._births))
         await self.service.close()
 
     # -- attributes and names
@@ -158,6 +167,7 @@ class Volume:
         if known == ABSENT:
             raise FileSystemError(errno.ENOENT, "Lookup")
         cache = self.service.cache
+        moves = self._births.moves if self._births is not None else 0
         status, result, stamp = await self.service.query_leased(ops.Lookup(cred, parent, name))
         if status == errno.ENOENT and stamp is not None:
             cache.learn(parent, name, None, stamp)
@@ -166,6 +176,8 @@ class Volume:
         attr = attr_untrusted(result)
         if stamp is not None and name not in (b".", b".."):
             cache.learn(parent, name, attr, stamp)
+        if attr.is_directory and self._births is not None and self._births.is_older(moves, attr.ino):
+            return await self.getattr(attr.ino)  # asked for its name, it could not wait for what is unborn there
         return self.seen(attr)
 
     async def kernel_entry_s(self, parent: int, name: bytes, attr: Attr) -> float:
@@ -204,6 +216,8 @@ class Volume:
             self._accesses.forget(op.ino)
         if not op.valid & ops.SET_SIZE:
             data = self.pool.get(op.ino)
+            if data is not None and data.held.born is not None:
+                await data.held.born()  # with it comes the capability that is shown
             if data is not None and op.valid & (ops.SET_MTIME | ops.SET_MTIME_NOW):
                 # Written before, so committed before: a later commit would move the time that is set now.
                 await data.flush()
@@ -274,11 +288,16 @@ class Volume:
 
     # -- extended attributes
 
+    def has_no_capability(self, ino: int) -> bool:
+        """Whether file *ino* is known to have no CAPABILITY."""
+        data = self.pool.get(ino)
+        return data is not None and trio.current_time() < data.no_capability_until
+
     async def getxattr(self, cred: ops.Cred, ino: int, name: bytes) -> bytes:
         if name in quotas.USAGE:
             return await quotas.usage(self.service.query, cred, ino, name)
         data = self.pool.get(ino) if name == CAPABILITY else None
-        if data is not None and trio.current_time() < data.no_capability_until:
+        if data is not None and self.has_no_capability(ino):
             raise FileSystemError(errno.ENODATA)
         try:
             value: bytes = await self.service.query(ops.GetXattr(cred, ino, name))
@@ -310,6 +329,11 @@ class Volume:
         self, cred: ops.Cred, parent: int, name: bytes, mode: int, flags: int, pid: int = 0
     ) -> tuple[FileHandle, Attr]:
         """open(O_CREAT): a new file, or with no O_EXCL the one that is there."""
+        births = self._births
+        if births is not None:
+            await births.make_room(parent)
+            if (here := self.create_at_once(cred, parent, name, mode, flags, pid)) is not None:
+                return here
         while True:
             generation = self.service.generation
             try:
@@ -319,6 +343,8 @@ class Volume:
                     raise
             else:
                 attr = attr_untrusted(made)
+                if births is not None:
+                    births.created(cred, parent, attr.ctime_ns)
                 handle = self._opened(cred, attr, flags, pid, generation, granted, (0, b""))
                 # It is new: the kernel need not wait for an answer to know that it has none before it writes.
                 handle.data.no_capability_until = trio.current_time() + limits.CAPABILITY_CACHE_S
@@ -334,6 +360,22 @@ class Volume:
                     raise
                 continue  # removed between our create and our look: create again
             return handle, handle.data.overlay(handle.data.attr)
+
+    def create_at_once(
+        self, cred: ops.Cred, parent: int, name: bytes, mode: int, flags: int, pid: int = 0
+    ) -> tuple[FileHandle, Attr] | None:
+        """As :meth:`create`, at once, of a file that can be made here (client.births); else None."""
+        births = self._births
+        birth = births.make(cred, parent, name, mode, flags) if births is not None else None
+        if birth is None:
+            return None
+        assert births is not None
+        handle = self._opened(cred, birth.attr, flags, pid, self.service.generation, b"", (0, b""))
+        data = handle.data
+        assert isinstance(data, SmallFile), "the pool was told to make these"
+        data.no_capability_until = trio.current_time() + limits.CAPABILITY_CACHE_S
+        births.add(birth, data)
+        return handle, birth.attr
 
     async def open(self, cred: ops.Cred, ino: int, flags: int, pid: int = 0) -> FileHandle:
         generation = self.service.generation
@@ -463,12 +505,18 @@ class Volume:
         handle.errors = self._report(handle)
 
     def flush_nothing(self, handle: FileHandle) -> bool:
-        """As :meth:`flush`, at once, if there is nothing to write; else False."""
-        if handle.data.is_dirty:
+        """As :meth:`flush`, at once, if there is nothing to wait for; else False."""
+        if not self._is_told(handle.data):
             return False
         self._check(handle)
         handle.errors = self._report(handle)
         return True
+
+    def _is_told(self, data: FileData) -> bool:
+        """Whether nobody else will ever see the file without what is written here so far."""
+        if self._births is not None and isinstance(data, SmallFile) and data.birth is not None:
+            return self._births.hurry(data.birth)
+        return not data.is_dirty
 
     async def fsync(self, handle: FileHandle) -> None:
         self._check(handle)
@@ -488,20 +536,30 @@ class Volume:
         try:
             await self.pool.release(handle.data)
         finally:
-            if handle.generation == self.service.generation:
-                self.service.handle_closed(handle.data.ino)
+            self._closed(handle)
 
     def close_nothing(self, handle: FileHandle) -> bool:
-        """As :meth:`close_file`, at once, if there is nothing to write; else False."""
-        if handle.data.is_dirty:
+        """As :meth:`close_file`, at once, if there is nothing to wait for; else False."""
+        if not self._is_told(handle.data):
             return False
         if self.files.remove(handle.number) is not None:
             self.pool.let_go(handle.data)
-            if handle.generation == self.service.generation:
-                self.service.handle_closed(handle.data.ino)
+            self._closed(handle)
         return True
 
+    def _closed(self, handle: FileHandle) -> None:
+        data = handle.data
+        if isinstance(data, SmallFile) and data.birth is not None:
+            data.birth.closed = True  # the service counts it with the birth
+        elif handle.generation == self.service.generation:
+            self.service.handle_closed(data.ino)
+
     # -- directories
+
+    async def fsync_directory(self, handle: DirectoryHandle) -> None:
+        """What was made in it is durable. Everything else was before it was answered."""
+        if self._births is not None:
+            await self._births.settle(handle.ino)
 
     async def opendir(self, cred: ops.Cred, ino: int, pid: int = 0) -> DirectoryHandle:
         if cred.uid != 0:
@@ -512,39 +570,11 @@ class Volume:
 
     def removed_directory(self, ino: int) -> Attr | None:
         """Of a directory that the service does not know any more: what whoever has it open sees. None: nobody has."""
-        held = [handle.attr for handle in self.directories.values() if handle.ino == ino]
-        if not held:
-            return None
-        known = next((attr for attr in held if attr is not None), None)
-        if known is None:
-            return Attr(ino, stat.S_IFDIR | 0o700, 0, 0, 0, 0, 0, 0, 0, 0, None, (), 0, ino)
-        return known._replace(nlink=0)
+        return listing.removed(ino, self.directories.values())
 
     async def entries(self, handle: DirectoryHandle, cookie: int) -> None:
         """See to it that ``handle.buffer`` goes on after *cookie* and is empty only at the end."""
-        if cookie != handle.position or cookie == 0:
-            handle.buffer.clear()  # rewound, or seeked
-            handle.position = cookie
-            handle.complete = False
-        if handle.buffer or handle.complete:
-            return
-        # Permission was asked when it was opened; asked by root, so that a later chmod does not stop the listing.
-        # Where root is not root (exports), the one who opened it asks.
-        try:
-            try:
-                found, end = await self.service.query(ops.ReadDir(ROOT, handle.ino, cookie, limits.READDIR_BATCH))
-            except FileSystemError as exc:
-                if exc.status != errno.EACCES:
-                    raise
-                found, end = await self.service.query(
-                    ops.ReadDir(handle.cred, handle.ino, cookie, limits.READDIR_BATCH)
-                )
-        except FileSystemError as exc:
-            if exc.status not in (errno.ENOENT, errno.ESTALE):
-                raise
-            found, end = (), True  # removed while open: an empty directory (POSIX readdir)
-        handle.buffer.extend((name, mark, attr_untrusted(attr)) for name, mark, attr in found)
-        handle.complete = end
+        await listing.fill(self.service.query, handle, cookie, self._births)
 
     def close_directory(self, number: int) -> None:
         self.directories.remove(number)

@@ -63,7 +63,9 @@ class Lending:
         ino = unpack_untrusted(body)[0]
         if uncertain is not None and (uncertain[0] > k or uncertain[1].get(ino, k) > k):
             return False
-        inodes = frozenset((op.parent, ino))
+        # Of its names a client to whom the directory is delegated keeps nothing because of this answer; and more files
+        # that it makes there are about to change the directory all the time.
+        inodes = frozenset((ino,)) if isinstance(op, CreateDelegated) else frozenset((op.parent, ino))
         if self._pending.conflicts(inodes) or not self._group.may_read(self._shell.now()):
             return False  # a message in the log is about to change it
         return self.grant(client, inodes)
