@@ -690,6 +690,8 @@ class User:
 def inodes_told(call: Call) -> set[int]:
     """What an answer under a lease is about."""
     op = call.op
+    if isinstance(op, CreateDelegated):
+        return {op.ino}
     if isinstance(op, ops.Lookup) or hasattr(op, "parent"):
         return {op.parent, call.body[0]}
     if isinstance(op, ops.ReadDir):

@@ -33,7 +33,6 @@ RULES: Final = frozenset(
         "births",  # a delegation is given back when everything made by itself is ordered
         "names",  # who asks about a name that is not ordered waits until it is
         "listing",  # who asks about a directory with files that are not ordered waits until they are
-        "again",  # and asks again if more were made meanwhile
         "removal",  # no file is made by oneself while one takes directories away
         "blocks",  # numbers are used, and files ordered, before their session has been given many more
         "late",  # an answer about a name from before a file was made there is not kept
@@ -134,6 +133,9 @@ class Holder(User):
         self._runs_until = 0
         self._asking: dict[int, int] = {}
         """Directory -> number of the Delegate under way."""
+        self._then: dict[int, Callable[[], Any]] = {}
+        self.asked: Callable[[], Any] = lambda: None
+        """Called when it asks for a directory next."""
         self._early: set[int] = set()
         """Those of them that were called back meanwhile."""
         self._giving: set[int] = set()
@@ -398,18 +400,21 @@ class Holder(User):
         attr = attr_untrusted(call.body)
         self.world.foretold(one.attr, attr)
         if stamp is not None and stamp == self.cache.stamp:
-            self.cache.learn(request.parent, request.name, attr, stamp)
+            self.cache.learn_attr(attr, stamp)  # the name is kept if the directory's lease has lasted
         else:
             self.cache.recall((request.ino,), (), self.world.clock.now / SECOND)
         self.close(request.ino)
 
     # -- delegations
 
-    def want(self, directory: int) -> None:
-        """Ask for a directory, or for more numbers."""
+    def want(self, directory: int, then: Callable[[], Any] = lambda: None) -> None:
+        """Ask for a directory, or for more numbers; *then*: when they have come."""
         busy = directory in self._asking or directory in self._giving or directory in self._given
         if not self.delegates or busy or not all(self._stays(one.block, 1) for one in self.unborn.values()):
             return
+        asked, self.asked = self.asked, lambda: None
+        asked()
+        self._then[directory] = then
         self._delegates_sent += 1
         self._asking[directory] = self._delegates_sent
         self.request(Delegate(self.world.cred, directory))
@@ -428,6 +433,7 @@ class Holder(User):
     def _delegated(self, call: Call) -> None:
         directory = call.op.parent
         number = self._asking.pop(directory)
+        then = self._then.pop(directory)
         early = directory in self._early
         self._early.discard(directory)
         if not call.ok or call.body is None:
@@ -442,6 +448,7 @@ class Holder(User):
             # What is under way may come before or after.
             sure = not any(directory in directories(deed.what) for deed in self._deeds.values())
             self.held[directory] = Held(attr_untrusted(attr), inline, ahead, sure=sure)
+            then()
 
     # -- what comes back
 
@@ -471,7 +478,7 @@ class Holder(User):
             if stamp is not None and call.status in (OK, errno.ENOENT) and not made_since:
                 self.cache.learn(what.parent, what.name, attr_untrusted(call.body) if call.ok else None, stamp)
         elif isinstance(what, ops.ReadDir | ops.GetAttr):
-            if "again" in self.rules and self.made != deed.made:
+            if self.made != deed.made:  # since it was asked: what came may lack them
                 self._begin(deed)
                 return
         elif isinstance(what, ops.Open):

@@ -15,9 +15,10 @@ from tests.mds.tree import Tree, essence
 from tests.sim.clock import MS
 from wire import ops
 from wire.codec import unpack_untrusted
-from wire.delegation import CreateDelegated, Delegate, RevokeDelegations, Undelegate
+from wire.delegation import CreateDelegated, Delegate, RecallDelegations, RevokeDelegations, Undelegate
 from wire.errors import OK
 
+REVOKED_AFTER: Final = 2900 * MS
 WELL: Final = 2500 * MS
 """A client whose lease has run for so long has been told that a directory is wanted back, and had time for it."""
 
@@ -47,7 +48,8 @@ class Holding(Group):
         """(when, directory, session)"""
         self.ended: dict[int, int] = {}
         """Session -> when it was closed or has expired."""
-        self.refusals: list[str] = []
+        self._recalled: dict[tuple[int, int], int] = {}
+        """(directory, session) -> when it was called back."""
         self._delegated: dict[int, int] = {}
         """Directory -> session, by what was executed anywhere."""
         super().__init__(*args, **more)
@@ -90,11 +92,16 @@ class Holding(Group):
                 case CreateDelegated():
                     self.born[op.ino] = now
                 case Delegate() if body is not None:
+                    if self._delegated.get(op.parent) != outcome.session:
+                        self._recalled.pop((op.parent, outcome.session), None)
                     self._delegated[op.parent] = outcome.session
                 case Undelegate(parents):
                     for directory in parents:
                         if self._delegated.get(directory) == outcome.session:
                             del self._delegated[directory]
+                case RecallDelegations(parents):
+                    for directory in parents:
+                        self._recalled.setdefault((directory, self._delegated.get(directory, 0)), now)
                 case RevokeDelegations(delegations):
                     for directory, session in delegations:
                         if self._delegated.get(directory) == session:
@@ -105,6 +112,7 @@ class Holding(Group):
         now = self.clock.now
         self.revoked.append((now, directory, session))
         holder = next(user for user in self.holders if user.session == session)
+        assert now - self._recalled[directory, session] >= REVOKED_AFTER, f"too early ({self.describe()})"
         well = holder.well_since if holder.alive and not holder.paused and now < holder.until else None
         assert well is None or now - well < WELL, (
             f"{directory} is revoked although {holder.name} has been well for {(now - well) / MS} ms "

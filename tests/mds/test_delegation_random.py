@@ -47,7 +47,8 @@ class Crowd:
         self.holders = [world.holder(f"h{k}", at[k], delegates=k < 3, rules=rules) for k in range(5)]
         first = world.user("first")
         self.roots = [world.ask(first, mkdir(b"d%d" % k))[0] for k in range(3)]
-        self.below: list[int] = []
+        self.below: dict[int, tuple[int, bytes]] = {}
+        """Directories that were made: inode -> where."""
         self.files: list[int] = []
         self.pace = rng.choice((60, 150)) * MS
         for holder in self.holders[:3]:
@@ -59,9 +60,15 @@ class Crowd:
         if self.stopped or not holder.alive:
             return
         if not holder.paused and holder.busy < 3:
-            favourite = k < 3 and self.rng.random() < 0.85
-            self._do(holder, self.roots[k] if favourite else self.rng.choice(self.roots + self.below[-3:]))
+            self._do(holder, self._somewhere(k))
         self.world.clock.after(self.rng.randrange(self.pace // (3 if k < 3 else 1)), self._act, holder, k)
+
+    def _somewhere(self, k: int = 9) -> int:
+        """A directory; for the client that has one of its own mostly that, or one below it."""
+        late = list(self.below)[-4:]
+        if k >= len(self.roots) or self.rng.random() > 0.85:
+            return self.rng.choice(self.roots + late)
+        return self.rng.choice([self.roots[k]] * 2 + [ino for ino in late if self.below[ino][0] == self.roots[k]])
 
     def _do(self, holder: Holder, above: int) -> None:
         rng, cred = self.rng, self.world.cred
@@ -74,7 +81,12 @@ class Crowd:
         elif x < 0.08:
             holder.ask(ops.Lookup(cred, above, name), lambda deed: self._make(holder, above, [name]))
             holder.ask(ops.Lookup(cred, above, name))
-        elif x < 0.12:
+        elif x < 0.10:
+            self._race(holder, above, name)
+        elif x < 0.13 and above in self.below:
+            holder.ask(ops.Rmdir(cred, *self.below[above]))
+            holder.ask(ops.Create(cred, above, name, 0o644), self._seen)
+        elif x < 0.16:
             for one in rng.sample(NAMES, 3):
                 holder.ask(ops.Create(cred, above, one, 0o644), self._seen)
         elif x < 0.45:
@@ -89,7 +101,7 @@ class Crowd:
             for one in rng.sample(NAMES, 4):
                 holder.ask(ops.Unlink(cred, above, one))
         elif x < 0.85:
-            to = rng.choice((above, rng.choice(self.roots + self.below[-3:])))
+            to = rng.choice((above, self._somewhere()))
             holder.ask(ops.Rename(cred, above, name, to, other, 0))
         elif x < 0.88:
             holder.ask(ops.Mkdir(cred, rng.choice(self.roots), rng.choice(BELOW), 0o777), self._made_directory)
@@ -102,6 +114,21 @@ class Crowd:
             holder.ask(ops.SetAttr(cred, above, ops.SET_MODE, mode, 0, 0, 0, 0, 0, False))
         elif holder.held:
             holder.give_back(rng.choice(sorted(holder.held)))
+
+    def _race(self, holder: Holder, above: int, name: bytes) -> None:
+        """Somebody makes a file as soon as the directory is delegated to it, and somebody else earlier."""
+        create = ops.Create(self.world.cred, above, name, 0o644)
+        other = self.rng.choice([one for one in self.holders if one is not holder])
+
+        def looked(deed: Deed) -> None:
+            holder.want(above, lambda: holder.ask(create, self._seen) if not self.stopped else None)
+            self.world.clock.after(self.rng.randrange(3 * MS), also)
+
+        def also() -> None:
+            if other.alive and not other.paused and not self.stopped:
+                other.ask(create, self._seen)
+
+        holder.ask(ops.Lookup(self.world.cred, above, name), looked)
 
     def _make(self, holder: Holder, above: int, names: list[bytes]) -> None:
         """As an application makes files, one after the other: the kernel looks each up first."""
@@ -131,7 +158,7 @@ class Crowd:
 
     def _made_directory(self, deed: Deed) -> None:
         if deed.status == OK:
-            self.below.append(deed.body[0])
+            self.below[deed.body[0]] = deed.what.parent, deed.what.name
 
     # -- what goes wrong
 
@@ -139,16 +166,32 @@ class Crowd:
         rng = self.rng
         alive = [holder for holder in self.holders if holder.alive]
         holder = rng.choice(alive)
-        match rng.choice(("pause", "pause", "stall", "stall", "leave", "die")):
+        match rng.choice(("pause", "pause", "forget", "stall", "stall", "leave", "die")):
             case "pause":
-                holder.pause()
-                self.world.clock.after(rng.choice((50 * MS, 400 * MS, 2 * SECOND, 6 * SECOND)), holder.wake)
+                self._pause(holder, rng.choice((50 * MS, 400 * MS, 2 * SECOND, 6 * SECOND)))
+            case "forget":
+                # It is gone, for longer than it takes to revoke, just after it has asked for a directory.
+                holder.asked = lambda: self.world.clock.after(rng.randrange(3 * MS), self._pause, holder, 6 * SECOND)
             case "stall" if holder.line is not None:
                 holder.line.stalled = True  # what is on its way to the client is lost, answers and recalls too
             case "leave" if not holder.paused:
                 holder.leave(noticed_after=rng.randrange(SECOND))
             case "die" if len(alive) > 3:
                 holder.die()
+
+    def _pause(self, holder: Holder, time: int) -> None:
+        if holder.alive and not holder.paused:
+            holder.pause()
+            if self.rng.random() < 0.6 and holder.line is not None:
+                holder.line.cut(noticed_after=self.rng.randrange(SECOND))
+            self.world.clock.after(time, self._wake, holder)
+
+    def _wake(self, holder: Holder) -> None:
+        if holder.paused:
+            holder.wake()
+            for directory in list(holder.held):
+                if not self.stopped:
+                    self._make(holder, directory, self.rng.sample(NAMES, 4))
 
     def fault_of_a_replica(self) -> None:
         world, rng = self.world, self.rng
