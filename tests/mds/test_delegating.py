@@ -237,8 +237,7 @@ def test_it_is_told_also_where_a_snapshot_brought_it(
     group.until(lambda: group.view() == (1, 2, 3))
     assert group.nodes[1].snapshots
     group.run(50 * MS)
-    assert set(holder.told()) <= {above}
-    assert holder.told() or not holder.user.attached or not holder.user.line
+    assert holder.user.attached and set(holder.told()) == {above}
     group.finish()
 
 
