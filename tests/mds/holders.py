@@ -492,6 +492,8 @@ class Holder(User):
             if isinstance(what, ops.Create) and call.ok:
                 self.close(call.body[0])
             self._removals -= isinstance(what, ops.Rmdir | ops.Rename)
+            if isinstance(what, ops.Rmdir) and call.ok:
+                self.held.pop(call.body, None)
         self._told(deed, call.status, call.body)
         deed.then(deed)
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import pytest
 
-from mds import answering, limits, locksets, machine
+from mds import limits, locksets, machine
 from mds.delegating import Delegating
 from mds.namespace import delegations
 from tests.linearizable import SearchTooBig
@@ -33,7 +33,9 @@ from wire.errors import OK
 NAMES: Final = tuple(b"%d" % k for k in range(12))
 BELOW: Final = (b"s0", b"s1")
 """Directories, and never files."""
-RUN: Final = 5 * SECOND
+RUN: Final = 6 * SECOND
+AWAY: Final = 3700 * MS
+"""So long that what is wanted back from who is away has been taken away."""
 
 
 class Crowd:
@@ -83,10 +85,9 @@ class Crowd:
             holder.ask(ops.Lookup(cred, above, name))
         elif x < 0.10:
             self._race(holder, above, name)
-        elif x < 0.13 and above in self.below:
-            holder.ask(ops.Rmdir(cred, *self.below[above]))
-            holder.ask(ops.Create(cred, above, name, 0o644), self._seen)
-        elif x < 0.16:
+        elif x < 0.16 and above in self.below:
+            self._end(holder, above)
+        elif x < 0.13:
             for one in rng.sample(NAMES, 3):
                 holder.ask(ops.Create(cred, above, one, 0o644), self._seen)
         elif x < 0.45:
@@ -130,6 +131,22 @@ class Crowd:
 
         holder.ask(ops.Lookup(self.world.cred, above, name), looked)
 
+    def _end(self, holder: Holder, above: int) -> None:
+        """Remove a directory with everything in it, while somebody else on that mount makes a file there."""
+        cred = self.world.cred
+        left = list(NAMES)
+
+        def remove(deed: Deed | None) -> None:
+            if self.stopped or not holder.alive:
+                return
+            if left:
+                holder.ask(ops.Unlink(cred, above, left.pop()), remove)
+            else:
+                holder.ask(ops.Rmdir(cred, *self.below[above]))
+                holder.ask(ops.Create(cred, above, NAMES[0], 0o644), self._seen)
+
+        remove(None)
+
     def _make(self, holder: Holder, above: int, names: list[bytes]) -> None:
         """As an application makes files, one after the other: the kernel looks each up first."""
         if not names or self.stopped or not holder.alive:
@@ -168,10 +185,10 @@ class Crowd:
         holder = rng.choice(alive)
         match rng.choice(("pause", "pause", "forget", "stall", "stall", "leave", "die")):
             case "pause":
-                self._pause(holder, rng.choice((50 * MS, 400 * MS, 2 * SECOND, 6 * SECOND)))
+                self._pause(holder, rng.choice((50 * MS, 400 * MS, 2 * SECOND, AWAY)))
             case "forget":
                 # It is gone, for longer than it takes to revoke, just after it has asked for a directory.
-                holder.asked = lambda: self.world.clock.after(rng.randrange(3 * MS), self._pause, holder, 6 * SECOND)
+                holder.asked = lambda: self.world.clock.after(rng.randrange(3 * MS), self._pause, holder, AWAY)
             case "stall" if holder.line is not None:
                 holder.line.stalled = True  # what is on its way to the client is lost, answers and recalls too
             case "leave" if not holder.paused:
@@ -190,8 +207,8 @@ class Crowd:
         if holder.paused:
             holder.wake()
             for directory in list(holder.held):
-                if not self.stopped:
-                    self._make(holder, directory, self.rng.sample(NAMES, 4))
+                for name in NAMES if not self.stopped else ():
+                    holder.ask(ops.Create(self.world.cred, directory, name, 0o644), self._seen)
 
     def fault_of_a_replica(self) -> None:
         world, rng = self.world, self.rng
@@ -316,10 +333,6 @@ def _others_keep_what_they_know(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(locksets._TOUCHES, Delegate, locksets._nothing)
 
 
-def _an_old_answer_is_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answering, "Delegate", type(None))
-
-
 def _what_is_delegated_outlives_its_session(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delegations, "end_all", lambda scope, session: None)
 
@@ -335,7 +348,6 @@ MUTANTS: Final[dict[str, Callable[[pytest.MonkeyPatch], None]]] = {
         _not_told_on_attach_what_was_revoked,
         _revoked_at_once,
         _others_keep_what_they_know,
-        _an_old_answer_is_given_again,
         _what_is_delegated_outlives_its_session,
     )
 }

@@ -19,7 +19,8 @@ READS: Final = (ops.Lookup, ops.ReadDir, ops.GetAttr)
 class Tree:
     """Files and directories below *roots*, directories that are there from the beginning to the end.
 
-    What an operation is: its message. Its answer: (status, result), the result as :func:`essence` has it.
+    What an operation is: its message. Its answer: (status, result), the result as :func:`essence` has it; None where
+    which inode that was is not told.
     """
 
     def __init__(self, roots: Iterable[int]) -> None:
@@ -73,7 +74,7 @@ class Tree:
         if found is None or not self._is_there(state, request.new_parent):
             return [state] if status == errno.ENOENT else []
         there = _find(state, request.new_parent, request.new_name)
-        if status != OK or result != (found[2], 0 if there is None else there[2]):
+        if status != OK or result not in (None, (found[2], 0 if there is None else there[2])):
             return []
         after = state - {found, *([there] if there is not None else [])}
         return [after | {(request.new_parent, request.new_name, found[2], False)}]
@@ -88,7 +89,7 @@ def _find(state: State, parent: int, name: bytes) -> Entry | None:
 
 def _told(status: int, result: Any, found: Entry | None) -> bool:
     """The inode *found* was told, or that there is none."""
-    return status == errno.ENOENT if found is None else status == OK and result == found[2]
+    return status == errno.ENOENT if found is None else status == OK and result in (None, found[2])
 
 
 def essence(request: Any, status: int, body: Any) -> tuple[int, Any]:
