@@ -15,6 +15,8 @@ from mds import limits
 from mds.batch import decode_entry, well_formed
 from mds.locksets import look
 from mds.machine import StateMachine
+from mds.schema import BLOCKS
+from wire.delegation import Delegate
 
 Item = tuple[int, int, int, int, bytes]
 """(time_ns, session, slot, number, op)"""
@@ -62,15 +64,23 @@ class Batching:
         self._stale.clear()
 
     def batch(self) -> list[tuple[Any, ...]]:
-        """The entries of the next message: as many as go into one."""
+        """The entries of the next message: as many as go into one.
+
+        Those that are to be given numbers come first, for only the first entries have some to give."""
         batch: list[tuple[Any, ...]] = []
-        size = 0
+        size = first = 0
         while self.queue and len(batch) < limits.BATCH_ENTRIES:
             size += len(self.queue[0][4]) + 64
             if batch and size > limits.BATCH_BYTES:
                 break
+            op = self._fresh.get(self.queue[0][4])
+            if isinstance(op, Delegate):
+                if first == BLOCKS:
+                    break
+                batch.insert(first, self.queue.popleft())
+                first += 1
+                continue
             item = self.queue.popleft()
-            op = self._fresh.get(item[4])
             seen = look(self.state.store, op if op is not None else decode_entry(item))
             if seen is None or (self._stale and self._stale.get(item[1:4], 0) >= limits.PLANS):
                 batch.append(item)

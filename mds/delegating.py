@@ -13,7 +13,7 @@ from typing import Any
 
 from mds import limits, sessions
 from mds.batching import Item
-from mds.locksets import in_the_way, look
+from mds.locksets import depends, in_the_way, look, undelegated
 from mds.machine import Outcome, StateMachine
 from mds.namespace import delegations
 from mds.owed import Order
@@ -39,6 +39,8 @@ class Delegating:
         """Requests that delegations are in the way of, with their operations."""
         self._wanted: set[int] = set()
         """To be recalled."""
+        self._pause = False
+        """All delegations are in the way of something."""
         self._asked: set[int] = set()
         """Their recall is ordered and not executed yet."""
         self._looked = -1
@@ -86,18 +88,24 @@ class Delegating:
         """Whether the request waits here until nothing is in its way."""
         if not self.is_in_the_way(item, op):
             return False
-        self._aside.append((item, op))
+        self._put_aside(item, op)
         return True
 
     def again(self, item: Item, op: Any) -> None:
         """It was ordered, and something was in its way when it was to be executed."""
-        self._aside.append((item, op))
+        self._put_aside(item, op)
         self._looked = -1
+
+    def _put_aside(self, item: Item, op: Any) -> None:
+        self._aside.append((item, op))
+        seen = look(self.state.store, op)
+        if depends(op, seen) is None or undelegated(op, seen) is None:
+            self._pause = True
 
     @property
     def busy(self) -> bool:
         """There may be something for :meth:`free` or :meth:`recall`."""
-        return bool(self._wanted) or (bool(self._aside) and self._looked != self.state.redelegated)
+        return bool(self._wanted) or self._pause or (bool(self._aside) and self._looked != self.state.redelegated)
 
     def free(self) -> list[tuple[Item, Any]]:
         """Requests, with their operations, that nothing is in the way of any more."""
@@ -116,6 +124,7 @@ class Delegating:
     def clear(self) -> None:
         """Whoever waits for what is here has been told to ask elsewhere."""
         self._aside.clear()
+        self._pause = False
         self._wanted.clear()
         self._asked.clear()
 
@@ -123,10 +132,14 @@ class Delegating:
 
     def recall(self) -> None:
         """Have what is wanted recalled."""
+        pause, self._pause = self._pause, False
+        delegated = self.state.delegated
         wanted = sorted(self._wanted)[:DIRECTORIES_MAX]
         self._wanted.difference_update(wanted)
         # What has been given back meanwhile is left out.
-        parents = tuple(ino for ino in wanted if self.state.delegated.get(ino, (0, True))[1] is False)
+        parents = tuple(ino for ino in wanted if not delegated.get(ino, (0, True))[1])
+        if pause:
+            parents = tuple(sorted(delegated))
         if not parents:
             return
 
@@ -137,20 +150,24 @@ class Delegating:
 
         self._asked.update(parents)
         self.recalls += len(parents)
-        self._order(RecallDelegations(parents), done)
+        self._order(RecallDelegations(parents, pause), done)
 
-    def tell(self, clients: Iterable[Client], parents: Iterable[int]) -> None:
-        """The recall of these was executed: the holders that are attached here are asked."""
-        state = self.state
+    def tell(self, clients: Iterable[Client], op: RecallDelegations | RevokeDelegations) -> None:
+        """The holders that are attached here are told that it was executed."""
+        if isinstance(op, RevokeDelegations):
+            whose = dict(op.delegations)
+        else:
+            whose = {ino: now[0] for ino in op.parents if (now := self.state.delegated.get(ino)) is not None}
         for client in clients:
-            if client.session:
-                own = tuple(sorted(ino for ino in parents if state.delegated.get(ino) == (client.session, True)))
-                if own:
-                    client.send(DelegationRecall(own))
+            own = tuple(sorted(ino for ino, session in whose.items() if session == client.session))
+            if own:
+                client.send(DelegationRecall(own))
 
     def attached(self, client: Client) -> None:
         """A session is attached here: it is asked for what is recalled, and for what has been taken away from it while
         it was nowhere. It is told before it gets a cache lease here, without which it answers nothing by itself."""
+        if not client.session:
+            return
         recalled = {ino for ino, now in self.state.delegated.items() if now == (client.session, True)}
         recalled.update(delegations.holder(self.state.store, client.session).revoked)
         if recalled:

@@ -37,6 +37,10 @@ BLOCKS_OF_ONE: Final = 16
 DELEGATION_REVOKE_US: Final = 3 * SECOND_US
 """A delegation that was asked back so long ago is taken away. Its holder's cache lease, without which it answers
 nothing by itself, is over in 250 ms; a failover, after which it sends again what is outstanding, takes no second."""
+DELEGATION_PAUSE_NS: Final = 5_000_000_000
+"""For so long nothing is delegated when all delegations are in the way of a request: else there might always be others.
+Longer than it takes until what is not given back is taken away."""
+assert DELEGATION_PAUSE_NS // 1000 > DELEGATION_REVOKE_US + SECOND_US
 ORPHAN_ANSWERS: Final = 1024
 """Inodes in one OrphanAnswer."""
 RECLAIM_FILES: Final = 64

@@ -40,7 +40,7 @@ from vsync.view import generation_of
 from wire import ids, ops
 from wire import messages as msg
 from wire.codec import encode, pack, unpack_untrusted
-from wire.delegation import RecallDelegations
+from wire.delegation import RecallDelegations, RevokeDelegations
 from wire.errors import OK, Status
 from wire.group import LetGo
 
@@ -288,8 +288,8 @@ class Replica:
             return
         self._batching.answered((outcome.session, outcome.slot, outcome.number))
         self.answering.came_of(op, outcome, k, uncertain)
-        if isinstance(op, RecallDelegations):
-            self.delegating.tell(self.clients, op.parents)
+        if isinstance(op, RecallDelegations | RevokeDelegations):
+            self.delegating.tell(self.clients, op)
         for ino in outcome.orphaned:
             if not self.handles.is_open(ino):
                 self.owed.releases.add(ino)
@@ -579,6 +579,8 @@ class Replica:
             for entry in self.group.core.history.undelivered():
                 self._entered(entry)
             self._take_roster()
+            for client in self.clients:
+                self.delegating.attached(client)
         self._running = False
         self.group_event(ev.Tick())
 

@@ -48,6 +48,7 @@ META
                   from a dump, whose numbers are kept
     ``keys``      :class:`mds.namespace.ops.keys.Keys`, its fields in order: what capabilities are signed with.
                   Not there before the first rotation. Secret: whoever reads this can write any file's objects
+    ``pause``     ``(time_ns,)``: until then nothing is delegated that is not. Not there before the first such pause
     ``position``  raw: what the replica stores with the effects to know from where to replay; not looked into
 
 Invariants (:mod:`mds.check` tests them): every entry names an inode; an inode that is no directory is named by
@@ -119,6 +120,7 @@ META_STORAGE: Final = b"storage"
 META_ROSTER: Final = b"roster"
 META_WAITING: Final = b"waiting"
 META_KEYS: Final = b"keys"
+META_PAUSE: Final = b"pause"
 META_POSITION: Final = b"position"
 META_NUMBERS: Final = b"numbers"
 

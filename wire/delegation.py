@@ -97,9 +97,11 @@ class Undelegate:
 @message(24)
 class RecallDelegations:
     """Between replicas: these delegations are wanted back. It is written down with them, so that the holder is asked
-    wherever it is attached, and again when it attaches elsewhere. Result: None."""
+    wherever it is attached, and again when it attaches elsewhere. *pause*: all are in the way of something, so for a
+    moment nothing else is delegated. Result: None."""
 
     parents: tuple[int, ...]
+    pause: bool = False
 
     def invalid(self) -> str | None:
         return _bad_directories(self.parents)

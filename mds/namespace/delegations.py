@@ -48,6 +48,16 @@ def put_holder(store: Store, session: int, record: Holder) -> None:
     store.put(schema.HOLDERS, schema.u64(session), pack((blocks, tuple(sorted(record.revoked)))))
 
 
+def paused(scope: Scope) -> bool:
+    """Whether nothing more is to be delegated now."""
+    raw = scope.store.get(schema.META, schema.META_PAUSE)
+    return raw is not None and scope.now < unpack_untrusted(raw)[0]
+
+
+def pause(scope: Scope) -> None:
+    scope.store.put(schema.META, schema.META_PAUSE, pack((scope.now + limits.DELEGATION_PAUSE_NS,)))
+
+
 def put(scope: Scope, directory: int, session: int, recalled: bool) -> None:
     """*directory* is delegated to *session*, and wanted back if *recalled*."""
     scope.store.put(schema.DELEGATIONS, schema.u64(directory), pack((session, int(recalled))))

@@ -54,6 +54,7 @@ def list_(scope: Scope, op: quotaops.QuotaList, handles: Handles, read: list[int
 
 def tally(scope: Scope, op: quotaops.Tally, handles: Handles, read: list[int]) -> Any:
     """A page of a directory, added up. Permission as for listing it and passing through it."""
+    read.append(op.ino)
     inode = scope.inode(op.ino)
     if not inode.is_dir:
         raise FileSystemError(errno.ENOTDIR)

@@ -174,7 +174,7 @@ class Histories:
         rng, delegated = self.rng, self.serial.delegated
         parents = tuple(rng.sample(sorted({*self.inos, *delegated}), 2)) if len(self.inos) > 1 else (TOP,)
         if rng.random() < 0.6:
-            return RecallDelegations(parents)
+            return RecallDelegations(parents, rng.random() < 0.1)
         return RevokeDelegations(tuple((ino, delegated.get(ino, (OTHER, True))[0]) for ino in parents))
 
     def _of_special_attributes(self) -> Any:
@@ -384,6 +384,7 @@ _OWNER = {
     schema.META.number: {
         schema.META_STORAGE: STORAGE,
         schema.META_KEYS: STORAGE,
+        schema.META_PAUSE: DELEGATIONS,
         schema.META_ROSTER: ROSTER,
     }.__getitem__,
 }

@@ -37,7 +37,7 @@ def delegate(scope: Scope, op: Delegate) -> Any:
     need(above, op.cred, W | X)
     default = scope.storage.default
     limit = layout.policy_of(layout.of_directory(scope.store, op.parent, above), default).inline
-    if not limit or not scope.block or not _may_be(scope, op.parent, above):
+    if not limit or not scope.block or not scope.session or not _may_be(scope, op.parent, above):
         return None
     known = delegations.holder(scope.store, scope.session)
     if len(known.revoked) >= limits.DELEGATIONS_OF_ONE and op.parent not in known.revoked:
@@ -56,7 +56,7 @@ def _may_be(scope: Scope, ino: int, above: Inode) -> bool:
     if whose is not None:
         return whose == (scope.session, False)
     own = sum(session == scope.session for session, _ in scope.delegated.values())
-    if own >= limits.DELEGATIONS_OF_ONE or len(scope.delegated) >= DIRECTORIES_MAX:
+    if own >= limits.DELEGATIONS_OF_ONE or len(scope.delegated) >= DIRECTORIES_MAX or delegations.paused(scope):
         return False
     # What the client predicts: nothing is refused for a quota, permissions come from the mode, times go on.
     if above.quota or quota.counting(scope.store) or max(above.mtime_ns, above.ctime_ns) > scope.now:
@@ -108,6 +108,8 @@ def recall(scope: Scope, op: RecallDelegations) -> Any:
     for directory in op.parents:
         if directory in scope.delegated and not scope.delegated[directory][1]:
             delegations.put(scope, directory, scope.delegated[directory][0], recalled=True)
+    if op.pause:
+        delegations.pause(scope)
     return None
 
 
