@@ -19,9 +19,10 @@ import pytest
 
 from mds import limits, locksets, machine
 from mds.delegating import Delegating
-from mds.namespace import delegations
+from mds.namespace import delegations, quota
 from tests.linearizable import SearchTooBig
 from tests.mds.group import Node, mkdir
+from tests.mds.harness import ALICE
 from tests.mds.holders import RULES, Deed, Holder
 from tests.mds.holding import Holding
 from tests.sim.clock import MS, SECOND
@@ -52,6 +53,7 @@ class Crowd:
         self.below: dict[int, tuple[int, bytes]] = {}
         """Directories that were made: inode -> where."""
         self.files: list[int] = []
+        self.quotas = world.seed % 5 == 1
         self.pace = rng.choice((60, 150)) * MS
         for holder in self.holders[:3]:
             holder.numbers_used = rng.choice((3, 10, 256))
@@ -71,6 +73,9 @@ class Crowd:
         if k >= len(self.roots) or self.rng.random() > 0.85:
             return self.rng.choice(self.roots + late)
         return self.rng.choice([self.roots[k]] * 2 + [ino for ino in late if self.below[ino][0] == self.roots[k]])
+
+    def _somebody(self) -> ops.Cred:
+        return ALICE if self.rng.random() < 0.2 else self.world.cred
 
     def _do(self, holder: Holder, above: int) -> None:
         rng, cred = self.rng, self.world.cred
@@ -103,6 +108,9 @@ class Crowd:
                 holder.ask(ops.Unlink(cred, above, one))
         elif x < 0.85:
             to = rng.choice((above, self._somewhere()))
+            if to != above and rng.random() < 0.2:
+                name, other = rng.choice(BELOW), rng.choice(BELOW)
+                above, to = rng.sample(self.roots, 2)
             holder.ask(ops.Rename(cred, above, name, to, other, 0))
         elif x < 0.88:
             holder.ask(ops.Mkdir(cred, rng.choice(self.roots), rng.choice(BELOW), 0o777), self._made_directory)
@@ -113,6 +121,15 @@ class Crowd:
         elif x < 0.98:
             mode = rng.choice((0o755, 0o777))
             holder.ask(ops.SetAttr(cred, above, ops.SET_MODE, mode, 0, 0, 0, 0, 0, False))
+        elif x < 0.99 and self.quotas:
+            where = rng.choice(self.roots)
+            limits_ = b"inodes_hard=100000"
+            ends = rng.random() < 0.7
+            holder.ask(
+                ops.RemoveXattr(cred, where, quota.ATTRIBUTE)
+                if ends
+                else ops.SetXattr(cred, where, quota.ATTRIBUTE, limits_, 0)
+            )
         elif holder.held:
             holder.give_back(rng.choice(sorted(holder.held)))
 
@@ -156,7 +173,7 @@ class Crowd:
         def looked(deed: Deed) -> None:
             if deed.status == errno.ENOENT and holder.alive:
                 data = self.rng.randbytes(self.rng.randrange(1, 9)) if self.rng.random() < 0.6 else b""
-                holder.ask(ops.Create(self.world.cred, above, name, 0o644), made, data)
+                holder.ask(ops.Create(self._somebody(), above, name, 0o644), made, data)
             else:
                 self._seen(deed)
                 self._make(holder, above, rest)
@@ -214,7 +231,12 @@ class Crowd:
         world, rng = self.world, self.rng
         up = [node for node in world.nodes.values() if node.running]
         down = [node for node in world.nodes.values() if not node.running]
-        match rng.choice(("kill", "kill", "restart", "restart", "cut", "isolate", "heal", "heal", "pause", "slow")):
+        kinds = ("kill", "kill", "restart", "restart", "cut", "isolate", "heal", "heal", "pause", "slow", "power cut")
+        match rng.choice(kinds):
+            case "power cut":
+                for node in up:
+                    node.kill()
+                    world.clock.after(rng.randrange(SECOND), world.restart, node.me)
             case "kill" if len(up) > 1:
                 victim = rng.choice(up)
                 victim.kill()
