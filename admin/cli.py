@@ -198,6 +198,8 @@ def mount(
       actimeo=SECONDS  let the kernel keep names and attributes so long (also entry_timeout=,
                        attr_timeout=); other mounts' changes are then seen later (default 0)
       direct_io        no page cache for file contents
+      dirsync, sync    a file is in place on the replicas' disks when it is made: slower where many are
+                       (else a crash of this host may lose those of its last 20 ms that were not fsynced)
       ro, rw           read-only, read-write (default)
       allow_other      let other users than the mounting one in (needs user_allow_other in
                        /etc/fuse.conf unless root mounts)

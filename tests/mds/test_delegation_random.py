@@ -262,8 +262,10 @@ class Crowd:
             self.world.certify(victim.me)
 
 
-def play(path: Path, seed: int, monkeypatch: pytest.MonkeyPatch, rules: frozenset[str] = RULES) -> dict[str, Any]:
-    """One run. Returns what happened in it. A quarter of the seeds has no faults, a quarter those of clients alone, a
+def play(
+    path: Path, seed: int, monkeypatch: pytest.MonkeyPatch, rules: frozenset[str] = RULES, time: int = RUN
+) -> dict[str, Any]:
+    """One run, for *time* and until everything is over. Returns what happened in it. A quarter of the seeds has no faults, a quarter those of clients alone, a
     quarter those of replicas alone."""
     monkeypatch.setattr(limits, "SESSION_TIMEOUT_US", (3 if seed % 5 == 4 else 60) * SECOND)
     if seed % 3 == 0:
@@ -273,7 +275,7 @@ def play(path: Path, seed: int, monkeypatch: pytest.MonkeyPatch, rules: frozense
     try:
         crowd = Crowd(world, rules)
         world.notice = world.rng.choice((0, 50 * MS, SECOND))
-        end = world.clock.now + RUN
+        end = world.clock.now + time
         while world.clock.now < end:
             world.run(world.rng.randrange(100 * MS, 800 * MS))
             if seed % 4 in (1, 3):
@@ -376,14 +378,14 @@ MUTANTS: Final[dict[str, Callable[[pytest.MonkeyPatch], None]]] = {
 """The service with a rule switched off."""
 
 
-def finds(mutant: str, path: Path, seed: int) -> str:
+def finds(mutant: str, path: Path, seed: int, time: int = RUN) -> str:
     """What is found wrong in a run with one rule switched off, of the service or of clients; empty: nothing."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         rules = RULES - {mutant}
         if mutant in MUTANTS:
             MUTANTS[mutant](monkeypatch)
         try:
-            play(path, seed, monkeypatch, rules)
+            play(path, seed, monkeypatch, rules, time)
         except (AssertionError, SearchTooBig) as exc:
             where = traceback.extract_tb(exc.__traceback__)[-1]
             return f"{where.name}: {exc}"
