@@ -341,7 +341,7 @@ class Holder(User):
         if self._made_here(what.parent, what.name) or ("rights" in self.rules and not may(held.attr, what.cred, W | X)):
             return False
         asked_at = now / SECOND if "lease" in self.rules else -1.0
-        found = self.cache.lookup(what.cred, what.parent, what.name, asked_at)
+        found = self.cache.lookup(self.world.cred, what.parent, what.name, asked_at)
         if found not in ((ABSENT, None) if "absent" not in self.rules else (ABSENT,)):
             return False
         if (numbered := self._number()) is None:

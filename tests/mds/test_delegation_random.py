@@ -21,7 +21,7 @@ from mds import limits, locksets, machine
 from mds.delegating import Delegating
 from mds.namespace import delegations, quota
 from tests.linearizable import SearchTooBig
-from tests.mds.group import Node, mkdir
+from tests.mds.group import TOP, Node
 from tests.mds.harness import ALICE
 from tests.mds.holders import RULES, Deed, Holder
 from tests.mds.holding import Holding
@@ -49,7 +49,8 @@ class Crowd:
         at = [rng.choice(world.replica_ids) for _ in range(5)]
         self.holders = [world.holder(f"h{k}", at[k], delegates=k < 3, rules=rules) for k in range(5)]
         first = world.user("first")
-        self.roots = [world.ask(first, mkdir(b"d%d" % k))[0] for k in range(3)]
+        modes = 0o777, 0o777, 0o755
+        self.roots = [world.ask(first, ops.Mkdir(world.cred, TOP, b"d%d" % k, mode))[0] for k, mode in enumerate(modes)]
         self.below: dict[int, tuple[int, bytes]] = {}
         """Directories that were made: inode -> where."""
         self.files: list[int] = []
@@ -159,6 +160,10 @@ class Crowd:
             if left:
                 holder.ask(ops.Unlink(cred, above, left.pop()), remove)
             else:
+                holder.ask(ops.Lookup(cred, above, NAMES[0]), end)
+
+        def end(deed: Deed) -> None:
+            if holder.alive:
                 holder.ask(ops.Rmdir(cred, *self.below[above]))
                 holder.ask(ops.Create(cred, above, NAMES[0], 0o644), self._seen)
 
@@ -265,8 +270,10 @@ class Crowd:
 def play(
     path: Path, seed: int, monkeypatch: pytest.MonkeyPatch, rules: frozenset[str] = RULES, time: int = RUN
 ) -> dict[str, Any]:
-    """One run, for *time* and until everything is over. Returns what happened in it. A quarter of the seeds has no faults, a quarter those of clients alone, a
-    quarter those of replicas alone."""
+    """One run, for *time* and until everything is over. Returns what happened in it.
+
+    A quarter of the seeds has no faults, a quarter those of clients alone, a quarter those of replicas alone.
+    """
     monkeypatch.setattr(limits, "SESSION_TIMEOUT_US", (3 if seed % 5 == 4 else 60) * SECOND)
     if seed % 3 == 0:
         monkeypatch.setattr(group_limits, "RECENT_ITEMS", 24)
@@ -390,6 +397,30 @@ def finds(mutant: str, path: Path, seed: int, time: int = RUN) -> str:
             where = traceback.extract_tb(exc.__traceback__)[-1]
             return f"{where.name}: {exc}"
     return ""
+
+
+@pytest.mark.parametrize(
+    ("mutant", "first"),
+    [
+        ("absent", 0),
+        ("births", 0),
+        ("blocks", 0),
+        ("listing", 0),
+        ("late", 2),
+        ("rights", 0),
+        ("no recall for queries", 0),
+        ("not looked at when executed", 2),
+        ("others keep what they know", 0),
+    ],
+)
+def test_a_rule_that_is_not_kept_is_found(tmp_path: Path, mutant: str, first: int) -> None:
+    """The rest take longer: ``python -m tests.mds.test_delegation_random mutants``."""
+    for seed in range(first, first + 8):
+        path = tmp_path / str(seed)
+        path.mkdir()
+        if finds(mutant, path, seed, 2 * SECOND):
+            return
+    pytest.fail(f"nothing is found without {mutant!r}")
 
 
 def mutants(seeds: range) -> None:
