@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from client.attributes import Attr, attr_untrusted
+from client.delegations import W, X, may
 from client.namecache import ABSENT, NameCache, Stamp, Touched
 from mds.namespace.inode import S_IFREG
 from tests.mds.group import PING, Call, Line, User
@@ -35,6 +36,7 @@ RULES: Final = frozenset(
         "listing",  # who asks about a directory with files that are not ordered waits until they are
         "removal",  # no file is made by oneself while one takes directories away
         "blocks",  # numbers are used, and files ordered, before their session has been given many more
+        "rights",  # a file is made only by who may
         "late",  # an answer about a name from before a file was made there is not kept
     }
 )
@@ -336,10 +338,10 @@ class Holder(User):
             return False
         if "recalled" in self.rules and held.recalled:
             return False
-        if self._made_here(what.parent, what.name):
+        if self._made_here(what.parent, what.name) or ("rights" in self.rules and not may(held.attr, what.cred, W | X)):
             return False
         asked_at = now / SECOND if "lease" in self.rules else -1.0
-        found = self.cache.lookup(what.cred, what.parent, what.name, asked_at)
+        found = self.cache.lookup(self.world.cred, what.parent, what.name, asked_at)
         if found not in ((ABSENT, None) if "absent" not in self.rules else (ABSENT,)):
             return False
         if (numbered := self._number()) is None:
@@ -492,6 +494,8 @@ class Holder(User):
             if isinstance(what, ops.Create) and call.ok:
                 self.close(call.body[0])
             self._removals -= isinstance(what, ops.Rmdir | ops.Rename)
+            if isinstance(what, ops.Rmdir | ops.Rename) and call.ok:
+                self.held.pop(call.body if isinstance(what, ops.Rmdir) else call.body[1], None)
         self._told(deed, call.status, call.body)
         deed.then(deed)
 

@@ -17,11 +17,12 @@ from typing import Any, Final
 
 import pytest
 
-from mds import answering, limits, locksets, machine
+from mds import limits, locksets, machine
 from mds.delegating import Delegating
-from mds.namespace import delegations
+from mds.namespace import delegations, quota
 from tests.linearizable import SearchTooBig
-from tests.mds.group import Node, mkdir
+from tests.mds.group import TOP, Node
+from tests.mds.harness import ALICE
 from tests.mds.holders import RULES, Deed, Holder
 from tests.mds.holding import Holding
 from tests.sim.clock import MS, SECOND
@@ -33,7 +34,9 @@ from wire.errors import OK
 NAMES: Final = tuple(b"%d" % k for k in range(12))
 BELOW: Final = (b"s0", b"s1")
 """Directories, and never files."""
-RUN: Final = 5 * SECOND
+RUN: Final = 6 * SECOND
+AWAY: Final = 3700 * MS
+"""So long that what is wanted back from who is away has been taken away."""
 
 
 class Crowd:
@@ -46,10 +49,12 @@ class Crowd:
         at = [rng.choice(world.replica_ids) for _ in range(5)]
         self.holders = [world.holder(f"h{k}", at[k], delegates=k < 3, rules=rules) for k in range(5)]
         first = world.user("first")
-        self.roots = [world.ask(first, mkdir(b"d%d" % k))[0] for k in range(3)]
+        modes = 0o777, 0o777, 0o755
+        self.roots = [world.ask(first, ops.Mkdir(world.cred, TOP, b"d%d" % k, mode))[0] for k, mode in enumerate(modes)]
         self.below: dict[int, tuple[int, bytes]] = {}
         """Directories that were made: inode -> where."""
         self.files: list[int] = []
+        self.quotas = world.seed % 5 == 1
         self.pace = rng.choice((60, 150)) * MS
         for holder in self.holders[:3]:
             holder.numbers_used = rng.choice((3, 10, 256))
@@ -70,6 +75,9 @@ class Crowd:
             return self.rng.choice(self.roots + late)
         return self.rng.choice([self.roots[k]] * 2 + [ino for ino in late if self.below[ino][0] == self.roots[k]])
 
+    def _somebody(self) -> ops.Cred:
+        return ALICE if self.rng.random() < 0.2 else self.world.cred
+
     def _do(self, holder: Holder, above: int) -> None:
         rng, cred = self.rng, self.world.cred
         name, other = rng.sample(NAMES, 2)
@@ -83,10 +91,9 @@ class Crowd:
             holder.ask(ops.Lookup(cred, above, name))
         elif x < 0.10:
             self._race(holder, above, name)
-        elif x < 0.13 and above in self.below:
-            holder.ask(ops.Rmdir(cred, *self.below[above]))
-            holder.ask(ops.Create(cred, above, name, 0o644), self._seen)
-        elif x < 0.16:
+        elif x < 0.16 and above in self.below:
+            self._end(holder, above)
+        elif x < 0.13:
             for one in rng.sample(NAMES, 3):
                 holder.ask(ops.Create(cred, above, one, 0o644), self._seen)
         elif x < 0.45:
@@ -102,6 +109,9 @@ class Crowd:
                 holder.ask(ops.Unlink(cred, above, one))
         elif x < 0.85:
             to = rng.choice((above, self._somewhere()))
+            if to != above and rng.random() < 0.2:
+                name, other = rng.choice(BELOW), rng.choice(BELOW)
+                above, to = rng.sample(self.roots, 2)
             holder.ask(ops.Rename(cred, above, name, to, other, 0))
         elif x < 0.88:
             holder.ask(ops.Mkdir(cred, rng.choice(self.roots), rng.choice(BELOW), 0o777), self._made_directory)
@@ -112,6 +122,15 @@ class Crowd:
         elif x < 0.98:
             mode = rng.choice((0o755, 0o777))
             holder.ask(ops.SetAttr(cred, above, ops.SET_MODE, mode, 0, 0, 0, 0, 0, False))
+        elif x < 0.99 and self.quotas:
+            where = rng.choice(self.roots)
+            limits_ = b"inodes_hard=100000"
+            ends = rng.random() < 0.7
+            holder.ask(
+                ops.RemoveXattr(cred, where, quota.ATTRIBUTE)
+                if ends
+                else ops.SetXattr(cred, where, quota.ATTRIBUTE, limits_, 0)
+            )
         elif holder.held:
             holder.give_back(rng.choice(sorted(holder.held)))
 
@@ -130,6 +149,26 @@ class Crowd:
 
         holder.ask(ops.Lookup(self.world.cred, above, name), looked)
 
+    def _end(self, holder: Holder, above: int) -> None:
+        """Remove a directory with everything in it, while somebody else on that mount makes a file there."""
+        cred = self.world.cred
+        left = list(NAMES)
+
+        def remove(deed: Deed | None) -> None:
+            if self.stopped or not holder.alive:
+                return
+            if left:
+                holder.ask(ops.Unlink(cred, above, left.pop()), remove)
+            else:
+                holder.ask(ops.Lookup(cred, above, NAMES[0]), end)
+
+        def end(deed: Deed) -> None:
+            if holder.alive:
+                holder.ask(ops.Rmdir(cred, *self.below[above]))
+                holder.ask(ops.Create(cred, above, NAMES[0], 0o644), self._seen)
+
+        remove(None)
+
     def _make(self, holder: Holder, above: int, names: list[bytes]) -> None:
         """As an application makes files, one after the other: the kernel looks each up first."""
         if not names or self.stopped or not holder.alive:
@@ -139,7 +178,7 @@ class Crowd:
         def looked(deed: Deed) -> None:
             if deed.status == errno.ENOENT and holder.alive:
                 data = self.rng.randbytes(self.rng.randrange(1, 9)) if self.rng.random() < 0.6 else b""
-                holder.ask(ops.Create(self.world.cred, above, name, 0o644), made, data)
+                holder.ask(ops.Create(self._somebody(), above, name, 0o644), made, data)
             else:
                 self._seen(deed)
                 self._make(holder, above, rest)
@@ -168,10 +207,10 @@ class Crowd:
         holder = rng.choice(alive)
         match rng.choice(("pause", "pause", "forget", "stall", "stall", "leave", "die")):
             case "pause":
-                self._pause(holder, rng.choice((50 * MS, 400 * MS, 2 * SECOND, 6 * SECOND)))
+                self._pause(holder, rng.choice((50 * MS, 400 * MS, 2 * SECOND, AWAY)))
             case "forget":
                 # It is gone, for longer than it takes to revoke, just after it has asked for a directory.
-                holder.asked = lambda: self.world.clock.after(rng.randrange(3 * MS), self._pause, holder, 6 * SECOND)
+                holder.asked = lambda: self.world.clock.after(rng.randrange(3 * MS), self._pause, holder, AWAY)
             case "stall" if holder.line is not None:
                 holder.line.stalled = True  # what is on its way to the client is lost, answers and recalls too
             case "leave" if not holder.paused:
@@ -190,14 +229,19 @@ class Crowd:
         if holder.paused:
             holder.wake()
             for directory in list(holder.held):
-                if not self.stopped:
-                    self._make(holder, directory, self.rng.sample(NAMES, 4))
+                for name in NAMES if not self.stopped else ():
+                    holder.ask(ops.Create(self.world.cred, directory, name, 0o644), self._seen)
 
     def fault_of_a_replica(self) -> None:
         world, rng = self.world, self.rng
         up = [node for node in world.nodes.values() if node.running]
         down = [node for node in world.nodes.values() if not node.running]
-        match rng.choice(("kill", "kill", "restart", "restart", "cut", "isolate", "heal", "heal", "pause", "slow")):
+        kinds = ("kill", "kill", "restart", "restart", "cut", "isolate", "heal", "heal", "pause", "slow", "power cut")
+        match rng.choice(kinds):
+            case "power cut":
+                for node in up:
+                    node.kill()
+                    world.clock.after(rng.randrange(SECOND), world.restart, node.me)
             case "kill" if len(up) > 1:
                 victim = rng.choice(up)
                 victim.kill()
@@ -223,9 +267,13 @@ class Crowd:
             self.world.certify(victim.me)
 
 
-def play(path: Path, seed: int, monkeypatch: pytest.MonkeyPatch, rules: frozenset[str] = RULES) -> dict[str, Any]:
-    """One run. Returns what happened in it. A quarter of the seeds has no faults, a quarter those of clients alone, a
-    quarter those of replicas alone."""
+def play(
+    path: Path, seed: int, monkeypatch: pytest.MonkeyPatch, rules: frozenset[str] = RULES, time: int = RUN
+) -> dict[str, Any]:
+    """One run, for *time* and until everything is over. Returns what happened in it.
+
+    A quarter of the seeds has no faults, a quarter those of clients alone, a quarter those of replicas alone.
+    """
     monkeypatch.setattr(limits, "SESSION_TIMEOUT_US", (3 if seed % 5 == 4 else 60) * SECOND)
     if seed % 3 == 0:
         monkeypatch.setattr(group_limits, "RECENT_ITEMS", 24)
@@ -234,7 +282,7 @@ def play(path: Path, seed: int, monkeypatch: pytest.MonkeyPatch, rules: frozense
     try:
         crowd = Crowd(world, rules)
         world.notice = world.rng.choice((0, 50 * MS, SECOND))
-        end = world.clock.now + RUN
+        end = world.clock.now + time
         while world.clock.now < end:
             world.run(world.rng.randrange(100 * MS, 800 * MS))
             if seed % 4 in (1, 3):
@@ -316,10 +364,6 @@ def _others_keep_what_they_know(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(locksets._TOUCHES, Delegate, locksets._nothing)
 
 
-def _an_old_answer_is_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answering, "Delegate", type(None))
-
-
 def _what_is_delegated_outlives_its_session(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delegations, "end_all", lambda scope, session: None)
 
@@ -335,25 +379,48 @@ MUTANTS: Final[dict[str, Callable[[pytest.MonkeyPatch], None]]] = {
         _not_told_on_attach_what_was_revoked,
         _revoked_at_once,
         _others_keep_what_they_know,
-        _an_old_answer_is_given_again,
         _what_is_delegated_outlives_its_session,
     )
 }
 """The service with a rule switched off."""
 
 
-def finds(mutant: str, path: Path, seed: int) -> str:
+def finds(mutant: str, path: Path, seed: int, time: int = RUN) -> str:
     """What is found wrong in a run with one rule switched off, of the service or of clients; empty: nothing."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         rules = RULES - {mutant}
         if mutant in MUTANTS:
             MUTANTS[mutant](monkeypatch)
         try:
-            play(path, seed, monkeypatch, rules)
+            play(path, seed, monkeypatch, rules, time)
         except (AssertionError, SearchTooBig) as exc:
             where = traceback.extract_tb(exc.__traceback__)[-1]
             return f"{where.name}: {exc}"
     return ""
+
+
+@pytest.mark.parametrize(
+    ("mutant", "first"),
+    [
+        ("absent", 0),
+        ("births", 0),
+        ("blocks", 0),
+        ("listing", 0),
+        ("late", 2),
+        ("rights", 0),
+        ("no recall for queries", 0),
+        ("not looked at when executed", 2),
+        ("others keep what they know", 0),
+    ],
+)
+def test_a_rule_that_is_not_kept_is_found(tmp_path: Path, mutant: str, first: int) -> None:
+    """The rest take longer: ``python -m tests.mds.test_delegation_random mutants``."""
+    for seed in range(first, first + 8):
+        path = tmp_path / str(seed)
+        path.mkdir()
+        if finds(mutant, path, seed, 2 * SECOND):
+            return
+    pytest.fail(f"nothing is found without {mutant!r}")
 
 
 def mutants(seeds: range) -> None:

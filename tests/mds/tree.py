@@ -19,7 +19,8 @@ READS: Final = (ops.Lookup, ops.ReadDir, ops.GetAttr)
 class Tree:
     """Files and directories below *roots*, directories that are there from the beginning to the end.
 
-    What an operation is: its message. Its answer: (status, result), the result as :func:`essence` has it.
+    What an operation is: its message. Its answer: (status, result), the result as :func:`essence` has it; None where
+    which inode that was is not told.
     """
 
     def __init__(self, roots: Iterable[int]) -> None:
@@ -34,6 +35,8 @@ class Tree:
     def step(self, state: State, op: Operation) -> list[State]:
         status, result = op.answer
         request = op.what
+        if status == errno.EACCES:
+            return [state]  # modes are not known here
         match request:
             case ops.GetAttr(ino):
                 right = OK if self._is_there(state, ino) else errno.ESTALE
@@ -69,14 +72,16 @@ class Tree:
         raise AssertionError(f"{request} is not played here")
 
     def _moved(self, state: State, request: ops.Rename, status: int, result: Any, found: Entry | None) -> list[State]:
-        """Files only are moved, to names of files."""
+        """Names of files are names of files only, and those of directories too."""
         if found is None or not self._is_there(state, request.new_parent):
             return [state] if status == errno.ENOENT else []
         there = _find(state, request.new_parent, request.new_name)
-        if status != OK or result != (found[2], 0 if there is None else there[2]):
+        if there is not None and any(parent == there[2] for parent, *_ in state):
+            return [state] if status == errno.ENOTEMPTY else []
+        if status != OK or result not in (None, (found[2], 0 if there is None else there[2])):
             return []
         after = state - {found, *([there] if there is not None else [])}
-        return [after | {(request.new_parent, request.new_name, found[2], False)}]
+        return [after | {(request.new_parent, request.new_name, found[2], found[3])}]
 
     def _is_there(self, state: State, ino: int) -> bool:
         return ino in self._roots or any(one == ino for _, _, one, _ in state)
@@ -88,7 +93,7 @@ def _find(state: State, parent: int, name: bytes) -> Entry | None:
 
 def _told(status: int, result: Any, found: Entry | None) -> bool:
     """The inode *found* was told, or that there is none."""
-    return status == errno.ENOENT if found is None else status == OK and result == found[2]
+    return status == errno.ENOENT if found is None else status == OK and result in (None, found[2])
 
 
 def essence(request: Any, status: int, body: Any) -> tuple[int, Any]:
