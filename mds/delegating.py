@@ -23,6 +23,9 @@ from wire.errors import OK
 
 log = logging.getLogger(__name__)
 
+Met = dict[int, int]
+"""Delegated directories that are in the way of something -> their holders."""
+
 
 class Delegating:
     """See the module."""
@@ -35,7 +38,7 @@ class Delegating:
         """Directories that this replica has asked back."""
         self.revocations = 0
         """Directories that this replica has had taken away from who did not give them back."""
-        self._aside: list[tuple[Item, Any]] = []
+        self._aside: list[tuple[Item, Any, Met]] = []
         """Requests that delegations are in the way of, with their operations."""
         self._wanted: set[int] = set()
         """To be recalled."""
@@ -59,45 +62,54 @@ class Delegating:
 
     # -- what waits
 
-    def keeps_from(self, session: int, read: Iterable[int]) -> bool:
-        """Whether a query of *session* (0: none) that reads these inodes has to wait; then they are recalled."""
+    def keep_from(self, session: int, read: Iterable[int]) -> Met:
+        """What a query of *session* (0: none) that reads these inodes has to wait for; it is recalled."""
         delegated = self.state.delegated
         if not delegated:
-            return False
+            return {}
         return self._want([ino for ino in read if ino in delegated and delegated[ino][0] != session])
 
-    def is_in_the_way(self, item: Item, op: Any) -> bool:
-        """Whether something keeps the request *op* from being executed; then that is recalled."""
+    def still(self, met: Met) -> bool:
+        """Whether some of what was met is as it was: then there is no need to look again at what it is in the way of.
+        What is left of it is recalled, should it not be."""
+        delegated = self.state.delegated
+        return bool(self._want([ino for ino, whose in met.items() if ino in delegated and delegated[ino][0] == whose]))
+
+    def is_in_the_way(self, item: Item, op: Any) -> Met:
+        """What keeps the request *op* from being executed; it is recalled."""
         state = self.state
         if not state.delegated:
-            return False
+            return {}
         _, session, slot, number, _ = item
         met = in_the_way(state.delegated, session, op, look(state.store, op))
         kept = sessions.reply(state.store, session, slot) if met and session else None
         if kept is not None and number <= kept.number:
-            return False  # it comes again, and its reply is kept
+            return {}  # it comes again, and its reply is kept
         return self._want(met)
 
-    def _want(self, met: list[int]) -> bool:
-        for ino in met:
-            if not self.state.delegated[ino][1] and ino not in self._asked:
+    def _want(self, inodes: list[int]) -> Met:
+        met = {}
+        for ino in inodes:
+            met[ino], recalled = self.state.delegated[ino]
+            if not recalled and ino not in self._asked:
                 self._wanted.add(ino)
-        return bool(met)
+        return met
 
     def keeps_aside(self, item: Item, op: Any) -> bool:
         """Whether the request waits here until nothing is in its way."""
-        if not self.is_in_the_way(item, op):
+        met = self.is_in_the_way(item, op)
+        if not met:
             return False
-        self._put_aside(item, op)
+        self._put_aside(item, op, met)
         return True
 
     def again(self, item: Item, op: Any) -> None:
         """It was ordered, and something was in its way when it was to be executed."""
-        self._put_aside(item, op)
+        self._put_aside(item, op, {})
         self._looked = -1
 
-    def _put_aside(self, item: Item, op: Any) -> None:
-        self._aside.append((item, op))
+    def _put_aside(self, item: Item, op: Any, met: Met) -> None:
+        self._aside.append((item, op, met))
         seen = look(self.state.store, op)
         if depends(op, seen) is None or undelegated(op, seen) is None:
             self._pause = True
@@ -114,9 +126,11 @@ class Delegating:
         self._looked = self.state.redelegated
         aside, self._aside = self._aside, []
         going = []
-        for item, op in aside:
-            if self.is_in_the_way(item, op):
-                self._aside.append((item, op))
+        for item, op, before in aside:
+            if self.still(before):
+                self._aside.append((item, op, before))
+            elif met := self.is_in_the_way(item, op):
+                self._aside.append((item, op, met))
             else:
                 going.append((item, op))
         return going
@@ -124,6 +138,7 @@ class Delegating:
     def clear(self) -> None:
         """Whoever waits for what is here has been told to ask elsewhere."""
         self._aside.clear()
+        self._looked = -1  # another state counts anew
         self._pause = False
         self._wanted.clear()
         self._asked.clear()

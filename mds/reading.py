@@ -12,7 +12,7 @@ from typing import Any
 
 from mds import limits
 from mds.capabilities import Signer
-from mds.delegating import Delegating
+from mds.delegating import Delegating, Met
 from mds.handles import Handles
 from mds.lending import Lending
 from mds.machine import StateMachine
@@ -45,6 +45,8 @@ class Parked:
     op: Any
     arrived: frozenset[Key]
     waits: set[Key] = field(default_factory=set)
+    met: Met = field(default_factory=dict)
+    """Delegations that are in its way."""
 
 
 class Reading:
@@ -118,7 +120,8 @@ class Reading:
             if waits:
                 query.waits = waits
                 return False
-        if self._delegating.keeps_from(query.client.session, result.read):
+        query.met = self._delegating.keep_from(query.client.session, result.read)
+        if query.met:
             if first:
                 query.arrived = self._pending.keys()
             return False
@@ -157,7 +160,7 @@ class Reading:
             if query.client.gone:
                 continue
             query.waits = {key for key in query.waits if self._pending.has(key)}
-            if query.waits or not self._answer(query, first=False):
+            if query.waits or (query.met and self._delegating.still(query.met)) or not self._answer(query, first=False):
                 still.append(query)
         self.parked = still + self.parked
 

@@ -11,7 +11,8 @@ import pytest
 
 from mds import limits, schema
 from mds.batch import decode_batch
-from mds.locksets import look
+from mds.locks import WRITE
+from mds.locksets import DELEGATIONS, EVERYTHING, locks_of, look
 from mds.machine import Outcome
 from mds.namespace import acl, delegations, layout, quota
 from tests.mds.harness import ALICE, BOB, ROOT, TOP, Attr, World
@@ -454,3 +455,16 @@ def test_what_is_prepared_has_no_effect_before_it_is_delivered(small: World, del
         assert outcome.status == OK and outcome.store_reply
         machine.validate()
         assert machine.delegated != before
+
+
+def test_how_many_there_are_is_ordered(small: World) -> None:
+    """Delegate refuses beyond a number: whoever ends one, or begins one, is ordered with it."""
+    above = small.mkdir(b"d")
+    end = ops.SessionExpire(small.session, 1)
+    ending = [Undelegate((above,)), RevokeDelegations(((above, small.session),)), ops.Rmdir(ROOT, TOP, b"d"), end]
+    wanted = dict(locks_of(Delegate(ROOT, TOP), small.session, 0, None, 7, small.store))
+    for op in ending:
+        session = small.session if isinstance(op, Undelegate | ops.Rmdir) else 0
+        locks = dict(locks_of(op, session, 1, look(small.store, op), 8, small.store))
+        common = [key for key in locks.keys() & wanted.keys() if max(locks[key], wanted[key]) == WRITE]
+        assert DELEGATIONS in common or EVERYTHING in common, op
