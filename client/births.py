@@ -45,7 +45,7 @@ class Birth:
 
     __slots__ = (
         "attr", "bare", "block", "closed", "cred", "data", "done", "made_ns", "name", "parent", "promised", "ready",
-        "sent", "since",
+        "sent", "since", "whole",
     )  # fmt: skip
 
     def __init__(self, cred: ops.Cred, parent: int, name: bytes, attr: Attr, block: int, since: float) -> None:
@@ -63,10 +63,12 @@ class Birth:
         self.ready = False
         """It is sent, or will be as soon as that is worth it; or it is over."""
         self.sent = False
+        self.whole = False
+        """What is written goes along, if it may."""
         self.promised = False
-        """What is written is to go along: a close(2) has returned that says so, or somebody waits for it."""
+        """Nobody else is to see it without what is written: a close(2) has returned, or it was appended to."""
         self.bare = False
-        """Nothing that is written goes along: it does not fit, or is yet to grow."""
+        """What is written must not go along: it does not fit, or is to go to objects."""
         self.closed = False
         """The handle that it was made with is closed."""
         self.done = trio.Event()
@@ -172,7 +174,7 @@ class Births:
         any more, some of it may have to be told afterwards."""
         if birth.sent or birth.bare:
             return not birth.data.has_more
-        birth.promised = True
+        birth.whole = birth.promised = True
         self._make_ready(birth)
         self._send_ready()
         return True
@@ -185,7 +187,7 @@ class Births:
     def _want(self, births: Iterable[Birth]) -> None:
         """Somebody waits for them."""
         for birth in births:
-            birth.promised = True
+            birth.whole = True
             self._make_ready(birth)
         self._send_ready(at_once=True)
 
@@ -209,7 +211,7 @@ class Births:
     def _send(self, birth: Birth) -> None:
         birth.sent = True
         self._under_way += 1
-        if birth.promised and not birth.bare:
+        if birth.whole and not birth.bare:
             pieces, mtime_ns, privileged = birth.data.set_out()
         else:
             # By age: whoever writes on will have it told at close, as of any file. Now it might be moved out yet.
@@ -350,12 +352,9 @@ class Births:
     def is_older(self, moves: int, directory: int) -> bool:
         """Whether what the service said of *directory*, asked when ``self.moves`` was *moves*, may be older than what
         processes here have been told."""
-        if moves == self.moves:
-            return False
         delegations = self.delegations
-        return bool(
-            directory in delegations.held or directory in delegations.returning or self._unborn.within(directory)
-        )
+        changed = moves != self.moves and (directory in delegations.held or directory in delegations.returning)
+        return changed or bool(self._unborn.within(directory))
 
     # -- asking for directories
 
@@ -444,7 +443,7 @@ class Births:
 
     def on_attached(self) -> None:
         # 1. We are cut off. 2. A directory is recalled, and taken away because we do not answer. 3. We come back.
-        if boottime() - self._cache.ran_until > limits.LAPSE_S:
+        if boottime() - max(self._cache.ran_until, self._cache.until) > limits.LAPSE_S:
             self.on_doubt()
 
     def on_doubt(self) -> None:

@@ -327,7 +327,9 @@ class FileData:
                 await self._commit()
 
     async def _commit(self) -> None:
-        writes, end = self._writes, self._written_end
+        # 1. Everything is settled. 2. This waits for another commit. 3. Somebody writes. 4. What he has written is on
+        # its way, and is not settled by what is told now. (test_a_write_while_a_commit_waits_for_another)
+        writes, end = -1 if self._flights or len(self._run) else self._writes, self._written_end
         try:
             attr = await self._tell(self._commit_of(end))
         except FileSystemError as exc:

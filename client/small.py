@@ -206,7 +206,7 @@ class SmallFile(FileData):
         """As :meth:`write`, if nothing has to be waited for; else False, and nothing is done."""
         if append and self._appends_here:
             assert self.birth is not None
-            self.birth.promised = True  # at that place nobody else may append afterwards
+            self.birth.whole = self.birth.promised = True  # at that place nobody else may append afterwards
             offset = self.size
             append = False
         end = offset + len(data)

@@ -3,7 +3,9 @@ storage targets. The real state machine and the real ossd, without a group, over
 
     python -m tests.client.one_replica DIR --targets 2        prints a line of JSON when it serves; SIGTERM stops it
 
-Faults, for tests in the same process: :class:`Faults`.
+Faults, for tests in the same process: :class:`Faults`. Clients are lent everything or nothing: whoever asks for
+a cache lease has it, and a request of another client calls all of it back. Delegations are recalled as by a real
+replica, and never taken away.
 """
 
 from __future__ import annotations
@@ -17,10 +19,11 @@ import signal
 import sys
 import time
 import tomllib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -30,6 +33,7 @@ from daemon.config import Config, ReplicaConfig, StorageConfig, TargetConfig
 from mds.capabilities import Signer
 from mds.exports import Squash
 from mds.handles import Handles
+from mds.locksets import in_the_way, look
 from mds.machine import Bootstrap, Outcome, StateMachine
 from mds.rights import NEEDED, Rights
 from mds.shell import Client
@@ -40,6 +44,7 @@ from wire import messages as msg
 from wire import ops, targetops
 from wire.capability import KEY_BYTES
 from wire.codec import decode, encode, pack
+from wire.delegation import DelegationRecall, RecallDelegations, Undelegate
 from wire.errors import OK, Status, WireError
 from wire.fileops import Renew
 from wire.ids import PROTOCOL_VERSION
@@ -48,6 +53,7 @@ from wire.storage import Beat, BeatSaid
 
 CLUSTER = bytes(range(16))
 REPLICA = 1
+LEASE_S = 0.25
 log = logging.getLogger(__name__)
 
 
@@ -64,6 +70,11 @@ class Faults:
     """Requests and queries are not looked at before this is set."""
     squash: Squash | None = None
     """Of the credentials in queries; no fault, but an export."""
+    hold_kinds: tuple[type, ...] = ()
+    """Those of these kinds only; other requests and queries pass them."""
+    no_leases: bool = False
+    refuse: dict[type, int] = field(default_factory=dict)
+    """Kind of request -> the status that one is answered without being executed."""
 
 
 class OneReplica:
@@ -77,6 +88,14 @@ class OneReplica:
         self.handles = Handles()
         self.executed = 0
         self.connections: set[Connection] = set()
+        self.attached: dict[int, Connection] = {}
+        self.returned = trio.Event()
+        """Set, and replaced, when a delegation has ended."""
+        self.requests: list[object] = []
+        """What clients have had executed, in order."""
+        self._lent: dict[Connection, float] = {}
+        self._recalls: dict[Connection, int] = {}
+        self._let_go: dict[tuple[Connection, int], trio.Event] = {}
         self._entry = 0
         self.signer = Signer(self.machine, time.time_ns)
         self.rights = Rights(self.signer)
@@ -118,57 +137,146 @@ class OneReplica:
             self.apply(ops.OrphanAnswer(REPLICA, orphans, ()))
 
     async def converse(self, conn: Connection, hello: msg.Hello) -> None:
-        session = 0
         who = Client(conn, hello.name, uuid=hello.uuid)
         self.connections.add(conn)
         try:
-            while True:
-                message, _ = await conn.receive()
-                if self.faults.hold is not None and isinstance(message, msg.RequestCall | msg.QueryCall):
-                    await self.faults.hold.wait()
-                match message:
-                    case msg.QueryCall(call, data, shown):
-                        if self._refused(conn, call):
-                            continue
-                        who.session = session
-                        self._query(who, call, data, shown)
-                    case msg.RequestCall(call, number_of, slot, number, data, shown):
-                        if self._refused(conn, call):
-                            continue
-                        who.session = session
-                        asked = self.rights.asked(who, decode(data), shown, time.monotonic_ns() // 1000)
-                        outcome = self.apply(asked, number_of, slot, number)
-                        if self.faults.lose_replies:
-                            self.faults.lose_replies -= 1
-                            conn.close("reply lost")
-                            continue
-                        if outcome.opened and outcome.status == OK:
-                            self.handles.open(session, outcome.opened)
-                        granted = self.signer.replied(hello.uuid, asked, outcome)
-                        conn.send(msg.Answer(call, outcome.status, outcome.body, False, granted))
-                    case msg.OpenSession(call, key, client, slots, attempt):
-                        outcome = self.apply(ops.SessionOpen(key, client, slots, REPLICA, attempt))
-                        session = decode_int(outcome.body)
-                        self.handles.declare(session, ())
-                        conn.send(msg.Answer(call, OK, pack(session)))
-                    case msg.AttachSession(call, number_of, key, attempt, handles):
-                        outcome = self.apply(ops.SessionAttach(number_of, key, REPLICA, attempt))
-                        if outcome.status == OK:
-                            session = number_of
-                            self.handles.declare(session, handles)
-                        conn.send(msg.Answer(call, outcome.status, outcome.body))
-                    case msg.CloseSession(call, number_of, key):
-                        self.apply(ops.SessionClose(number_of, key))
-                        self.release(self.handles.forget(number_of))
-                        conn.send(msg.Answer(call, OK, pack(None)))
-                    case msg.CloseHandles(handles):
-                        self.release([ino for ino, count in handles if self.handles.close(session, ino, count)])
-                    case msg.Ping(number):
-                        conn.send(msg.Pong(number, True))
-                    case _:
-                        log.info("ignored: %r", message)
+            async with trio.open_nursery() as nursery:
+                try:
+                    while True:
+                        message, _ = await conn.receive()
+                        asks = isinstance(message, msg.RequestCall | msg.QueryCall)
+                        if asks and self.faults.hold is not None and not self.faults.hold_kinds:
+                            await self.faults.hold.wait()
+                        self._take(who, message, nursery)
+                finally:
+                    nursery.cancel_scope.cancel()
+        except* ConnectionLost as exc:
+            log.debug("%s: %s", conn.where, exc)
         finally:
             self.connections.discard(conn)
+            self._lent.pop(conn, None)
+            for (of, _), event in self._let_go.items():
+                if of is conn:
+                    event.set()
+            if self.attached.get(who.session) is conn:
+                del self.attached[who.session]
+
+    def _take(self, who: Client, message: object, nursery: trio.Nursery) -> None:
+        conn = who.conn
+        match message:
+            case msg.QueryCall(call, data, shown):
+                if not self._refused(conn, call):
+                    self._now_or_later(nursery, who, decode(data), self._query, (call, data, shown))
+            case msg.RequestCall(call, session, slot, number, data, shown):
+                if not self._refused(conn, call):
+                    asked = self.rights.asked(who, decode(data), shown, time.monotonic_ns() // 1000)
+                    self._now_or_later(nursery, who, asked, self._request, (call, session, slot, number, asked))
+            case msg.OpenSession(call, key, client, slots, attempt):
+                outcome = self.apply(ops.SessionOpen(key, client, slots, REPLICA, attempt))
+                who.session = decode_int(outcome.body)
+                self.handles.declare(who.session, ())
+                self.attached[who.session] = conn
+                conn.send(msg.Answer(call, OK, pack(who.session)))
+            case msg.AttachSession(call, number_of, key, attempt, handles):
+                outcome = self.apply(ops.SessionAttach(number_of, key, REPLICA, attempt))
+                if outcome.status == OK:
+                    who.session = number_of
+                    self.handles.declare(number_of, handles)
+                    self.attached[number_of] = conn
+                conn.send(msg.Answer(call, outcome.status, outcome.body))
+                self._ask_back(who.session)
+            case msg.CloseSession(call, number_of, key):
+                self.apply(ops.SessionClose(number_of, key))
+                self._changed()
+                self.release(self.handles.forget(number_of))
+                conn.send(msg.Answer(call, OK, pack(None)))
+            case msg.CloseHandles(handles):
+                self.release([ino for ino, count in handles if self.handles.close(who.session, ino, count)])
+            case msg.Ping(number):
+                conn.send(msg.Pong(number, True))
+            case msg.KeepCache(number):
+                if not self.faults.no_leases:
+                    self._lent[conn] = time.monotonic() + LEASE_S
+                    conn.send(msg.CacheLease(number, 1, int(LEASE_S * 800_000)))
+            case msg.Recalled(number):
+                if (event := self._let_go.pop((conn, number), None)) is not None:
+                    event.set()
+            case _:
+                log.info("ignored: %r", message)
+
+    # -- what is lent and delegated
+
+    def _changed(self) -> None:
+        self.returned.set()
+        self.returned = trio.Event()
+
+    def _in_the_way(self, who: Client, op: Any, *, query: bool) -> list[int]:
+        """Directories delegated to somebody else that *op* depends on."""
+        delegated = self.machine.delegated
+        if not delegated:
+            return []
+        if not query:
+            return in_the_way(delegated, who.session, op, look(self.store, op))
+        read = self.machine.query(op, self.handles).read
+        return [ino for ino in read if ino in delegated and delegated[ino][0] != who.session]
+
+    def _ask_back(self, session: int) -> None:
+        conn = self.attached.get(session)
+        mine = tuple(sorted(d for d, now in self.machine.delegated.items() if now == (session, True)))
+        if mine and conn is not None:
+            conn.send(DelegationRecall(mine))
+
+    def _now_or_later(
+        self, nursery: trio.Nursery, who: Client, op: Any, do: Callable[..., None], args: tuple[Any, ...]
+    ) -> None:
+        """*do(who, *args)* when nothing is in the way of *op*."""
+        held = self.faults.hold is not None and isinstance(op, self.faults.hold_kinds)
+        query = do == self._query
+        others = not query and any(conn is not who.conn for conn in self._lent)
+        if not (held or others or self._in_the_way(who, op, query=query)):
+            do(who, *args)
+            return
+
+        async def later() -> None:
+            if held and self.faults.hold is not None:
+                await self.faults.hold.wait()
+            while met := self._in_the_way(who, op, query=query):
+                self.apply(RecallDelegations(tuple(met)))
+                for session in {self.machine.delegated[ino][0] for ino in met}:
+                    self._ask_back(session)
+                await self.returned.wait()
+            if not query:
+                for conn in [conn for conn in self._lent if conn is not who.conn]:
+                    await self._recall(conn)
+            do(who, *args)
+
+        nursery.start_soon(later)
+
+    async def _recall(self, conn: Connection) -> None:
+        until = self._lent[conn]
+        number = self._recalls[conn] = self._recalls.get(conn, 0) + 1
+        event = self._let_go[conn, number] = trio.Event()
+        conn.send(msg.Recall(number, (), ()))
+        with trio.move_on_after(until - time.monotonic()):
+            await event.wait()
+
+    def _request(self, who: Client, call: int, session: int, slot: int, number: int, asked: Any) -> None:
+        conn = who.conn
+        if (status := self.faults.refuse.pop(type(asked), None)) is not None:
+            conn.send(msg.Answer(call, status, b""))
+            return
+        outcome = self.apply(asked, session, slot, number)
+        self.requests.append(asked)
+        if isinstance(asked, Undelegate):
+            self._changed()
+        if self.faults.lose_replies:
+            self.faults.lose_replies -= 1
+            conn.close("reply lost")
+            return
+        if outcome.opened and outcome.status == OK:
+            self.handles.open(session, outcome.opened)
+        granted = self.signer.replied(who.uuid, asked, outcome)
+        conn.send(msg.Answer(call, outcome.status, outcome.body, conn in self._lent, granted))
 
     def _refused(self, conn: Connection, call: int) -> bool:
         if self.faults.not_serving:
@@ -207,7 +315,7 @@ class OneReplica:
             granted = self.signer.listed(uuid, session, op, result.body)
         else:
             granted = self.signer.answered(uuid, session, op, result.body) if result.status == OK else b""
-        conn.send(msg.Answer(call, result.status, result.body, False, granted))
+        conn.send(msg.Answer(call, result.status, result.body, conn in self._lent, granted))
 
 
 def decode_int(body: bytes) -> int:
@@ -327,10 +435,7 @@ async def one_replica(
     welcome = msg.Welcome(PROTOCOL_VERSION, msg.Role.MDS, str(REPLICA), bytes(16), 1)
 
     async def converse(conn: Connection, hello: msg.Hello) -> None:
-        try:
-            await replica.converse(conn, hello)
-        except ConnectionLost as exc:
-            log.debug("%s: %s", conn.where, exc)
+        await replica.converse(conn, hello)
 
     try:
         async with trio.open_nursery() as nursery:

@@ -14,12 +14,13 @@ import pytest
 import trio
 import trio.testing
 
-from client.api import File, FileSystem
+from client.api import File, FileSystem, open_file_system
 from client.capabilities import Access
 from ossd import identity
 from ossd.disk import Disk
 from tests.client.one_replica import Cluster
 from tests.client.test_service import opened
+from wire import ops
 from wire.errors import FileSystemError
 from wire.messages import ObjectSync, ObjectWrite
 
@@ -300,3 +301,23 @@ async def test_a_small_file_that_grows_out_is_written_again_after_a_power_cut(mo
         await file.fsync()
         assert bytes(await file.read(5000, 0)) == small + bytes(96) + b"end"
         await file.close()
+
+
+async def test_a_write_while_a_commit_waits_for_another(tmp_path: Path) -> None:
+    """Three processes with one file: what the third writes while the others sync it is not taken for told."""
+    async with opened(tmp_path, inline=0) as (cluster, fs), open_file_system(cluster.config) as other:
+        file = await fs.create("/f")
+        faults = cluster.replica.faults
+        faults.hold, faults.hold_kinds = trio.Event(), (ops.Commit,)
+        async with trio.open_nursery() as nursery:
+            changing = file._handle.data._changing
+            for k in range(2):
+                await file.write(b"%d" % k, k)
+                nursery.start_soon(file.flush)
+                with trio.fail_after(20):
+                    while not changing.locked() or changing.statistics().tasks_waiting < k:
+                        await trio.lowlevel.checkpoint()
+            await file.write(b"2", 2)
+            faults.hold.set()
+        await file.close()
+        assert await other.read_file("/f") == b"012"
