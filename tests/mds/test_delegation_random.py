@@ -329,7 +329,7 @@ def test_what_clients_answer_by_themselves_is_true_everywhere(
 
 
 def _no_recall_for_queries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Delegating, "keeps_from", lambda self, session, read: False)
+    monkeypatch.setattr(Delegating, "keep_from", lambda self, session, read: {})
 
 
 def _not_looked_at_when_executed(monkeypatch: pytest.MonkeyPatch) -> None:
