@@ -406,7 +406,7 @@ class Births:
                 kept = delegations.failed(parent, now)
         if not kept:
             self._give_back((parent,))
-        elif not self._cache.is_complete(parent):
+        elif parent in delegations.held and not self._cache.is_complete(parent):
             await self._list(cred, parent)
 
     async def _list(self, cred: ops.Cred, parent: int) -> None:

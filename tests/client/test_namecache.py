@@ -201,3 +201,34 @@ def test_requests_that_bar_a_directory() -> None:
         assert {ino for ino in (7, 8) if cache.is_barred(ino)} == barred
         cache.end(op, touched, True, None, None)
         assert not cache.is_barred(7) and not cache.is_barred(8)
+
+
+def test_a_directory_is_not_listed_while_what_was_made_in_it_is_forgotten() -> None:
+    """1. A file is made here. 2. Everything is called back. 3. The service lists the directory, before it hears of the
+    file: that would be taken for all there is."""
+    cache = leased()
+    cache.learn_attr(attr(7, 0o040755), cache.stamp)
+    assert cache.begin_listing(7)
+    cache.end_listing(7, [])
+    cache.made_here(7, b"x", attr(9))
+    cache.recall((), (), 0.0)
+    assert not cache.begin_listing(7)
+    cache.born(7, b"x", attr(9), None, True)
+    assert cache.begin_listing(7)
+    cache.end_listing(7, [(b"x", 9)])
+    assert cache.is_complete(7)
+    cache.made_here(7, b"y", attr(10))
+    assert not cache.begin_listing(7)  # is complete
+    cache.renewed(2, 1e9)
+    cache.learn(7, b"x", attr(9), cache.stamp)
+    assert not cache.begin_listing(7) and cache.lookup(ROOT, 7, b"y", 0.0) is None
+
+
+def test_a_directory_is_listed_while_what_was_made_in_it_is_remembered() -> None:
+    cache = leased()
+    cache.learn(7, b"x", None, cache.stamp)
+    cache.learn_attr(attr(7, 0o040755), cache.stamp)
+    cache.made_here(7, b"x", attr(9))
+    assert cache.begin_listing(7)
+    cache.end_listing(7, [])
+    assert cache.lookup(ROOT, 7, b"x", 0.0) == attr(9) and cache.lookup(ROOT, 7, b"z", 0.0) == ABSENT

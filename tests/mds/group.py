@@ -16,10 +16,11 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-from mds.batch import Decoded
+from mds.batch import Decoded, decode_batch
 from mds.caches import LEASE_US
 from mds.check import check
 from mds.machine import Bootstrap, Outcome, StateMachine
+from mds.namespace.layout import INLINE
 from mds.replica import Replica
 from mds.schema import META, META_POSITION, META_WAITING
 from mds.shell import Client
@@ -144,9 +145,12 @@ class Node:
         self.base.mkdir()
         self.disk = Journal(world.clock, world.rng, list(world.first), self._flushed, _never)
         self.offset = world.rng.randrange(1, 1000 * SECOND)
+        self.skew = self.offset
+        """What its clock of the day shows more than true time."""
         self.running = False
         self.paused = False
         self._inbox: list[Callable[[], None]] = []
+        self._taken = 0
         self.life = 0
         self.lines: list[Line] = []
         self.replica: Replica
@@ -184,19 +188,19 @@ class Node:
         """The state machine over the store; what it executes is noted."""
         state = StateMachine(self.store, self.me, self.world.bootstrap)
         for index, outcome in state.taken_up:
-            self.world.applied(index, [outcome])
+            self.world.applied(index, [outcome], [None])
         apply = state.apply
 
         def noted(index: int, origin: int, batch: bytes, known: Decoded | None = None) -> list[Outcome]:
             outcomes = apply(index, origin, batch, known)
-            self.world.applied(index, outcomes)
+            self.world.applied(index, outcomes, decode_batch(batch)[1])
             return outcomes
 
         execute = state.execute
 
         def noted_alone(index: int, k: int, op: Any) -> Outcome:
             outcome = execute(index, k, op)
-            self.world.applied(index, [outcome])
+            self.world.applied(index, [outcome], [op])
             return outcome
 
         state.apply = noted  # type: ignore[method-assign]
@@ -236,9 +240,11 @@ class Node:
             self._inbox.append(happen)
             return
         happen()
-        self.replica.group.validate()
-        self.replica.caches.validate()
-        self.replica.schedule.validate()
+        self._taken += 1
+        if self._taken % self.world.validate_every == 0:
+            self.replica.group.validate()
+            self.replica.caches.validate()
+            self.replica.schedule.validate()
         self._arm()
 
     # -- Shell
@@ -247,7 +253,7 @@ class Node:
         return self.offset + self.world.clock.now
 
     def stamp_ns(self) -> int:
-        return START_NS + 1000 * self.now()
+        return START_NS + 1000 * (self.skew + self.world.clock.now)
 
     def append(self, ticket: int, records: list[Record]) -> bool:
         if self.world.fast_disks and not self._waiters and self.disk.append_now(records, []):
@@ -685,6 +691,8 @@ class User:
 def inodes_told(call: Call) -> set[int]:
     """What an answer under a lease is about."""
     op = call.op
+    if isinstance(op, CreateDelegated):
+        return {op.ino}
     if isinstance(op, ops.Lookup) or hasattr(op, "parent"):
         return {op.parent, call.body[0]}
     if isinstance(op, ops.ReadDir):
@@ -695,7 +703,7 @@ def inodes_told(call: Call) -> set[int]:
 class Group:
     """Replicas, witnesses, clients; started, in one view, and ready."""
 
-    def __init__(self, path: Path, seed: int = 0, replicas: int = 3, witnesses: int = 0) -> None:
+    def __init__(self, path: Path, seed: int = 0, replicas: int = 3, witnesses: int = 0, inline: int = INLINE) -> None:
         self.path = path
         self.seed = seed
         self.rng = Random(seed)
@@ -706,6 +714,7 @@ class Group:
         witness_ids = tuple(range(101, 101 + witnesses))
         self.bootstrap = Bootstrap(
             root_mode=0o777,
+            inline=inline,
             replicas=tuple((r, f"replica-{r}") for r in self.replica_ids),
             witnesses=tuple((w, f"witness-{w}") for w in witness_ids),
         )
@@ -720,6 +729,8 @@ class Group:
         self.client_cuts: set[tuple[int, int]] = set()
         self.may_differ = False
         """A story in which states differ; in all others an alarm is a false one."""
+        self.validate_every = 1
+        """A replica is looked at closely after so many things that happen to it."""
         self.notice = 0
         """A client notices at most so long after it that the process of its replica is gone."""
         self.executed: dict[tuple[int, int, int], int] = {}
@@ -827,8 +838,8 @@ class Group:
         assert call.ok, f"{op} answered {call.status}"
         return call.body
 
-    def applied(self, index: int, outcomes: list[Outcome]) -> None:
-        """A replica has applied the batch at *index*."""
+    def applied(self, index: int, outcomes: list[Outcome], operations: list[Any]) -> None:
+        """A replica has applied what is in the batch at *index*. An operation is None where it is not known here."""
         for outcome in outcomes:
             if outcome.store_reply:
                 request = outcome.session, outcome.slot, outcome.number
@@ -887,8 +898,7 @@ class Group:
         self.until(lambda: len({n.replica.comparing.alarm.records.latest for n in self.nodes.values()}) == 1)
         # When a state was last written is each one's own matter, so the position in it is, and what waited there.
         first, *others = [
-            [record for record in harness.contents(state.store) if record[:2] not in OWN]
-            for state in states
+            [record for record in harness.contents(state.store) if record[:2] not in OWN] for state in states
         ]
         assert all(other == first for other in others)
 
