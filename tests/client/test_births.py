@@ -50,7 +50,7 @@ class Mount(FileSystem):
         return ino
 
     async def until(self, true: object) -> None:
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while not true():  # type: ignore[operator]
                 await trio.lowlevel.checkpoint()
 
