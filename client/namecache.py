@@ -339,8 +339,8 @@ class NameCache:
         if directory in self._complete or directory in self._listing or directory in self._busy:
             return False
         names = self._names.get(directory, {})
-        unborn = [name for above, name in self._unborn if above == directory]
-        if not all(name in names for name in unborn):
+        ours = (name for above, name in self._unborn if above == directory)
+        if directory in self._unborn_in and not all(name in names for name in ours):
             return False  # forgotten with all the rest, and the service may list it without them
         self._listing[directory] = True
         return True
