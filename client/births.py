@@ -315,13 +315,22 @@ class Births:
         if isinstance(op, ops.SetAttr | ops.SetXattr | ops.RemoveXattr) and self._may_be_ours(op.ino):
             # What is known of its mode, owner and policy will not be true any more.
             self._give_back((op.ino,))
-        before = self._unborn.before(op)
-        if before:
-            self._want(before)
-            for birth in before:
-                await birth.done.wait()
-        while (named := self._unborn.named(op)) is not None:
-            await self.wait(named)
+        # 1. A directory is to be removed, which waits for files elsewhere. 2. A file is made in it. 3. The service
+        # removes the directory, empty as far as it knows, before it hears of the file.
+        removes = isinstance(op, ops.Rmdir)
+        if removes:
+            self._cache.bar()
+        try:
+            before = self._unborn.before(op)
+            if before:
+                self._want(before)
+                for birth in before:
+                    await birth.done.wait()
+            while (named := self._unborn.named(op)) is not None:
+                await self.wait(named)
+        finally:
+            if removes:
+                self._cache.unbar()
 
     def _may_be_ours(self, ino: int) -> bool:
         return ino in self.delegations.held or ino in self.delegations.asking
