@@ -64,7 +64,7 @@ class Crowd:
     def _act(self, holder: Holder, k: int) -> None:
         if self.stopped or not holder.alive:
             return
-        if not holder.paused and holder.busy < 3:
+        if not holder.paused and holder.busy < 2:
             self._do(holder, self._somewhere(k))
         self.world.clock.after(self.rng.randrange(self.pace // (3 if k < 3 else 1)), self._act, holder, k)
 
@@ -94,8 +94,7 @@ class Crowd:
         elif x < 0.16 and above in self.below:
             self._end(holder, above)
         elif x < 0.13:
-            for one in rng.sample(NAMES, 3):
-                holder.ask(ops.Create(cred, above, one, 0o644), self._seen)
+            self._one_by_one(holder, [ops.Create(cred, above, one, 0o644) for one in rng.sample(NAMES, 3)])
         elif x < 0.45:
             self._make(holder, above, rng.sample(NAMES, rng.randrange(1, 10)))
         elif x < 0.55:
@@ -105,8 +104,7 @@ class Crowd:
         elif x < 0.69:
             holder.ask(ops.GetAttr(above))
         elif x < 0.80:
-            for one in rng.sample(NAMES, 4):
-                holder.ask(ops.Unlink(cred, above, one))
+            self._one_by_one(holder, [ops.Unlink(cred, above, one) for one in rng.sample(NAMES, 4)])
         elif x < 0.85:
             to = rng.choice((above, self._somewhere()))
             if to != above and rng.random() < 0.2:
@@ -133,6 +131,10 @@ class Crowd:
             )
         elif holder.held:
             holder.give_back(rng.choice(sorted(holder.held)))
+
+    def _one_by_one(self, holder: Holder, left: list[Any]) -> None:
+        if left and not self.stopped and holder.alive:
+            holder.ask(left[0], lambda deed: self._one_by_one(holder, left[1:]))
 
     def _race(self, holder: Holder, above: int, name: bytes) -> None:
         """Somebody makes a file as soon as the directory is delegated to it, and somebody else earlier."""
@@ -229,7 +231,7 @@ class Crowd:
         if holder.paused:
             holder.wake()
             for directory in list(holder.held):
-                for name in NAMES if not self.stopped else ():
+                for name in NAMES[:4] if not self.stopped else ():
                     holder.ask(ops.Create(self.world.cred, directory, name, 0o644), self._seen)
 
     def fault_of_a_replica(self) -> None:
@@ -321,15 +323,15 @@ def play(
         world.close()
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(6))
 def test_what_clients_answer_by_themselves_is_true_everywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    assert play(tmp_path, seed, monkeypatch)["by itself"] > 20
+    assert play(tmp_path, seed, monkeypatch, time=3 * SECOND)["by itself"] > 10
 
 
 def _no_recall_for_queries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Delegating, "keeps_from", lambda self, session, read: False)
+    monkeypatch.setattr(Delegating, "keep_from", lambda self, session, read: {})
 
 
 def _not_looked_at_when_executed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,7 +347,7 @@ def _absent_names_depend_on_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _not_told_of_recalls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Delegating, "tell", lambda self, clients, parents: None)
+    monkeypatch.setattr(Delegating, "tell", lambda self, clients, op: None)
 
 
 def _told_nothing_on_attach(monkeypatch: pytest.MonkeyPatch) -> None:
