@@ -96,11 +96,15 @@ def state_of(config: Config, replica: int | None, where: Path | None) -> Iterato
             complete(store, number)
             index = unpack_untrusted(applied)[0]
             base_number = schema.numbers_from(store.get(schema.META, schema.META_NUMBERS))
-            sessions = (int.from_bytes(key, "big") for key, _ in store.scan(schema.HOLDERS, b"", None))
-            given_out = tuple(first for session in sessions for first in delegations.holder(store, session).blocks)
-            yield Copy(store, number, index, schema.number_at(base_number + index + 1, 0), given_out)
+            yield Copy(store, number, index, schema.number_at(base_number + index + 1, 0), given_out(store))
         finally:
             store.close()
+
+
+def given_out(store: Store) -> tuple[int, ...]:
+    """The first numbers of all blocks that sessions have."""
+    sessions = [int.from_bytes(key, "big") for key, _ in store.scan(schema.HOLDERS, b"", None)]
+    return tuple(first for session in sessions for first in delegations.holder(store, session).blocks)
 
 
 def complete(store: Store, replica: int) -> None:

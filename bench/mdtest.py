@@ -2,12 +2,13 @@
 
 The phases of mdtest with plain POSIX calls, so that any file system can be measured with the same program::
 
-    python -m bench.mdtest -d DIR -n ITEMS [-N PROCESSES] [-u] [-w BYTES] [-e BYTES] [-i ITERATIONS] [--json]
+    python -m bench.mdtest -d DIR -n ITEMS [-N PROCESSES] [-u] [-w BYTES] [-e BYTES] [-Y] [-i ITERATIONS] [--json]
 
 As in mdtest, every process waits at a barrier before each phase, works on its own items, and the phase's rate is the
 number of all items divided by the time of the slowest process.  A file is created, written (-w), closed; a file that
 is read (-e) is opened, read, closed.  With -u each process has a directory of its own, otherwise all work in one.
-Directories of one iteration: DIR/mdtest.I (the tree), below it one per process with -u.
+Directories of one iteration: DIR/mdtest.I (the tree), below it one per process with -u. With -Y each phase ends with
+fsync(2) of its directory, in the time that is measured: so what is answered before it is durable counts when it is.
 
 The claim it serves: with three replicas whose logs are flushed before every answer, one process creates at least
 1,000 files/s and stats 5,000/s on two cores.
@@ -55,6 +56,7 @@ class Options:
     write_bytes: int = 0
     read_bytes: int = 0
     iterations: int = 1
+    sync_phases: bool = False
 
 
 class BenchError(Exception):
@@ -69,16 +71,29 @@ class Rank:
 
     def __init__(self, options: Options, base: str, rank: int) -> None:
         self.items = range(options.items)
+        self._base = base
         self._directory = f"{base}/dir.mdtest.{rank}."
         self._file = f"{base}/file.mdtest.{rank}."
         self._payload = bytes(options.write_bytes)
         self._read_bytes = options.read_bytes
+        self._sync_phases = options.sync_phases
 
     def phase(self, name: str) -> Callable[[], None]:
         """The work of phase *name*, ready to be timed."""
         found = getattr(self, name.replace(" ", "_"))
         assert callable(found)
-        return found  # type: ignore[no-any-return]
+        if not self._sync_phases:
+            return found  # type: ignore[no-any-return]
+
+        def synced() -> None:
+            found()
+            fd = os.open(self._base, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+        return synced
 
     def directory_creation(self) -> None:
         for k in self.items:
@@ -322,6 +337,7 @@ def parse(argv: list[str]) -> tuple[Options, bool]:
     parser.add_argument("-u", dest="unique", action="store_true", help="a directory for each process")
     parser.add_argument("-w", dest="write_bytes", type=_size, default=0, help="bytes written to each file (0)")
     parser.add_argument("-e", dest="read_bytes", type=_size, default=0, help="bytes read from each file (0)")
+    parser.add_argument("-Y", dest="sync_phases", action="store_true", help="fsync the directory after each phase")
     parser.add_argument("-i", dest="iterations", type=_count, default=1, help="iterations (1)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     found = parser.parse_args(argv)

@@ -44,7 +44,7 @@ class Birth:
     """One unborn file."""
 
     __slots__ = (
-        "attr", "bare", "block", "closed", "cred", "data", "done", "made_ns", "name", "parent", "promised", "ready",
+        "attr", "bare", "block", "closed", "cred", "data", "done", "name", "parent", "promised", "ready",
         "sent", "since", "whole",
     )  # fmt: skip
 
@@ -54,8 +54,6 @@ class Birth:
         self.name = name
         self.attr = attr
         """As it was when it was made; what the service will say, but for the layout."""
-        self.made_ns = 0
-        """By our clock."""
         self.block = block
         """Of the inode number."""
         self.since = since
@@ -141,10 +139,8 @@ class Births:
             self._ask_for_more(cred, parent)
             return None
         number, block = delegations.numbers.take()
-        now_ns = int(now * _NS)
-        time_ns = delegations.clock.now(now_ns, cache.changed_ns(parent))
+        time_ns = delegations.clock.now(int(now * _NS), cache.changed_ns(parent))
         birth = Birth(cred, parent, name, new_file(above.attr, cred, mode, number, above.inline, time_ns), block, 0.0)
-        birth.made_ns = now_ns
         delegations.made(parent, now)
         self._ask_for_more(cred, parent)
         return birth
@@ -410,7 +406,7 @@ class Births:
                 kept = delegations.failed(parent, now)
         if not kept:
             self._give_back((parent,))
-        elif not self._cache.is_complete(parent):
+        elif parent in delegations.held and not self._cache.is_complete(parent):
             await self._list(cred, parent)
 
     async def _list(self, cred: ops.Cred, parent: int) -> None:

@@ -61,6 +61,8 @@ class DirectoryHandle:
     """Cookie after which ``buffer`` goes on."""
     complete: bool = False
     """Nothing comes after ``buffer``."""
+    capability: bytes = b""
+    """For the rest of the listing; empty where it comes as root's, or has not begun."""
     error: int = OK
 
     def forget(self) -> None:

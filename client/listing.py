@@ -15,7 +15,8 @@ from client.inodes import DirectoryHandle
 from wire.errors import FileSystemError
 from wire.ops import ReadDir
 
-Ask = Callable[[Any], Awaitable[Any]]
+Ask = Callable[[Any, bytes], Awaitable[tuple[Any, bytes]]]
+"""As :meth:`client.service.MetadataClient.query_granting`."""
 
 
 def removed(ino: int, handles: Iterable[DirectoryHandle]) -> Attr | None:
@@ -54,16 +55,19 @@ async def fill(ask: Ask, handle: DirectoryHandle, cookie: int, births: Births | 
 async def _page(ask: Ask, handle: DirectoryHandle, cookie: int) -> tuple[Any, bool]:
     """The entries after *cookie*, and whether those are all."""
     # Permission was asked when it was opened; asked by root, so that a later chmod does not stop the listing.
-    # Where root is not root (exports), the one who opened it asks.
+    # Where root is not root (exports), the one who opened it asks, and gets a capability for the rest of it.
+    shown = handle.capability
     try:
         try:
-            found, end = await ask(ReadDir(ROOT, handle.ino, cookie, limits.READDIR_BATCH))
+            page, granted = await ask(ReadDir(ROOT, handle.ino, cookie, limits.READDIR_BATCH), shown)
         except FileSystemError as exc:
             if exc.status != errno.EACCES:
                 raise
-            found, end = await ask(ReadDir(handle.cred, handle.ino, cookie, limits.READDIR_BATCH))
+            page, granted = await ask(ReadDir(handle.cred, handle.ino, cookie, limits.READDIR_BATCH), shown)
     except FileSystemError as exc:
         if exc.status not in (errno.ENOENT, errno.ESTALE):
             raise
         return (), True  # removed while open: an empty directory (POSIX readdir)
+    handle.capability = granted or shown
+    found, end = page
     return found, end

@@ -338,6 +338,9 @@ class NameCache:
         """*directory*, delegated to us, is about to be listed, to know all of its names. False: no use, now."""
         if directory in self._complete or directory in self._listing or directory in self._busy:
             return False
+        names = self._names.get(directory, {})
+        if directory in self._unborn_in and not all(name in names for above, name in self._unborn if above == directory):
+            return False  # forgotten with all the rest, and the service may list it without them
         self._listing[directory] = True
         return True
 

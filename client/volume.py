@@ -574,7 +574,7 @@ class Volume:
 
     async def entries(self, handle: DirectoryHandle, cookie: int) -> None:
         """See to it that ``handle.buffer`` goes on after *cookie* and is empty only at the end."""
-        await listing.fill(self.service.query, handle, cookie, self._births)
+        await listing.fill(self.service.query_granting, handle, cookie, self._births)
 
     def close_directory(self, number: int) -> None:
         self.directories.remove(number)

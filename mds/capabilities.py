@@ -1,5 +1,5 @@
 """Capabilities that this replica gives its clients: with answers to those who open, make or cut off a file, and to
-those who renew one. See :mod:`wire.capability`.
+those who renew one; and with pages of a listing, for the rest of it. See :mod:`wire.capability`.
 
 What was allowed at open(2) stays allowed as long as the file is open, whatever becomes of its mode; that it was allowed
 is what the old capability says, signed, wherever it was given. So nothing about it is kept here.
@@ -27,7 +27,7 @@ from wire.capability import (
     sign,
     signing_key,
 )
-from wire.codec import unpack_untrusted
+from wire.codec import pack, unpack_untrusted
 from wire.delegation import CreateDelegated
 from wire.errors import OK, Status
 from wire.fileops import Renew
@@ -43,6 +43,9 @@ _INO: Final = ops.ATTR_FIELDS.index("ino")
 _MODE: Final = ops.ATTR_FIELDS.index("mode")
 _LAYOUT: Final = ops.ATTR_FIELDS.index("layout")
 _OBJECTS: Final = ops.ATTR_FIELDS.index("objects")
+
+_MORE: Final = pack(False)
+"""The end of an answer to ReadDir after which others follow."""
 
 
 class Signer:
@@ -99,6 +102,13 @@ class Signer:
         if outcome.status != OK or (given_again and not (type(op) in _CREATE and outcome.opened)):
             return b""
         return self.answered(uuid, outcome.session, op, outcome.body)
+
+    def listed(self, uuid: bytes, session: int, op: ops.ReadDir, body: bytes) -> bytes:
+        """What goes with a page of a listing: the right to the rest of it, if there is more and *op* was allowed by its
+        credentials. Root's always are, so it is given none (and a mount of root's pays nothing)."""
+        if not session or op.cred.uid == 0 or not body.endswith(_MORE):
+            return b""
+        return self._signed(uuid, READ, op.ino, session, (), op.ino)  # a directory's number is that of no objects
 
     def service(self, uuid: bytes) -> bytes:
         """For this replica itself, which its Hello calls *uuid*: to delete what is owed, and to cut off."""

@@ -138,6 +138,7 @@ class Delegating:
     def clear(self) -> None:
         """Whoever waits for what is here has been told to ask elsewhere."""
         self._aside.clear()
+        self._looked = -1  # another state counts anew
         self._pause = False
         self._wanted.clear()
         self._asked.clear()

@@ -8,9 +8,16 @@ messages that were pending when it came, and runs again.  What touches nothing p
 from __future__ import annotations
 
 from collections import Counter
+from typing import Final
+
+from wire import ids
 
 Key = tuple[int, int, int]
 """(epoch, sender, seq) of a message."""
+
+ANYTHING: Final = ids.U64_MAX
+"""Stands among the inodes that a query reads for all there are: it waits for everything that is pending. For what is
+asked rarely and changed by nearly every request."""
 
 
 class Pending:
@@ -54,7 +61,11 @@ class Pending:
 
     def conflicts(self, read: frozenset[int]) -> list[Key]:
         """The messages that may change what was *read*; the query waits for these and no later ones."""
-        if not self._messages or not (self._anything or any(ino in self._touched for ino in read)):
+        if not self._messages:
+            return []
+        if ANYTHING in read:
+            return list(self._messages)
+        if not (self._anything or any(ino in self._touched for ino in read)):
             return []
         return [k for k, touched in self._messages.items() if touched is None or not touched.isdisjoint(read)]
 

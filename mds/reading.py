@@ -97,6 +97,8 @@ class Reading:
             if status != OK:
                 client.send(msg.Answer(m.call, status, b""))
                 return
+        elif m.capability and isinstance(op, ops.ReadDir):
+            op = self.rights.listing(client, op, m.capability)
         query = Parked(client, m.call, op, frozenset())
         if not self._answer(query, first=True):
             self.parked.append(query)
@@ -131,7 +133,10 @@ class Reading:
         lease = isinstance(query.op, _CACHEABLE) and not conflicts and self._lending.caches.has(query.client)
         if lease:
             lease = self._lending.grant(query.client, result.read)
-        query.client.send(msg.Answer(query.call, result.status, result.body, lease))
+        capability = b""
+        if type(query.op) is ops.ReadDir:
+            capability = self._signer.listed(query.client.uuid, query.client.session, query.op, result.body)
+        query.client.send(msg.Answer(query.call, result.status, result.body, lease, capability))
         return True
 
     def _granting(self, query: Parked, body: bytes) -> msg.Answer:

@@ -3,6 +3,9 @@
 Such an operation carries no credentials: who asks was checked when the file was opened, and its mode may be another one
 by now. The replica that it comes to checks the capability before anything is ordered. What is not allowed is ordered
 as :class:`wire.fileops.Denied`, and changes nothing but its slot.
+
+A listing is opened without the service (opendir(3) asks for permission, no more), so the capability for the rest of it
+comes with its first page.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ NEEDED: Final[dict[type, int]] = {
     ReadInline: READ | WRITE,
 }
 """Of these rights one."""
+_ROOT: Final = ops.Cred(0, 0, ())
 
 TOLD_EVERY_US: Final = 1_000_000
 """Refusals of one client are logged this often at most, with how many there were."""
@@ -65,6 +69,11 @@ class Rights:
         else:
             good = self._signer.judge(client.uuid, client.session, token, op.ino, WRITE)[0] == OK
         return op if good else dataclasses.replace(op, handle=False)
+
+    def listing(self, client: Client, op: ops.ReadDir, token: bytes) -> ops.ReadDir:
+        """A page of a listing, as if root asked where the capability for it is shown; else its credentials decide."""
+        good = self._signer.judge(client.uuid, client.session, token, op.ino, READ)[0] == OK
+        return dataclasses.replace(op, cred=_ROOT) if good else op
 
     def judge(self, client: Client, op: Any, token: bytes, now_us: int) -> int:
         """OK when *token* is good for *op* (of NEEDED, or a truncation), else what *client* is told; logged, now and

@@ -5,7 +5,8 @@ target, and the target checks it before it touches anything. It says which file,
 session and until when, and is signed with a key that only replicas and targets know. The signature covers the uuid
 that the client gives in its Hello, so nobody else can use it.
 
-The client shows it to the service as well, with what it asks about the data of a file (mds.rights).
+The client shows it to the service as well, with what it asks about the data of a file (mds.rights). One for a directory
+is good for the rest of a listing, and at no target.
 
 *Keys* are ordered state (mds.namespace.ops.keys): the next one, the current one, the one before, newest first. Targets
 are told all three and accept them; replicas sign with the current one. So a target knows a key hours before it is

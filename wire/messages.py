@@ -140,7 +140,8 @@ class Answer:
     ``lease``: the client may keep what this tells of the inodes asked about, and of those in the result, for as long
     as its cache lease runs (KeepCache) and until they are recalled (Recall).
     ``capability``: with the answer to Open, Create, Renew and a truncation: what targets want to see, and the service
-    when it is asked about the file's data (wire.capability). Empty when there is no signing key yet.
+    when it is asked about the file's data (wire.capability); with a page of a listing: what is shown with those that
+    follow. Empty when there is no signing key yet.
     """
 
     call: int

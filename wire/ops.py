@@ -486,7 +486,8 @@ class ReadDir:
     """Entries of directory *ino* after *cookie* (0: from the start), at most *limit*.
 
     Result: ``(((name, cookie, attr), ...), end)``; *end* is true when the directory has no more.  ``.`` and
-    ``..`` are not among them.  A cookie is the entry's own and stays valid across failover.
+    ``..`` are not among them.  A cookie is the entry's own and stays valid across failover.  EACCES unless *cred* may
+    read the directory, or the capability is shown that came with another page: who has begun a listing may end it.
     """
 
     cred: Cred

@@ -66,7 +66,8 @@ def getattr_(scope: Scope, op: ops.GetAttr, handles: Handles, read: list[int]) -
 
 
 def readdir(scope: Scope, op: ops.ReadDir, handles: Handles, read: list[int]) -> Any:
-    """A page of a listing. Permission is asked at its beginning (cookie 0), as at opendir(3).
+    """A page of a listing, for who may list the directory. Whose listing is under way shows the capability that its
+    first page came with, and then asks as root: see mds.rights.
 
     A directory that was removed gives ENOENT, as getdents(2) has it; readdir(3) shows that as the end.
     """
@@ -76,8 +77,7 @@ def readdir(scope: Scope, op: ops.ReadDir, handles: Handles, read: list[int]) ->
         raise FileSystemError(errno.ENOENT)
     if not inode.is_dir:
         raise FileSystemError(errno.ENOTDIR)
-    if op.cookie == 0:
-        need(inode, op.cred, R)
+    need(inode, op.cred, R)
     prefix = op.ino.to_bytes(8, "big")
     start = prefix + (op.cookie + 1).to_bytes(8, "big")
     get = scope.store.get
@@ -110,7 +110,7 @@ def getxattr(scope: Scope, op: ops.GetXattr, handles: Handles, read: list[int]) 
     if op.name in acl.NAMES:
         return acl.shown(scope.store, op.ino, inode, op.name)
     if op.name in (quota.ATTRIBUTE, quota.USAGE):
-        return quota_queries.attribute(scope, op.ino, inode, op.name)
+        return quota_queries.attribute(scope, op.ino, inode, op.name, read)
     xattrs.check_read(inode, op.cred, op.name)
     value = scope.store.get(schema.XATTRS, schema.xattr_key(op.ino, op.name)) if inode.xattrs else None
     if value is None:

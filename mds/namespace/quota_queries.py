@@ -1,6 +1,8 @@
 """Pure. What is told of quotas and usage (:mod:`mds.namespace.quota`), and how what lies below a directory is added up.
 
-Usage is not linearizable, as statfs is not: a replica tells what it has applied.
+What is counted in a quota is changed by requests anywhere below its root, which touch their own directory and no more.
+So a query that tells such a sum waits for everything pending (:data:`mds.pending.ANYTHING`): whatever has been answered
+anywhere is counted. Only how much room a mount may count on is told at once: others may take it anyway.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from mds import schema
 from mds.namespace import quota
 from mds.namespace.inode import Inode, decode
 from mds.namespace.perm import R, X, need
+from mds.pending import ANYTHING
 from wire import quotaops
 from wire.errors import FileSystemError
 
@@ -24,12 +27,13 @@ TALLY_ENTRIES = 2048
 """Entries in one page of Tally: what a replica reads in one go, some milliseconds."""
 
 
-def attribute(scope: Scope, ino: int, inode: Inode, name: bytes) -> bytes:
+def attribute(scope: Scope, ino: int, inode: Inode, name: bytes, read: list[int]) -> bytes:
     """``lockstep.quota`` and ``lockstep.usage`` of an inode. ENODATA for the first of what is no quota root."""
     if name == quota.ATTRIBUTE:
         if inode.quota != ino:
             raise FileSystemError(errno.ENODATA)
         return quota.known(scope.store, ino).text()
+    read.append(ANYTHING)
     found = [quota.told(scope, root, record) for root, record in quota.chain(scope.store, inode.quota)]
     for one in found:
         one["path"] = one["path"].decode("utf-8", "surrogateescape")
@@ -43,6 +47,7 @@ def room(scope: Scope, op: quotaops.QuotaRoom, handles: Handles, read: list[int]
 def list_(scope: Scope, op: quotaops.QuotaList, handles: Handles, read: list[int]) -> Any:
     if op.cred.uid != 0:
         raise FileSystemError(errno.EPERM)
+    read.append(ANYTHING)
     found: list[Any] = []
     for key, _value in scope.store.scan(schema.QUOTAS, schema.u64(op.after + 1), None):
         if len(found) == quotaops.LIST_MAX:
@@ -61,6 +66,7 @@ def tally(scope: Scope, op: quotaops.Tally, handles: Handles, read: list[int]) -
     store = scope.store
     exact = not quota.counting(store)
     if inode.quota == op.ino and exact:
+        read.append(ANYTHING)
         record = quota.known(store, op.ino)
         files = record.inodes_used - record.directories
         return record.bytes_used, files, record.directories - 1, (), (), op.cookie, True
@@ -78,7 +84,9 @@ def tally(scope: Scope, op: quotaops.Tally, handles: Handles, read: list[int]) -
         record_of = store.get(schema.INODES, named[:8])
         assert record_of is not None, "an entry names an inode"
         ino, child = int.from_bytes(named[:8], "big"), decode(record_of)
+        read.append(ino)
         if child.is_dir and child.quota == ino and exact:
+            read.append(ANYTHING)
             record = quota.known(store, ino)
             size += record.bytes_used
             files += record.inodes_used - record.directories

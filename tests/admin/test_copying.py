@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from admin import copying
 from admin.copying import complete
+from mds import schema
 from mds.batch import decode_batch
 from mds.check import check
 from mds.namespace import entries
@@ -14,6 +16,7 @@ from tests.mds.harness import ROOT, TOP, World
 from tests.mds.test_machine import flush
 from wire import ops
 from wire.codec import encode, pack
+from wire.delegation import Delegate
 
 
 def test_what_waited_is_in_the_copy(tmp_path: Path) -> None:
@@ -32,3 +35,15 @@ def test_what_waited_is_in_the_copy(tmp_path: Path) -> None:
     complete(store, 1)
     assert entries.find(store, TOP, b"late") is not None and check(store) == []
     store.close()
+
+
+def test_numbers_that_a_client_has_in_advance_may_be_newer_than_a_copy(tmp_path: Path) -> None:
+    """1. A client is given numbers. 2. A copy is made. 3. It makes a large file of one of them."""
+    world = World(tmp_path / "s", inline=4096)
+    _, first, count, _, _ = world.ok(Delegate(ROOT, TOP))
+    below = schema.number_at(world.machine.index + 1, 0)
+    copy = copying.Copy(world.store, 1, world.machine.index, below, copying.given_out(world.store))
+    newer = [number for number in range(first - 2, first + count + 2) if copy.may_be_newer(number)]
+    assert newer == list(range(first, first + count)) and first + count < below
+    assert copy.may_be_newer(below) and not copy.may_be_newer(TOP)
+    world.finish()

@@ -45,6 +45,14 @@ def test_a_rate_is_all_items_by_the_slowest_process(tmp_path: Path, monkeypatch:
     assert rates["tree creation"] == [0.5], "a tree is one operation"
 
 
+def test_a_phase_may_end_with_fsync_of_its_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    for asked in (False, True):
+        mdtest.Rank(Options(str(tmp_path), 1, sync_phases=asked), str(tmp_path), int(asked)).phase("file creation")()
+    assert synced == [str(tmp_path)], "once, after the files were made, and only when it is asked for"
+
+
 def test_each_phase_leaves_what_the_next_one_needs(tmp_path: Path) -> None:
     rank = mdtest.Rank(Options(str(tmp_path), 3, write_bytes=7, read_bytes=7), str(tmp_path), 5)
     rank.phase("file creation")()
@@ -94,6 +102,7 @@ def test_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     assert options == Options("x", 10, 4, True, 4096, 1024, 3)
     assert as_json
     assert mdtest.parse(["-d", "x", "-n", "10"]) == (Options("x", 10), False)
+    assert mdtest.parse(shlex.split("-d x -n 10 -Y"))[0].sync_phases
     for wrong in ("-d x", "-d x -n 0", "-d x -n 5 -w -1", "-d x -n 5 -e 10", "-d x -n 5 -w 1z"):
         with pytest.raises(SystemExit):
             mdtest.parse(wrong.split())

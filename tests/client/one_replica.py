@@ -31,6 +31,7 @@ from client.mount import ClusterConfig
 from daemon.config import ClusterConfig as ClusterPart
 from daemon.config import Config, ReplicaConfig, StorageConfig, TargetConfig
 from mds.capabilities import Signer
+from mds.exports import Squash
 from mds.handles import Handles
 from mds.locksets import in_the_way, look
 from mds.machine import Bootstrap, Outcome, StateMachine
@@ -67,6 +68,8 @@ class Faults:
     overloaded: int = 0
     hold: trio.Event | None = None
     """Requests and queries are not looked at before this is set."""
+    squash: Squash | None = None
+    """Of the credentials in queries; no fault, but an export."""
     hold_kinds: tuple[type, ...] = ()
     """Those of these kinds only; other requests and queries pass them."""
     no_leases: bool = False
@@ -293,6 +296,10 @@ class OneReplica:
         except WireError:
             conn.send(msg.Answer(call, Status.BAD_MESSAGE, b""))
             return
+        if self.faults.squash is not None:
+            op = self.faults.squash.applied(op)
+        if isinstance(op, ops.ReadDir):
+            op = self.rights.listing(client, op, shown)
         status = self.rights.judge(client, op, shown, time.monotonic_ns() // 1000) if type(op) in NEEDED else OK
         if status != OK:
             conn.send(msg.Answer(call, status, b""))
@@ -304,7 +311,10 @@ class OneReplica:
         if renews and not self.signer.renewable(uuid, session, op, self.handles.has(session, op.ino)):
             conn.send(msg.Answer(call, errno.EACCES, b""))
             return
-        granted = self.signer.answered(uuid, session, op, result.body) if result.status == OK else b""
+        if isinstance(op, ops.ReadDir):
+            granted = self.signer.listed(uuid, session, op, result.body)
+        else:
+            granted = self.signer.answered(uuid, session, op, result.body) if result.status == OK else b""
         conn.send(msg.Answer(call, result.status, result.body, conn in self._lent, granted))
 
 

@@ -95,3 +95,140 @@ def test_absent_names_without_end_are_not_kept_without_end(size: int, monkeypatc
         most = max(most, len(cache._names))
     assert most <= 1000 // (1 + size // namecache.LONG) + 1
     assert cache.lookup(ROOT, 2999, b"x" * size, 0.0) == ABSENT, "it goes on to learn"
+
+
+def test_a_file_made_here() -> None:
+    """Known at once; what the service says of it, or of its directory's times, is not learned until it is born."""
+    cache = made_directory()
+    before = cache.stamp
+    new = attr(9)._replace(mtime_ns=50, ctime_ns=50)
+    cache.made_here(7, b"f", new)
+    assert cache.lookup(ROOT, 7, b"f", 0.0) == new and cache.changed_ns(7) == 50
+    cache.learn(7, b"f", None, before)  # it was asked for before
+    cache.learn(7, b"f", None, cache.stamp)
+    cache.learn_attr(attr(7, 0o040755), cache.stamp)
+    assert cache.lookup(ROOT, 7, b"f", 0.0) == new and cache.changed_ns(7) == 50
+    late = cache.stamp
+    cache.born(7, b"f", new._replace(layout=(1, (2,))), cache.stamp, as_told=True)
+    cache.learn_attr(attr(7, 0o040755), late)  # an answer from before
+    found = cache.lookup(ROOT, 7, b"f", 0.0)
+    assert isinstance(found, Attr) and found.layout == (1, (2,)) and cache.changed_ns(7) == 50
+    cache.learn_attr(attr(7, 0o040755), cache.stamp)
+    assert cache.changed_ns(7) == 0
+
+
+@pytest.mark.parametrize("what", ["no lease", "recalled", "other times", "never"])
+def test_a_birth_that_tells_less(what: str) -> None:
+    cache = made_directory()
+    cache.made_here(7, b"f", attr(9))
+    match what:
+        case "no lease":
+            cache.born(7, b"f", attr(9), None, as_told=True)
+        case "recalled":
+            stamp = cache.stamp
+            cache.recall((5,), (), 0.0)
+            cache.born(7, b"f", attr(9), stamp, as_told=True)
+        case "other times":
+            cache.born(7, b"f", attr(9)._replace(ctime_ns=9), cache.stamp, as_told=False)
+            assert cache.getattr(7, 0.0) is None and cache.getattr(9, 0.0) is not None
+            return
+        case "never":
+            cache.never_born(7, b"f", 9)
+            assert cache.lookup(ROOT, 7, b"x", 0.0) is None
+    assert cache.getattr(9, 0.0) is None and cache.lookup(ROOT, 7, b"f", 0.0) is None
+
+
+def test_a_recall_of_what_is_unborn() -> None:
+    """The name is not taken for absent, whatever the service says before it knows it."""
+    cache = made_directory()
+    cache.made_here(7, b"f", attr(9))
+    cache.recall((7,), (), 0.0)
+    cache.learn(7, b"f", None, cache.stamp)
+    assert cache.lookup(ROOT, 7, b"f", 0.0) is None
+
+
+def test_listing_a_directory() -> None:
+    """All of its names are known then, if nothing has come between; until it is given back."""
+    cache = leased()
+    assert cache.begin_listing(7) and not cache.begin_listing(7)
+    cache.end_listing(7, [(b"old", 8)])
+    assert cache.lookup(ROOT, 7, b"new", 0.0) == ABSENT and cache.lookup(ROOT, 7, b"old", 0.0) is None
+    cache.given_back(7)
+    assert cache.lookup(ROOT, 7, b"new", 0.0) is None
+
+    def unlink() -> None:
+        op = ops.Unlink(ROOT, 7, b"old")
+        cache.end(op, cache.begin(op), True, None, None)
+
+    for between in (unlink, cache.clear, lambda: cache.given_back(7), lambda: cache.recall((7,), (), 0.0)):
+        assert cache.begin_listing(7)
+        between()
+        cache.end_listing(7, [(b"old", 8)])
+        assert cache.lookup(ROOT, 7, b"new", 0.0) is None
+    op = ops.Unlink(ROOT, 7, b"old")
+    touched = cache.begin(op)
+    assert not cache.begin_listing(7), "it may be answered before or after"
+    cache.end(op, touched, True, None, None)
+
+
+@pytest.mark.parametrize("what", ["done", "failed", "recalled", "exchange", "same file", "unknown"])
+def test_names_across_a_rename(what: str) -> None:
+    cache = made_directory()
+    if what != "unknown":
+        cache.made_here(7, b"old", attr(9))
+        cache.born(7, b"old", attr(9), cache.stamp, as_told=True)
+    if what in ("exchange", "same file"):
+        cache.learn(7, b"new", attr(9 if what == "same file" else 10), cache.stamp)
+    op = ops.Rename(ROOT, 7, b"old", 7, b"new", ops.RENAME_EXCHANGE if what == "exchange" else 0)
+    touched = cache.begin(op)
+    if what == "recalled":
+        cache.recall((5,), (), 0.0)
+    cache.end(op, touched, what != "failed", None, None)
+    assert cache.lookup(ROOT, 7, b"old", 0.0) == (ABSENT if what == "done" else None)
+    assert cache.lookup(ROOT, 7, b"new", 0.0) is None, "its attributes have changed"
+    assert cache.is_complete(7) == (what == "done")
+
+
+def test_requests_that_bar_a_directory() -> None:
+    cache = leased()
+    for op, barred in (
+        (ops.SetAttr(ROOT, 7, ops.SET_MODE, 0o700, 0, 0, 0, 0, 0, False), {7}),
+        (ops.Rmdir(ROOT, 5, b"d"), {7, 8}),
+        (ops.Rename(ROOT, 5, b"a", 5, b"b", 0), {7, 8}),
+        (ops.Unlink(ROOT, 7, b"a"), set()),
+    ):
+        touched = cache.begin(op)
+        assert {ino for ino in (7, 8) if cache.is_barred(ino)} == barred
+        cache.end(op, touched, True, None, None)
+        assert not cache.is_barred(7) and not cache.is_barred(8)
+
+
+def test_a_directory_is_not_listed_while_what_was_made_in_it_is_forgotten() -> None:
+    """1. A file is made here. 2. Everything is called back. 3. The service lists the directory, before it hears of the
+    file: that would be taken for all there is."""
+    cache = leased()
+    cache.learn_attr(attr(7, 0o040755), cache.stamp)
+    assert cache.begin_listing(7)
+    cache.end_listing(7, [])
+    cache.made_here(7, b"x", attr(9))
+    cache.recall((), (), 0.0)
+    assert not cache.begin_listing(7)
+    cache.born(7, b"x", attr(9), None, True)
+    assert cache.begin_listing(7)
+    cache.end_listing(7, [(b"x", 9)])
+    assert cache.is_complete(7)
+    cache.made_here(7, b"y", attr(10))
+    assert not cache.begin_listing(7)  # is complete
+    cache.renewed(2, 1e9)
+    cache.learn(7, b"x", attr(9), cache.stamp)
+    assert not cache.begin_listing(7) and cache.lookup(ROOT, 7, b"y", 0.0) is None
+
+
+def test_a_directory_is_listed_while_what_was_made_in_it_is_remembered() -> None:
+    cache = leased()
+    cache.learn(7, b"x", None, cache.stamp)
+    cache.learn_attr(attr(7, 0o040755), cache.stamp)
+    cache.made_here(7, b"x", attr(9))
+    assert cache.begin_listing(7)
+    cache.end_listing(7, [])
+    assert cache.lookup(ROOT, 7, b"x", 0.0) == attr(9) and cache.lookup(ROOT, 7, b"z", 0.0) == ABSENT

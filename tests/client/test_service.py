@@ -16,9 +16,11 @@ import trio.testing
 from client import limits
 from client.api import File, FileSystem, open_file_system
 from client.options import MountOptions
+from mds.exports import Squash
 from ossd.disk import Disk
 from tests.client.one_replica import Cluster, one_replica
 from wire import ops
+from wire.errors import FileSystemError
 
 ROOT = ops.Cred(0, 0, ())
 
@@ -286,3 +288,32 @@ async def test_a_copy_that_a_disk_cannot_read_is_no_error_while_there_is_another
             one = await fs.open(Path("/f"))
             assert await one.read(200_000, 0) == b"x" * 200_000
             await one.close()
+
+
+async def test_a_listing_goes_on_after_a_chmod_where_root_is_squashed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mount asks as root, which counts as nobody there, and then as who opened the directory."""
+    monkeypatch.setattr(limits, "READDIR_BATCH", 2)
+    alice = ops.Cred(1001, 1001, ())
+    async with opened(tmp_path) as (cluster, fs):
+        await fs.chmod("/", 0o777)
+        volume = fs.volume
+        own = FileSystem(volume, alice)
+        directory = await own.mkdir("/d", 0o700)
+        for name in "abcde":
+            await own.mkdir(f"/d/{name}")
+        cluster.replica.faults.squash = Squash(False, 65534)
+        handle = await volume.opendir(alice, directory.ino)
+        found: list[bytes] = []
+        while not handle.complete:
+            await volume.entries(handle, handle.position)
+            found += [name for name, _, _ in handle.buffer]
+            handle.position = handle.buffer[-1][1]
+            handle.buffer.clear()
+            await own.chmod("/d", 0o000)
+        assert found == [b"a", b"b", b"c", b"d", b"e"]
+        await volume.entries(handle, 0)
+        assert [name for name, _, _ in handle.buffer] == [b"a", b"b"], "rewinddir(3) asks for no permission"
+        with pytest.raises(FileSystemError, match="EACCES"):
+            await volume.opendir(alice, directory.ino)

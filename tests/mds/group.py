@@ -20,6 +20,7 @@ from mds.batch import Decoded, decode_batch
 from mds.caches import LEASE_US
 from mds.check import check
 from mds.machine import Bootstrap, Outcome, StateMachine
+from mds.namespace.layout import INLINE
 from mds.replica import Replica
 from mds.schema import META, META_POSITION, META_WAITING
 from mds.shell import Client
@@ -702,7 +703,7 @@ def inodes_told(call: Call) -> set[int]:
 class Group:
     """Replicas, witnesses, clients; started, in one view, and ready."""
 
-    def __init__(self, path: Path, seed: int = 0, replicas: int = 3, witnesses: int = 0, inline: int = 0) -> None:
+    def __init__(self, path: Path, seed: int = 0, replicas: int = 3, witnesses: int = 0, inline: int = INLINE) -> None:
         self.path = path
         self.seed = seed
         self.rng = Random(seed)

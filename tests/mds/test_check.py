@@ -47,6 +47,19 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "reply": (lambda s, i: s.put(schema.REPLIES, schema.reply_key(999, 1), b""), "999 is not there"),
     "session key": (lambda s, i: s.delete(schema.SESSION_KEYS, b"k" * 16), "not found by its key"),
     "chain": (lambda s, i: s.delete(schema.TARGETS, schema.target_key(2)), "names target 2"),
+    "delegated file": (
+        lambda s, i: s.put(schema.DELEGATIONS, schema.u64(i["file"]), pack((8194, 0))),
+        "is delegated and is no directory",
+    ),
+    "delegated to nobody": (
+        lambda s, i: s.put(schema.DELEGATIONS, schema.u64(i["dir"]), pack((999, 1))),
+        "to session 999, which is not there",
+    ),
+    "holder": (lambda s, i: s.put(schema.HOLDERS, schema.u64(999), pack(((), ()))), "may have delegations"),
+    "blocks": (
+        lambda s, i: s.put(schema.HOLDERS, next(iter(s.scan(schema.SESSIONS, b"", None)))[0], pack(((5,) * 17, ()))),
+        "has 17 blocks of numbers",
+    ),
 }
 
 

@@ -10,15 +10,17 @@ from typing import Any
 import pytest
 
 from mds import limits
+from mds.delegating import Delegating
 from mds.exports import Squash
 from mds.machine import Outcome
 from mds.namespace import quota
 from tests.mds.group import Call, Group, User, create, lookup, mkdir, names, unlink
-from tests.mds.harness import ROOT, TOP
+from tests.mds.harness import ROOT, TOP, World
 from tests.sim.clock import MS, SECOND
 from vsync import limits as group_limits
 from wire import mending, ops
-from wire.delegation import CreateDelegated, Delegate, DelegationRecall, Undelegate
+from wire.codec import encode
+from wire.delegation import CreateDelegated, Delegate, DelegationRecall, RecallDelegations, Undelegate
 from wire.errors import OK, Status
 from wire.mending import Mend
 
@@ -371,4 +373,50 @@ def test_numbers_are_to_be_had_in_a_crowd(groups: Callable[..., Group], seed: in
     group.complete(*others, *asked)
     assert all(call.body is not None for call in asked)
     assert len({call.body[1] for call in asked}) == len(asked)
+    group.finish()
+
+
+def test_another_state_counts_its_changes_anew(tmp_path: Path) -> None:
+    """1. A replica has looked at its third change. 2. A snapshot replaces its state. 3. The third change of that one
+    ends what a request waits for, before anybody has looked at the second."""
+    delegating: Delegating | None = None
+    for place in ("first", "second"):
+        world = World(tmp_path / place, inline=4096)
+        if delegating is None:
+            delegating = Delegating(world.machine, lambda op, done: None)
+        delegating.clear()
+        delegating.state = world.machine
+        session = world.internal(ops.SessionOpen(b"another session.", "other", 8, 1, 1))
+        world.ok(Delegate(ROOT, TOP))
+        world.internal(RecallDelegations((TOP,)))
+        op = create(b"f")
+        item = (1, session, 0, 1, encode(op))
+        assert delegating.keeps_aside(item, op)
+        world.ok(Undelegate((TOP,)))
+        assert delegating.busy and delegating.free() == [(item, op)], place
+        world.finish()
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_what_waits_is_not_asked_anew_at_every_turn(groups: Callable[..., Group], seed: int) -> None:
+    """A holder that does not answer must not keep the replica busy with listings."""
+    group = groups(seed)
+    other, above, holder = given(group)
+    state = group.nodes[2].replica.state
+    asked: list[Any] = []
+    query = state.query
+
+    def counted(op: Any, *rest: Any) -> Any:
+        asked.append(op)
+        return query(op, *rest)
+
+    state.query = counted  # type: ignore[method-assign]
+    calls = [other.query(ops.ReadDir(ROOT, above, 0, 100)) for _ in range(10)]
+    busy = group.user("busy", 3)
+    for k in range(50):
+        group.ask(busy, create(b"%d" % k))
+    assert not any(call.done for call in calls)
+    assert len(asked) <= 2 * len(calls)
+    holder.done(Undelegate((above,)))
+    group.complete(*calls)
     group.finish()

@@ -14,6 +14,7 @@ from tests.mds.harness import TOP
 from wire import messages as msg
 from wire import ops
 from wire.codec import encode
+from wire.delegation import CreateDelegated
 from wire.inline import WriteInline
 from wire.ops import Commit, Create, Cred, GetAttr
 
@@ -56,6 +57,10 @@ def test_operations() -> None:
     assert squash.applied(Commit(5, 10, 0, True)) == Commit(5, 10, 0, False)
     pieces = ((0, b"x"),)
     assert squash.applied(WriteInline(5, pieces, 1, True)) == WriteInline(5, pieces, 1, False)
+    born = CreateDelegated(Cred(0, 0, ()), 1, b"f", 0o644, 5, 1, pieces, 1, True)
+    counts = CreateDelegated(Cred(99, 99, ()), 1, b"f", 0o644, 5, 1, pieces, 1, False)
+    assert squash.applied(born) == counts
+    assert squash.applied(counts) is counts
     own = Create(Cred(1, 1, ()), 1, b"f", 0o644)
     for same in (WriteInline(5, pieces, 1), own, Commit(5, 10, 0), GetAttr(5), ops.StatFs()):
         assert squash.applied(same) is same

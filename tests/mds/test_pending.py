@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mds.pending import Key, Pending
+from mds.pending import ANYTHING, Key, Pending
 
 A, B, C = (0, 1, 1), (0, 2, 1), (0, 1, 2)
 
@@ -30,6 +30,8 @@ def pending(*messages: tuple[Key, set[int] | None]) -> Pending:
         ([(A, {1}), (B, None)], {9}, [B]),
         ([(A, None), (B, {9})], {9}, [A, B]),
         ([(A, None)], set(), [A]),
+        ([(A, {1}), (B, set()), (C, None)], {9, ANYTHING}, [A, B, C]),
+        ([], {ANYTHING}, []),
     ],
 )
 def test_what_a_query_waits_for(messages: list[tuple[Key, set[int] | None]], read: set[int], waits: list[Key]) -> None:

@@ -106,11 +106,13 @@ def test_readdir_page_is_bounded_in_bytes(world: World, monkeypatch: pytest.Monk
     assert len(listing(world, TOP, 4096)) == 30
 
 
-def test_readdir_permission_is_asked_at_the_beginning(world: World) -> None:
+def test_every_page_of_a_listing_needs_permission(world: World) -> None:
+    """Who has begun it has a capability, and comes as root by then: tests/mds/test_rights.py."""
     directory = world.mkdir(b"d", mode=0o711)
     world.create(b"f", directory)
     assert world.refused(ops.ReadDir(ALICE, directory, 0, 10)) == errno.EACCES
-    assert world.refused(ops.ReadDir(ALICE, directory, 1, 10)) == 0
+    assert world.refused(ops.ReadDir(ALICE, directory, 1, 10)) == errno.EACCES
+    assert world.refused(ops.ReadDir(ROOT, directory, 1, 10)) == 0
     assert world.refused(ops.ReadDir(ROOT, world.create(b"g"), 0, 10)) == errno.ENOTDIR
 
 

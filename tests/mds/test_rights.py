@@ -47,9 +47,9 @@ def order(group: Group, op: Any) -> None:
     assert done == [OK]
 
 
-def made(group: Group, user: User, name: bytes, mode: int = 0o644) -> tuple[int, bytes]:
+def made(group: Group, user: User, name: bytes, mode: int = 0o644, parent: int = TOP) -> tuple[int, bytes]:
     """A file of ALICE: (inode, capability)."""
-    call = group.complete(user.request(ops.Create(ALICE, TOP, name, mode)))
+    call = group.complete(user.request(ops.Create(ALICE, parent, name, mode)))
     assert call.ok and call.granted
     return call.body[0], call.granted
 
@@ -253,3 +253,57 @@ def test_a_create_sent_again_has_its_rights_again(group: Group) -> None:
 def test_nobody_is_asked_to_deny(group: Group) -> None:
     assert asked(group, group.user("other", 1), Denied(errno.EACCES), b"").status == Status.BAD_MESSAGE
     assert Denied(OK).invalid() is not None and Denied(errno.EACCES).invalid() is None
+
+
+def pages(group: Group, user: User, ino: int, cookie: int, shown: bytes = b"", cred: ops.Cred = BOB) -> Call:
+    return group.complete(user.query(ops.ReadDir(cred, ino, cookie, 2), shown=shown))
+
+
+def test_a_listing_that_has_begun_goes_on_whatever_becomes_of_the_mode(group: Group) -> None:
+    """Also at another replica; and it may be begun again, as by rewinddir(3). Nobody else may read a page of it."""
+    reader, other = group.user("reader", 1), group.user("other", 1)
+    directory = group.ask(reader, ops.Mkdir(ALICE, TOP, b"d", 0o755))[0]
+    for name in (b"a", b"b", b"c", b"d", b"e"):
+        made(group, reader, b"x" + name, parent=directory)
+    first = pages(group, reader, directory, 0)
+    cookie, token = first.body[0][-1][1], first.granted
+    known = parse_untrusted(token)
+    assert known is not None and known.rights == READ and known.file == directory and known.chains == ()
+    open_file = group.complete(other.query(ops.Open(BOB, made(group, other, b"f")[0], O_RDONLY))).granted
+    assert group.complete(reader.request(ops.SetAttr(ALICE, directory, ops.SET_MODE, 0o700, 0, 0, 0, 0, 0, False))).ok
+    for user, shown in ((reader, b""), (other, b""), (other, token), (other, open_file), (reader, token[:-1] + b"?")):
+        for at in (0, cookie, 1):
+            refused = pages(group, user, directory, at, shown)
+            assert refused.status == errno.EACCES and refused.body is None and not refused.granted, (user.name, at)
+    group.kill(1)
+    group.until(lambda: reader.attached and reader.at != 1)
+    second = pages(group, reader, directory, cookie, token)
+    assert [name for name, _, _ in second.body[0]] == [b"xc", b"xd"] and not second.granted
+    assert pages(group, reader, directory, second.body[0][-1][1], token).body[1], "that is the end"
+    assert pages(group, reader, directory, 0, token).body == first.body
+    assert pages(group, reader, directory, cookie, cred=ROOT).ok
+    group.restart(1)
+
+
+def test_a_listing_of_one_page_brings_no_capability_and_root_needs_none(group: Group) -> None:
+    reader = group.user("reader", 1)
+    made(group, reader, b"a")
+    made(group, reader, b"b")
+    assert pages(group, reader, TOP, 0).body[1] and not pages(group, reader, TOP, 0).granted
+    made(group, reader, b"c")
+    assert not pages(group, reader, TOP, 0).body[1] and pages(group, reader, TOP, 0).granted
+    assert not pages(group, reader, TOP, 0, cred=ROOT).granted
+
+
+def test_the_right_to_list_is_none_to_anything_else(group: Group) -> None:
+    reader = group.user("reader", 1)
+    directory = group.ask(reader, ops.Mkdir(ALICE, TOP, b"d", 0o755))[0]
+    for name in (b"a", b"b", b"c"):
+        made(group, reader, name, parent=directory)
+    token = pages(group, reader, directory, 0).granted
+    file = made(group, reader, b"f", 0o600)[0]
+    for op in (ReadInline(file), *changing(file, 1), *changing(directory, 1)[:-1]):
+        call = asked(group, reader, op, token)
+        assert to_errno(call.status) == errno.EACCES and not call.granted, op
+    assert pages(group, reader, directory, 0, token, ROOT).ok
+    assert group.complete(reader.query(ops.Access(BOB, file, 4), shown=token)).status == errno.EACCES

@@ -5,6 +5,8 @@ Every mutant is hunted by ``make sim MUTANTS=1``.
 
 from __future__ import annotations
 
+import ast
+import inspect
 import os
 import subprocess
 import sys
@@ -21,7 +23,8 @@ from tests.sim.hunt import SEEDS, fits, noticed
 from tests.sim.linear import Operation, illegal
 from tests.sim.mutants import MUTANTS, in_force
 from tests.sim.schedule import PROFILES
-from tests.sim.setup import setup_of
+from tests.sim.setup import BROKEN_IN_A_HURRY, HURRY, SMALL, setup_of
+from vsync import limits
 
 ROOT = Path(__file__).parents[2]
 BATCH = 12
@@ -55,6 +58,20 @@ def test_what_was_found_once(seed: int) -> None:
 def test_every_profile_is_run() -> None:
     """The first seeds cover every profile, so that what catches a mutant is in every long run."""
     assert {setup_of(seed).profile for seed in range(len(PROFILES))} == {p.name for p in PROFILES}
+
+
+@pytest.mark.parametrize(
+    ("bounds", "broken"), [({}, ()), (SMALL, ()), (HURRY, BROKEN_IN_A_HURRY), ({**SMALL, **HURRY}, BROKEN_IN_A_HURRY)]
+)
+def test_what_runs_change_of_the_limits_keeps_their_inequalities(
+    bounds: dict[str, int], broken: tuple[str, ...]
+) -> None:
+    """But for those that are named."""
+    module = ast.parse(inspect.getsource(limits))
+    claims = [ast.unparse(found.test) for found in module.body if isinstance(found, ast.Assert)]
+    known = {**vars(limits), **bounds}
+    assert len(claims) > 8 and set(bounds) <= set(vars(limits))
+    assert tuple(claim for claim in claims if not eval(claim, dict(known))) == broken
 
 
 def test_clients_keep_what_messages_contradict() -> None:
