@@ -93,8 +93,8 @@ class Births:
         self._any_unsent = trio.Event()
         self._room = trio.Event()
         """Set, and replaced, when half of the places for unborn files are free again."""
-        self._telling: set[trio.Event] = set()
-        """Contents that could not go along with a birth, and that somebody was promised."""
+        self._telling: dict[trio.Event, int] = {}
+        """Contents that could not go along with a birth, and that somebody was promised -> the file's directory."""
         self._nursery: trio.Nursery | None = None
         self.moves = 0
         """Counts files made here and births: what the service says of a directory may be from before."""
@@ -275,13 +275,13 @@ class Births:
             return
         assert self._nursery is not None
         told = trio.Event()
-        self._telling.add(told)
+        self._telling[told] = birth.parent
 
         async def tell() -> None:
             try:
                 await data.leave_told()
             finally:
-                self._telling.discard(told)
+                del self._telling[told]
                 told.set()
 
         self._nursery.start_soon(tell)
@@ -315,13 +315,22 @@ class Births:
         if isinstance(op, ops.SetAttr | ops.SetXattr | ops.RemoveXattr) and self._may_be_ours(op.ino):
             # What is known of its mode, owner and policy will not be true any more.
             self._give_back((op.ino,))
-        before = self._unborn.before(op)
-        if before:
-            self._want(before)
-            for birth in before:
-                await birth.done.wait()
-        while (named := self._unborn.named(op)) is not None:
-            await self.wait(named)
+        # 1. A directory is to be removed, which waits for files elsewhere. 2. A file is made in it. 3. The service
+        # removes the directory, empty as far as it knows, before it hears of the file.
+        removes = isinstance(op, ops.Rmdir)
+        if removes:
+            self._cache.bar()
+        try:
+            before = self._unborn.before(op)
+            if before:
+                self._want(before)
+                for birth in before:
+                    await birth.done.wait()
+            while (named := self._unborn.named(op)) is not None:
+                await self.wait(named)
+        finally:
+            if removes:
+                self._cache.unbar()
 
     def _may_be_ours(self, ino: int) -> bool:
         return ino in self.delegations.held or ino in self.delegations.asking
@@ -457,7 +466,7 @@ class Births:
     async def _return(self, directories: tuple[int, ...]) -> None:
         for directory in directories:
             await self.settle(directory)
-        for told in list(self._telling):
+        for told in [told for told, parent in self._telling.items() if parent in directories]:
             await told.wait()
         status, _ = await self._service.ask(Undelegate(directories))
         if status != OK:  # else: recalled, they are taken away in a few seconds

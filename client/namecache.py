@@ -317,6 +317,16 @@ class NameCache:
         """Whether an own request under way may change who may make files in *parent*, or take it away."""
         return bool(self._barred) and (parent in self._barred or 0 in self._barred)
 
+    def bar(self) -> None:
+        """A directory is about to be removed: nothing is made here that the request might overtake."""
+        self._barred[0] += 1
+
+    def unbar(self) -> None:
+        """It has gone out, and bars by itself, or never will."""
+        self._barred[0] -= 1
+        if not self._barred[0]:
+            del self._barred[0]
+
     def made_here(self, parent: int, name: bytes, attr: Attr) -> None:
         """*name*, which was absent just now, was made here; the service will hear of it."""
         self._ends += 1
@@ -339,7 +349,8 @@ class NameCache:
         if directory in self._complete or directory in self._listing or directory in self._busy:
             return False
         names = self._names.get(directory, {})
-        if directory in self._unborn_in and not all(name in names for above, name in self._unborn if above == directory):
+        ours = (name for above, name in self._unborn if above == directory)
+        if directory in self._unborn_in and not all(name in names for name in ours):
             return False  # forgotten with all the rest, and the service may list it without them
         self._listing[directory] = True
         return True

@@ -50,7 +50,7 @@ class Mount(FileSystem):
         return ino
 
     async def until(self, true: object) -> None:
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while not true():  # type: ignore[operator]
                 await trio.lowlevel.checkpoint()
 
@@ -487,3 +487,51 @@ async def test_taken_away_while_nobody_answered(tmp_path: Path, monkeypatch: pyt
 
 def test_messages() -> None:
     assert RecallDelegations(()).invalid() and DelegationRecall((0,)).invalid()
+
+
+async def test_a_directory_that_is_to_be_removed_gets_no_more_files_that_are_not_ordered(tmp_path: Path) -> None:
+    """1. It is to be removed, which waits for a file elsewhere. 2. Another process makes one in it."""
+    async with mounted(tmp_path) as (cluster, fs):
+        there, elsewhere = await fs.delegated("/d"), await fs.delegated("/e")
+        for k in range(limits.BURST_CREATES):
+            await fs.unlink(f"/d/warm{k}")
+        await fs.until(lambda: fs.volume.lookup_cached(ROOT, there, b"y") == 0)
+        faults = cluster.replica.faults
+        faults.hold, faults.hold_kinds = trio.Event(), (CreateDelegated,)
+        at_once(fs, elsewhere, b"x")
+        errors = []
+
+        async def remove() -> None:
+            try:
+                await fs.rmdir("/d")
+            except FileSystemError as exc:
+                errors.append(exc.status)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(remove)
+            await trio.testing.wait_all_tasks_blocked(0.02)
+            assert len(fs.births) == 1
+            made = fs.volume.create_at_once(ROOT, there, b"y", 0o644, os.O_RDWR)
+            faults.hold.set()
+        await fs.births.flush_all()
+        assert made is None or (errors == [errno.ENOTEMPTY] and await fs.stat("/d/y"))
+
+
+async def test_who_is_refused_a_directory_does_not_list_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The query would have it recalled from whoever has it."""
+    looked = []
+
+    async def look(_: Births, __: ops.Cred, parent: int) -> None:
+        looked.append(parent)
+
+    monkeypatch.setattr(Births, "_list", look)
+    async with mounted(tmp_path) as (cluster, fs):
+        async with mount(cluster) as other:
+            d = await other.delegated("/d")
+            looked.clear()
+            at_once(other, d, b"theirs")
+            cluster.replica.faults.hold, cluster.replica.faults.hold_kinds = trio.Event(), (Undelegate,)
+            fs.births.delegations.asking[d] = False
+            await fs.births._ask_for(ROOT, d)
+            assert d not in fs.births.delegations.held and not looked
+            cluster.replica.faults.hold.set()
