@@ -180,7 +180,7 @@ class Load:
         """One process on a mount. It mostly is in a directory of its own."""
         rng = self.rng
         while not self.stopped:
-            above = self.roots[k] if rng.random() < 0.8 else rng.choice(self.roots)
+            above = self.roots[k] if rng.random() < 0.5 else rng.choice(self.roots)
             if rng.random() < 0.3 and (late := [one for one, parent, _ in self.below[-3:] if parent == above]):
                 above = rng.choice(late)
             await self.step(volume, who, above)

@@ -35,8 +35,8 @@ class Tree:
     def step(self, state: State, op: Operation) -> list[State]:
         status, result = op.answer
         request = op.what
-        if status == errno.EACCES:
-            return [state]  # modes are not known here
+        if status in (errno.EACCES, errno.EXDEV):
+            return [state]  # of modes and quotas nothing is known here
         match request:
             case ops.GetAttr(ino):
                 right = OK if self._is_there(state, ino) else errno.ESTALE
