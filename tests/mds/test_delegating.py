@@ -314,6 +314,17 @@ def test_a_quota_that_its_holder_sets_has_it_given_back(groups: Callable[..., Gr
     group.finish()
 
 
+@pytest.mark.parametrize("op", [ops.SetXattr, ops.RemoveXattr])
+def test_a_quota_that_is_refused_calls_nothing_back(groups: Callable[..., Group], op: type) -> None:
+    """Anybody may ask for one, once a second."""
+    group = groups()
+    _, _, holder = given(group)
+    more = (b"inodes_hard=9", 0) if op is ops.SetXattr else ()
+    call = group.complete(group.user("other", 2).request(op(ops.Cred(99, 99, ()), TOP, quota.ATTRIBUTE, *more)))
+    assert call.status == errno.EPERM and holder.told() == []
+    group.finish()
+
+
 def test_a_reply_that_is_given_again_delegates_nothing(groups: Callable[..., Group]) -> None:
     """It may have been given back since, for somebody asked."""
     group = groups()
