@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from mds import limits, sessions
 from mds.batching import Item
@@ -25,6 +25,19 @@ log = logging.getLogger(__name__)
 
 Met = dict[int, int]
 """Delegated directories that are in the way of something -> their holders."""
+
+
+class _Recalled(NamedTuple):
+    """A directory that is recalled, as far as this replica saw it. Times are its own, in microseconds."""
+
+    session: int
+    """The holder."""
+    recalled: int
+    """Since when it is recalled."""
+    attempt: int
+    """Of the holder's attachment."""
+    asked: int
+    """Since when the holder can have been asked."""
 
 
 class Delegating:
@@ -48,8 +61,8 @@ class Delegating:
         """Their recall is ordered and not executed yet."""
         self._looked = -1
         """``state.redelegated`` when :attr:`_aside` was looked through last."""
-        self._since: dict[int, tuple[int, int]] = {}
-        """Directory -> (its holder, since when it is recalled, as far as this replica saw it)."""
+        self._since: dict[int, _Recalled] = {}
+        """By directory: what :meth:`revoke` has seen of those that are recalled."""
 
     def __len__(self) -> int:
         """Requests that are kept aside."""
@@ -197,10 +210,12 @@ class Delegating:
         late = []
         for ino, (session, recalled) in self.state.delegated.items():
             if recalled:
-                known = self._since.get(ino)
-                since[ino] = known if known is not None and known[0] == session else (session, now)
-                if now - since[ino][1] >= limits.DELEGATION_REVOKE_US:
-                    since[ino] = session, now  # should this come to nothing
+                since[ino] = one = self._waited_for(ino, session, now)
+                if (
+                    now - one.asked >= limits.DELEGATION_REVOKE_US
+                    or now - one.recalled >= limits.DELEGATION_REVOKE_AWAY_US
+                ):
+                    since[ino] = _Recalled(session, now, one.attempt, now)  # should this come to nothing
                     late.append((ino, session))
         self._since = since
         if not late:
@@ -213,6 +228,23 @@ class Delegating:
         for ino, session in sorted(late):
             log.warning("session %d does not give directory %d back: it is taken away", session, ino)
         self._order(RevokeDelegations(tuple(sorted(late))), done)
+
+    def _waited_for(self, ino: int, session: int, now: int) -> _Recalled:
+        """For how long the holder *session* of *ino* has had the time to answer.
+
+        1. The replica that it is attached to is cut off. 2. The others go on without it, and somebody asks for the
+        directory. 3. The holder has noticed nothing: it has made files, and has them ordered when it is attached again.
+        So time counts from when it is attached to a member of the view, which asks it there and then.
+        """
+        holder = self.state.session(session)
+        attempt = holder.attempt if holder is not None else 0
+        known = self._since.get(ino)
+        if known is None or known.session != session:
+            return _Recalled(session, now, attempt, now)
+        away = holder is not None and holder.replica not in self.state.members
+        if away or attempt != known.attempt:
+            return known._replace(attempt=attempt, asked=now)
+        return known
 
     def new_view(self) -> None:
         """Time without a view does not count: holders may have been without a replica to answer to."""

@@ -36,11 +36,14 @@ BLOCKS_OF_ONE: Final = 16
 """Blocks of numbers that a session may use: the last ones. It asks for another when it has used nearly all."""
 DELEGATION_REVOKE_US: Final = 3 * SECOND_US
 """A delegation that was asked back so long ago is taken away. Its holder's cache lease, without which it answers
-nothing by itself, is over in 250 ms; a failover, after which it sends again what is outstanding, takes no second."""
-DELEGATION_PAUSE_NS: Final = 5_000_000_000
+nothing by itself, is over in 250 ms."""
+DELEGATION_REVOKE_AWAY_US: Final = 10 * SECOND_US
+"""The same of a holder that is attached to no member of the view, or attaches again and again. One whose replica was
+cut off takes 2.5 s to leave it (HOLD_ON_US, and what a client bears), and more if the next does not answer either."""
+DELEGATION_PAUSE_NS: Final = 12_000_000_000
 """For so long nothing is delegated when all delegations are in the way of a request: else there might always be others.
 Longer than it takes until what is not given back is taken away."""
-assert DELEGATION_PAUSE_NS // 1000 > DELEGATION_REVOKE_US + SECOND_US
+assert DELEGATION_PAUSE_NS // 1000 > DELEGATION_REVOKE_AWAY_US + SECOND_US > DELEGATION_REVOKE_US + HOLD_ON_US
 ORPHAN_ANSWERS: Final = 1024
 """Inodes in one OrphanAnswer."""
 RECLAIM_FILES: Final = 64

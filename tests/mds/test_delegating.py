@@ -171,6 +171,42 @@ def test_who_does_not_give_back_loses_it(groups: Callable[..., Group], seed: int
     group.finish()
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_holder_whose_replica_is_cut_off_has_more_time(groups: Callable[..., Group], seed: int) -> None:
+    """It has noticed nothing: what it has answered by itself is ordered when it is attached again."""
+    group = groups(seed)
+    other, above, holder = given(group)
+    made = holder.birth(above, b"f")
+    holder.user.follows = False
+    group.isolate(1)
+    group.until(lambda: group.view() == (2, 3))
+    asked = other.query(lookup(b"f", above))
+    group.run(limits.DELEGATION_REVOKE_US + 2 * SECOND)
+    assert not asked.done
+    holder.user.leave()
+    holder.user.connect(3)
+    group.run(limits.DELEGATION_REVOKE_US - 500 * MS)
+    assert not asked.done, "it can have been asked for so long only"
+    holder.user.follows = True
+    born = holder.done(made)
+    holder.done(Undelegate((above,)))
+    assert group.complete(asked).body == born.body
+    group.finish()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_holder_that_stays_away_loses_it_all_the_same(groups: Callable[..., Group], seed: int) -> None:
+    group = groups(seed)
+    other, above, holder = given(group)
+    holder.user.follows = False
+    group.isolate(1)
+    group.until(lambda: group.view() == (2, 3))
+    began = group.clock.now
+    group.ask(other, create(b"f", above))
+    assert limits.DELEGATION_REVOKE_AWAY_US <= group.clock.now - began < limits.DELEGATION_REVOKE_AWAY_US + SECOND
+    group.finish()
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("way", ["died", "cut off"])
 def test_a_holder_that_fails_over_is_asked_again(groups: Callable[..., Group], seed: int, way: str) -> None:
