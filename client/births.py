@@ -395,7 +395,7 @@ class Births:
             or not delegations.numbers.may_grow(oldest.block if oldest is not None else 0)
         ):
             return
-        if too_many := delegations.too_many():
+        if parent not in delegations.held and (too_many := delegations.too_many()):
             self._give_back(too_many)
         delegations.asking[parent] = False
         self._nursery.start_soon(self._ask_for, cred, parent)

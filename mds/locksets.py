@@ -422,8 +422,8 @@ def depends(op: Any, seen: Seen | None) -> frozenset[int] | None:
 def undelegated(op: Any, seen: Seen | None) -> frozenset[int] | None:
     """Inodes that must not be delegated, to whoever asks neither, before the request is executed. None: none must."""
     if isinstance(op, ops.SetXattr | ops.RemoveXattr) and op.name == quota.ATTRIBUTE and op.cred.uid == 0:
-        # What its holder has answered already must not be refused for a quota. Other users are refused in any case: they
-        # are not to have everything called back by asking.
+        # What its holder has answered already must not be refused for a quota. Other users are refused in any case:
+        # they are not to have everything called back by asking.
         return None
     if not isinstance(op, ops.Rename) or seen is None or not seen[0]:
         return _NOTHING
