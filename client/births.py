@@ -95,8 +95,8 @@ class Births:
         self._any_unsent = trio.Event()
         self._room = trio.Event()
         """Set, and replaced, when half of the places for unborn files are free again."""
-        self._telling: set[trio.Event] = set()
-        """Contents that could not go along with a birth, and that somebody was promised."""
+        self._telling: dict[trio.Event, int] = {}
+        """Contents that could not go along with a birth, and that somebody was promised -> the file's directory."""
         self._nursery: trio.Nursery | None = None
         self.moves = 0
         """Counts files made here and births: what the service says of a directory may be from before."""
@@ -279,13 +279,13 @@ class Births:
             return
         assert self._nursery is not None
         told = trio.Event()
-        self._telling.add(told)
+        self._telling[told] = birth.parent
 
         async def tell() -> None:
             try:
                 await data.leave_told()
             finally:
-                self._telling.discard(told)
+                del self._telling[told]
                 told.set()
 
         self._nursery.start_soon(tell)
@@ -470,8 +470,10 @@ class Births:
     async def _return(self, directories: tuple[int, ...]) -> None:
         for directory in directories:
             await self.settle(directory)
-        for told in list(self._telling):
-            await told.wait()
+        # Not for files elsewhere: one whose target is down would keep everything from being given back.
+        for told, parent in list(self._telling.items()):
+            if parent in directories:
+                await told.wait()
         status, _ = await self._service.ask(Undelegate(directories))
         if status != OK:  # else: recalled, they are taken away in a few seconds
             log.info("%d directories could not be given back: %s", len(directories), describe(status))
