@@ -91,6 +91,7 @@ class Births:
         self._under_way = 0
         self._sending = False
         self._any_unsent = trio.Event()
+        self._full = False
         self._room = trio.Event()
         """Set, and replaced, when half of the places for unborn files are free again."""
         self._telling: dict[trio.Event, int] = {}
@@ -125,7 +126,7 @@ class Births:
         """Make *name* in *parent* here, or None: the service has to. Whoever is given a birth calls :meth:`add` with it
         before anything else happens: no checkpoint from the look at what is known to that."""
         delegations = self.delegations
-        if parent not in delegations.held or flags & _NOT_AHEAD or len(self._unborn) >= limits.UNBORN_MAX:
+        if parent not in delegations.held or flags & _NOT_AHEAD or self._is_full():
             return None
         above = delegations.of(cred, parent)
         cache = self._cache
@@ -159,9 +160,15 @@ class Births:
 
     async def make_room(self, parent: int) -> None:
         """Wait while there are too many unborn files, if that keeps another from being made in *parent* here."""
-        while parent in self.delegations.held and len(self._unborn) >= limits.UNBORN_MAX:
+        while parent in self.delegations.held and self._is_full():
             self._want(self._unborn)
             await self._room.wait()
+
+    def _is_full(self) -> bool:
+        """No other file is made here before half of those that are unborn are born: whoever waits would be passed by
+        all who come later, if they were let in one by one."""
+        self._full = self._full or len(self._unborn) >= limits.UNBORN_MAX
+        return self._full
 
     # -- births
 
@@ -301,7 +308,8 @@ class Births:
         birth.ready = True
         self._unborn.remove(birth)
         birth.done.set()
-        if len(self._unborn) == limits.UNBORN_MAX // 2:
+        if self._full and len(self._unborn) <= limits.UNBORN_MAX // 2:
+            self._full = False
             self._room.set()
             self._room = trio.Event()
 
@@ -391,7 +399,7 @@ class Births:
             or not delegations.numbers.may_grow(oldest.block if oldest is not None else 0)
         ):
             return
-        if too_many := delegations.too_many():
+        if parent not in delegations.held and (too_many := delegations.too_many()):
             self._give_back(too_many)
         delegations.asking[parent] = False
         self._nursery.start_soon(self._ask_for, cred, parent)
@@ -403,6 +411,7 @@ class Births:
         if attached != self._service.core.counts.attached:
             # It may have been executed long ago, and the directory taken away since.
             delegations.asking[parent] = True
+            delegations.numbers.missed()
         now = boottime()
         if status != OK or generation != self._service.generation:
             log.debug("directory %d is not delegated to us: %s", parent, describe(status))
@@ -466,8 +475,10 @@ class Births:
     async def _return(self, directories: tuple[int, ...]) -> None:
         for directory in directories:
             await self.settle(directory)
-        for told in [told for told, parent in self._telling.items() if parent in directories]:
-            await told.wait()
+        # Not for files elsewhere: one whose target is down would keep everything from being given back.
+        for told, parent in list(self._telling.items()):
+            if parent in directories:
+                await told.wait()
         status, _ = await self._service.ask(Undelegate(directories))
         if status != OK:  # else: recalled, they are taken away in a few seconds
             log.info("%d directories could not be given back: %s", len(directories), describe(status))
@@ -480,6 +491,8 @@ class Births:
                 self._give_back(unused)
 
     def on_session_lost(self) -> None:
+        for directory in self.delegations.held:
+            self._cache.given_back(directory)  # what is being listed is of before
         self.delegations.lost()
         for birth in [birth for birth in self._unborn if not birth.sent]:
             self._fail(birth, errno.EIO, "the session has expired")

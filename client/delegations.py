@@ -69,9 +69,17 @@ class Numbers:
         self._given += 1
         self._blocks.append((self._given, first, first + count))
         self.left += count
-        while len(self._blocks) > limits.NUMBER_BLOCKS:
+        self._drop()
+
+    def _drop(self) -> None:
+        while self._blocks and self._given - self._blocks[0][0] >= limits.NUMBER_BLOCKS:
             _, number, stop = self._blocks.popleft()
             self.left -= stop - number
+
+    def missed(self) -> None:
+        """A block may have been given that we were not told of, and counts at the service."""
+        self._given += 1
+        self._drop()
 
     def take(self) -> tuple[int, int]:
         """(a number, the block it is of). There has to be one left."""

@@ -230,12 +230,12 @@ class MetadataClient:
         """Have the service execute *op*, a request that changes nothing that is kept here and that others may wait for:
         (status, result)."""
         status, body, _, _ = await self._call(Kind.REQUEST, op, first=True)
-        return status, unpack_untrusted(body) if status == OK else None
+        return _result(op, status, body)
 
     async def look(self, op: Any) -> tuple[int, Any]:
         """Ask the service *op*, a query, whatever is unborn: (status, result)."""
         status, body, _, _ = await self._call(Kind.QUERY, op)
-        return status, unpack_untrusted(body) if status == OK else None
+        return _result(op, status, body)
 
     def submit(self, op: Any, told: Told) -> None:
         """As :meth:`ask`, without waiting: *told* is called with the answer."""
@@ -526,6 +526,15 @@ class MetadataClient:
             conn.send(Recalled(number))
         except ConnectionLost as exc:
             log.debug("recall %d: %s", number, exc)  # the replica waits for our lease to run out instead
+
+
+def _result(op: Any, status: int, body: bytes) -> tuple[int, Any]:
+    """(status, result) of what nobody waits for who could be told that the answer makes no sense."""
+    try:
+        return status, unpack_untrusted(body) if status == OK else None
+    except WireError as exc:
+        log.error("the answer to a %s: %s", type(op).__name__, exc)
+        return errno.EPROTO, None
 
 
 def boottime() -> float:

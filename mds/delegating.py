@@ -143,7 +143,7 @@ class Delegating:
             if self.still(before):
                 self._aside.append((item, op, before))
             elif met := self.is_in_the_way(item, op):
-                self._aside.append((item, op, met))
+                self._put_aside(item, op, met)  # other directories have been delegated since: with a pause again
             else:
                 going.append((item, op))
         return going

@@ -535,3 +535,17 @@ async def test_who_is_refused_a_directory_does_not_list_it(tmp_path: Path, monke
             await fs.births._ask_for(ROOT, d)
             assert d not in fs.births.delegations.held and not looked
             cluster.replica.faults.hold.set()
+
+
+async def test_more_numbers_while_many_directories_are_on_their_way_back(tmp_path: Path) -> None:
+    """The one in which a file is being made is not given back for that."""
+    async with mounted(tmp_path) as (_, fs):
+        d = await fs.delegated("/d")
+        delegations = fs.births.delegations
+        delegations.returning.update(range(1 << 40, (1 << 40) + limits.DELEGATED_MAX))
+        while delegations.numbers.left >= limits.NUMBERS_LOW:
+            delegations.numbers.take()
+        at_once(fs, d, b"f")
+        assert d in delegations.held and d in delegations.asking
+        await fs.until(lambda: not delegations.asking)
+        assert d in delegations.held and delegations.numbers.left >= limits.NUMBERS_LOW
