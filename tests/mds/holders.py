@@ -301,7 +301,7 @@ class Holder(User):
         wanted = [one for ino, one in self.unborn.items() if self._concerns(what, ino, one)]
         for one in wanted:
             self._bear(one)
-        if isinstance(what, ops.SetAttr) and (what.ino in self.held or what.ino in self._giving):
+        if isinstance(what, ops.SetAttr) and any(what.ino in ours for ours in (self.held, self._giving, self._asking)):
             self.give_back(what.ino)
             return True
         return bool(wanted)
@@ -412,6 +412,10 @@ class Holder(User):
     def want(self, directory: int, then: Callable[[], Any] = lambda: None) -> None:
         """Ask for a directory, or for more numbers; *then*: when they have come."""
         busy = directory in self._asking or directory in self._giving or directory in self._given
+        # Its mode is what the answer says only if we are not changing it.
+        busy = busy or any(
+            isinstance(deed.what, ops.SetAttr) and deed.what.ino == directory for deed in self._deeds.values()
+        )
         if not self.delegates or busy or not all(self._stays(one.block, 1) for one in self.unborn.values()):
             return
         asked, self.asked = self.asked, lambda: None
