@@ -8,8 +8,8 @@ The stream is msgpack, one array after the other:
 
 In it is what the file system is: inodes, entries, link targets, extended attributes, the contents of small files, what
 is to be deleted, and where other contents lie (targets and chains). Left out are what can be derived, and what belongs
-to the running service: sessions, replies, the roster, keys, the position in history. The contents of all other files
-are not in it: they are on the storage targets.
+to the running service: sessions, replies, delegations, the roster, keys, the position in history. The contents of all
+other files are not in it: they are on the storage targets.
 
 Inode numbers are kept, because the targets know objects by them. Numbers derive from the place in history, and that
 begins anew: the new state says from where on it counts (``numbers`` in META).
@@ -41,7 +41,7 @@ LEFT_OUT: Final = frozenset(
     t.name
     for t in (
         schema.COOKIES, schema.ORPHANS, schema.OWED, schema.SESSIONS, schema.SESSION_KEYS, schema.REPLIES,
-        schema.ROSTER, schema.TRIMS, schema.APPENDS,
+        schema.ROSTER, schema.TRIMS, schema.APPENDS, schema.DELEGATIONS, schema.HOLDERS,
     )
 )  # fmt: skip
 KEPT_META: Final = frozenset((schema.META_STORAGE,))
