@@ -186,8 +186,8 @@ NUMBER_BLOCKS: Final = 4
 """Blocks of inode numbers that are used from. The service remembers the last 16 of a session."""
 NUMBER_BLOCKS_USED: Final = 12
 """No more are asked for while a file with a number of so many blocks ago is yet to be ordered."""
-NUMBERS_LOW: Final = 256
-"""With fewer numbers left more are asked for: a whole block, since 96 were used up (3,000 files/s) before more came
+NUMBERS_LOW: Final = 224
+"""With fewer numbers left more are asked for: most of a block, since 96 were used up (3,000 files/s) before more came
 whenever an answer took 30 ms, and then creates had to wait."""
 UNBORN_MAX: Final = 128
 """Files made here that are not ordered yet. Who makes more waits for half of them."""
