@@ -367,7 +367,7 @@ def test_a_client_that_was_away_uses_nothing_that_was_taken_from_it(tmp_path: Pa
     away(tmp_path, cut)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_what_clients_answer_by_themselves_is_true_everywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
@@ -458,11 +458,7 @@ def finds(mutant: str, path: Path, seed: int, time: int = RUN) -> str:
     [
         ("absent", 0),
         ("births", 1),
-        ("blocks", 0),
-        ("listing", 1),
-        ("late", 2),
         ("lease", 0),
-        ("rights", 0),
         ("no recall for queries", 0),
         ("not looked at when executed", 0),
         ("not told on attach what was revoked", 0),
