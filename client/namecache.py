@@ -76,6 +76,8 @@ class NameCache:
         """Names that own requests under way may change."""
         self._listing: dict[int, bool] = {}
         """Directories, delegated to us, that are being listed; False: in vain, names may have changed meanwhile."""
+        self._changing: Counter[int] = Counter()
+        """Inodes that own requests under way touch which do more than make a name."""
         self._listed: set[int] = set()
         """Those that are complete by that: as long as they are delegated, whether we have a lease on them or not."""
         self._barred: Counter[int] = Counter()
@@ -254,8 +256,10 @@ class NameCache:
         for ino in inodes:
             self._busy[ino] += 1
             self._attrs.pop(ino, None)
-            if ino in self._listing:
-                self._listing[ino] = False
+            if not isinstance(op, _MAKES):
+                self._changing[ino] += 1
+                if ino in self._listing:
+                    self._listing[ino] = False
         if (bar := _bars(op)) is not None:
             self._barred[bar] += 1
         if blind:
@@ -295,6 +299,10 @@ class NameCache:
             if not self._busy[ino]:
                 del self._busy[ino]
             self._attrs.pop(ino, None)
+            if not isinstance(op, _MAKES):
+                self._changing[ino] -= 1
+                if not self._changing[ino]:
+                    del self._changing[ino]
         if not isinstance(op, _MAKES):
             if done and moved and recalls == self._recalls:
                 # What is called back later is dropped then.
@@ -310,6 +318,8 @@ class NameCache:
                 self._complete.add(made.ino)  # new, and ours alone until its lease is recalled
         else:
             self._complete.discard(op.parent)
+            if op.parent in self._listing:
+                self._listing[op.parent] = False
 
     # -- files made here, in directories delegated to us (client.births)
 
@@ -346,8 +356,8 @@ class NameCache:
 
     def begin_listing(self, directory: int) -> bool:
         """*directory*, delegated to us, is about to be listed, to know all of its names. False: no use, now."""
-        if directory in self._complete or directory in self._listing or directory in self._busy:
-            return False
+        if directory in self._complete or directory in self._listing or directory in self._changing:
+            return False  # (names that are being made are known, whether they are in the listing or not)
         names = self._names.get(directory, {})
         ours = (name for above, name in self._unborn if above == directory)
         if directory in self._unborn_in and not all(name in names for name in ours):

@@ -171,6 +171,28 @@ def test_listing_a_directory() -> None:
     cache.end(op, touched, True, None, None)
 
 
+@pytest.mark.parametrize("what", ["done", "failed", "without a lease"])
+def test_a_directory_is_listed_while_the_service_makes_files_in_it(what: str) -> None:
+    """They come one after the other, so there would be no moment for it; whether the listing has them is open."""
+    cache = leased()
+    first, second = (ops.Create(ROOT, 7, name, 0o644) for name in (b"first", b"second"))
+    touched = cache.begin(first)
+    assert cache.begin_listing(7)
+    cache.end(first, touched, True, attr(9), cache.stamp)
+    touched = cache.begin(second)
+    if what == "failed":
+        cache.end(second, touched, False, None, None)
+    cache.end_listing(7, [(b"old", 8)])
+    assert cache.is_complete(7) == (what != "failed")
+    if what != "failed":
+        assert cache.lookup(ROOT, 7, b"second", 0.0) is None, "it may be there or not"
+        cache.end(second, touched, True, attr(10), cache.stamp if what == "done" else None)
+    assert cache.is_complete(7) == (what == "done")
+    if what == "done":
+        for name, found in ((b"first", attr(9)), (b"second", attr(10)), (b"third", ABSENT)):
+            assert cache.lookup(ROOT, 7, name, 0.0) == found
+
+
 @pytest.mark.parametrize("what", ["done", "failed", "recalled", "exchange", "same file", "unknown"])
 def test_names_across_a_rename(what: str) -> None:
     cache = made_directory()
