@@ -34,8 +34,6 @@ class _Recalled(NamedTuple):
     """The holder."""
     recalled: int
     """Since when it is recalled."""
-    attempt: int
-    """Of the holder's attachment."""
     asked: int
     """Since when the holder can have been asked."""
 
@@ -215,7 +213,7 @@ class Delegating:
                     now - one.asked >= limits.DELEGATION_REVOKE_US
                     or now - one.recalled >= limits.DELEGATION_REVOKE_AWAY_US
                 ):
-                    since[ino] = _Recalled(session, now, one.attempt, now)  # should this come to nothing
+                    since[ino] = _Recalled(session, now, now)  # should this come to nothing
                     late.append((ino, session))
         self._since = since
         if not late:
@@ -236,15 +234,12 @@ class Delegating:
         directory. 3. The holder has noticed nothing: it has made files, and has them ordered when it is attached again.
         So time counts from when it is attached to a member of the view, which asks it there and then.
         """
-        holder = self.state.session(session)
-        attempt = holder.attempt if holder is not None else 0
         known = self._since.get(ino)
         if known is None or known.session != session:
-            return _Recalled(session, now, attempt, now)
+            return _Recalled(session, now, now)
+        holder = self.state.session(session)
         away = holder is not None and holder.replica not in self.state.members
-        if away or attempt != known.attempt:
-            return known._replace(attempt=attempt, asked=now)
-        return known
+        return known._replace(asked=now) if away else known
 
     def new_view(self) -> None:
         """Time without a view does not count: holders may have been without a replica to answer to."""

@@ -38,8 +38,8 @@ DELEGATION_REVOKE_US: Final = 3 * SECOND_US
 """A delegation that was asked back so long ago is taken away. Its holder's cache lease, without which it answers
 nothing by itself, is over in 250 ms."""
 DELEGATION_REVOKE_AWAY_US: Final = 10 * SECOND_US
-"""The same of a holder that is attached to no member of the view, or attaches again and again. One whose replica was
-cut off takes 2.5 s to leave it (HOLD_ON_US, and what a client bears), and more if the next does not answer either."""
+"""The same of a holder that is attached to no member of the view. One whose replica was cut off takes 2.5 s to leave it
+(HOLD_ON_US, and what a client bears), and more if the next does not answer either."""
 DELEGATION_PAUSE_NS: Final = 12_000_000_000
 """For so long nothing is delegated when all delegations are in the way of a request: else there might always be others.
 Longer than it takes until what is not given back is taken away."""
