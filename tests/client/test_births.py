@@ -404,6 +404,30 @@ async def test_too_many_wait_for_room(tmp_path: Path) -> None:
         assert not fs.volume.service.core.handles
 
 
+async def test_who_waits_for_room_is_not_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once there are too many nobody makes another file here before half of them are born, whoever asks."""
+    async with mounted(tmp_path) as (cluster, fs):
+        d = await fs.delegated("/d")
+        await fs.until(lambda: fs.volume.service.cache.is_complete(d))
+        births, faults = fs.births, cluster.replica.faults
+        faults.hold, faults.hold_kinds = trio.Event(), (CreateDelegated,)
+        for k in range(limits.UNBORN_MAX):
+            at_once(fs, d, b"%d" % k)
+        seen: list[tuple[int, bool]] = []
+        over = births._over
+
+        def watched(birth: Birth) -> None:
+            over(birth)
+            seen.append((len(births), births._is_full()))
+
+        monkeypatch.setattr(births, "_over", watched)
+        assert fs.volume.create_at_once(ROOT, d, b"more", 0o644, os.O_RDWR) is None
+        faults.hold.set()
+        await births.settle(d)
+        assert [left for left, _ in seen] == list(range(limits.UNBORN_MAX - 1, -1, -1))
+        assert all(full == (left > limits.UNBORN_MAX // 2) for left, full in seen)
+
+
 async def test_a_directory_that_was_there_is_listed(tmp_path: Path) -> None:
     """Names that exist are not made, in a directory that another mount has filled."""
     async with mounted(tmp_path) as (cluster, fs), open_file_system(cluster.config) as other:

@@ -120,6 +120,17 @@ def test_numbers_are_those_of_the_last_blocks() -> None:
     assert numbers.may_grow(0)
 
 
+def test_a_block_that_we_were_not_told_of_counts_at_the_service() -> None:
+    numbers = Numbers()
+    numbers.add(100, 3)
+    assert numbers.take()[0] == 100
+    for _ in range(limits.NUMBER_BLOCKS - 1):
+        numbers.missed()
+    assert numbers.left == 2
+    numbers.missed()
+    assert numbers.left == 0, "the service is about to forget it"
+
+
 @given(st.lists(st.tuples(st.sampled_from(("told", "was", "late", "now")), st.integers(-50, 50)), max_size=40))
 def test_clock(steps: list[tuple[str, int]]) -> None:
     """Never before what is known to have been, and never back but when the service says that it was ahead."""
