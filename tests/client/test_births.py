@@ -16,7 +16,7 @@ import trio.testing
 from client import limits
 from client.api import FileSystem, open_file_system
 from client.attributes import Attr
-from client.births import Births
+from client.births import Birth, Births
 from client.mount import volume_of
 from client.options import MountOptions
 from client.parallel import WriteFailed
